@@ -7,6 +7,9 @@ pub mod observe;
 pub mod reduce;
 pub mod tensor;
 
+pub mod collective;
+pub mod transport;
+
 pub use error::{Error, ErrorKind, Result};
 pub use reduce::ReduceOp;
 pub use tensor::{DType, Element};

@@ -58,12 +58,18 @@ impl CauseKind {
 
     const fn what_to_do(self) -> &'static str {
         match self {
-            CauseKind::PeerDead => "look for that process's own last words (a signal, a panic, the kernel's out-of-memory log)",
-            CauseKind::Mismatch => "make every rank call the same collectives in the same order with matching arguments",
+            CauseKind::PeerDead => {
+                "look for that process's own last words (a signal, a panic, the kernel's out-of-memory log)"
+            }
+            CauseKind::Mismatch => {
+                "make every rank call the same collectives in the same order with matching arguments"
+            }
             CauseKind::UserPanic => "mend the function that panicked; its message is above",
             CauseKind::Abort => "nothing here: the abort was asked for",
             CauseKind::Unreachable => "check the network between the two hosts and RINGFOLD_INTERFACE",
-            CauseKind::Unresponsive => "see whether that process is stopped or its host is frozen, or raise RINGFOLD_HEARTBEAT",
+            CauseKind::Unresponsive => {
+                "see whether that process is stopped or its host is frozen, or raise RINGFOLD_HEARTBEAT"
+            }
             CauseKind::Deadline => "find what keeps the named ranks from the call, or raise the deadline",
             CauseKind::Closed => "let every rank make all its calls before it drops its communicator",
         }
@@ -81,7 +87,7 @@ pub struct Cause {
     pub sequence: u64,
     /// What happened.
     pub kind: CauseKind,
-    /// The rank that is to blame.
+    /// The rank that is to blame; [`Cause::STORE`] where it is the store, hosted by a launcher, that was lost.
     pub culprit: usize,
     /// The rank that noticed.
     pub reporter: usize,
@@ -95,6 +101,9 @@ impl Cause {
 
     /// The sequence number that stands for "outside of any operation".
     pub const NO_SEQUENCE: u64 = u64::MAX;
+
+    /// The culprit that is no rank: the store of a launcher.
+    pub const STORE: usize = u32::MAX as usize;
 
     fn order(&self) -> (u64, CauseKind, usize, usize, &str) {
         (self.sequence, self.kind, self.culprit, self.reporter, &self.detail)
@@ -116,12 +125,12 @@ impl Cause {
 
     /// The error that a rank returns for this cause.
     pub fn to_error(&self, rank: usize, collective: &'static str, sequence: u64) -> Error {
-        Error::new(self.kind.error_kind(), self.detail.clone())
+        let error = Error::new(self.kind.error_kind(), self.detail.clone())
             .at_rank(rank)
-            .blame(self.culprit)
             .during(collective, sequence)
             .in_generation(self.generation)
-            .remedy(self.kind.what_to_do())
+            .remedy(self.kind.what_to_do());
+        if self.culprit == Cause::STORE { error } else { error.blame(self.culprit) }
     }
 }
 

@@ -69,7 +69,14 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     fn cause(culprit: usize) -> Cause {
-        Cause { generation: 0, sequence: 0, kind: CauseKind::Abort, culprit, reporter: 0, detail: String::new() }
+        Cause {
+            generation: 0,
+            sequence: 0,
+            kind: CauseKind::Abort,
+            culprit,
+            reporter: 0,
+            detail: String::new(),
+        }
     }
 
     #[test]

@@ -32,11 +32,17 @@ impl Layout {
             .iter()
             .try_fold(1usize, |count, &extent| count.checked_mul(extent))
             .filter(|count| count.checked_mul(dtype.size()).is_some_and(|bytes| bytes <= isize::MAX as usize))
-            .ok_or_else(|| Error::invalid(format!("a {dtype} tensor of shape {shape:?} does not fit in memory")))?;
+            .ok_or_else(|| {
+                Error::invalid(format!("a {dtype} tensor of shape {shape:?} does not fit in memory"))
+            })?;
         if let Some(strides) = strides
             && strides.len() != shape.len()
         {
-            return Err(Error::invalid(format!("{} strides for a shape of {} extents", strides.len(), shape.len())));
+            return Err(Error::invalid(format!(
+                "{} strides for a shape of {} extents",
+                strides.len(),
+                shape.len()
+            )));
         }
         Ok(Layout { dtype, shape: shape.to_vec(), strides: strides.map(<[isize]>::to_vec), device, count })
     }
@@ -57,8 +63,11 @@ impl Layout {
     /// Only dense host tensors are reduced today; anything else is refused before a byte is sent.
     fn check_dense_host(&self, role: &str) -> Result<()> {
         if self.device != Device::Host {
-            return Err(Error::unsupported(format!("the {role} is on {:?}, the backend works on the host", self.device))
-                .remedy("copy the tensor to host memory first"));
+            return Err(Error::unsupported(format!(
+                "the {role} is on {:?}, the backend works on the host",
+                self.device
+            ))
+            .remedy("copy the tensor to host memory first"));
         }
         if !self.is_contiguous() {
             return Err(Error::unsupported(format!(
@@ -235,7 +244,8 @@ mod tests {
         let data = [0u8; 24];
         let view = |shape: &[usize], strides: &[isize]| {
             // SAFETY: every layout below stays within the 24 bytes of `data`.
-            unsafe { TensorRef::from_raw(data.as_ptr(), DType::U8, shape, Some(strides), Device::Host) }.unwrap()
+            unsafe { TensorRef::from_raw(data.as_ptr(), DType::U8, shape, Some(strides), Device::Host) }
+                .unwrap()
         };
         assert!(view(&[2, 3, 4], &[12, 4, 1]).is_contiguous());
         assert!(!view(&[2, 3, 4], &[1, 2, 6]).is_contiguous());
@@ -248,10 +258,13 @@ mod tests {
     #[test]
     fn impossible_shapes_are_refused() {
         // SAFETY: the constructor only looks at the shape here.
-        let huge = unsafe { TensorRef::from_raw(std::ptr::null(), DType::F64, &[usize::MAX, 2], None, Device::Host) };
+        let huge = unsafe {
+            TensorRef::from_raw(std::ptr::null(), DType::F64, &[usize::MAX, 2], None, Device::Host)
+        };
         assert!(huge.unwrap_err().to_string().contains("does not fit"));
         // SAFETY: as above.
-        let odd = unsafe { TensorRef::from_raw(std::ptr::null(), DType::F64, &[1, 2], Some(&[1]), Device::Host) };
+        let odd =
+            unsafe { TensorRef::from_raw(std::ptr::null(), DType::F64, &[1, 2], Some(&[1]), Device::Host) };
         assert!(odd.is_err());
     }
 }

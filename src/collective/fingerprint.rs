@@ -1,0 +1,248 @@
+//! What the ranks of a group compare before any of them consumes a payload.
+
+use super::{Collective, Counts, Request};
+use crate::reduce::ReduceOp;
+use crate::tensor::DType;
+use std::fmt;
+
+/// The identity of one operation: 64 bytes that travel ahead of the first payload on every link.
+///
+/// `pair_count` is the part that only the two ends of a link can compare; everything else is agreed by all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// The generation of the group.
+    pub generation: u32,
+    /// The communicator within the world; 0 is the first.
+    pub communicator: u32,
+    /// The place of the operation in the communicator's order, or in the order of one direction of a pair.
+    pub sequence: u64,
+    /// The collective's wire number.
+    pub collective: u8,
+    /// The reduction's wire number, 0 for none.
+    pub op: u8,
+    /// The element type's wire number.
+    pub dtype: u8,
+    /// The promised order's wire number.
+    pub order: u8,
+    /// The root.
+    pub root: u32,
+    /// The one count, or the sum of one count a rank; 0 where the counts are pairwise.
+    pub count: u64,
+    /// A hash of the list of counts; 0 where there is one count, or where the counts are pairwise.
+    pub counts_hash: u64,
+    /// The elements that go over this link, where the counts are pairwise; else 0.
+    pub pair_count: u64,
+    /// The schedule's wire number: algorithm.
+    pub algorithm: u16,
+    /// Whether the group agrees before it starts, in a round of its own.
+    pub strict: bool,
+    /// The elements of one slice of the schedule, in units of 64 (saturating); 0 for an unsliced one.
+    pub slice: u32,
+}
+
+/// Where two fingerprints differ: the first field in order of importance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The field's name, as users know it.
+    pub field: &'static str,
+    /// Its value here.
+    pub mine: String,
+    /// Its value there.
+    pub theirs: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} against {}", self.field, self.mine, self.theirs)
+    }
+}
+
+const MAGIC: [u8; 4] = *b"rfop";
+
+impl Fingerprint {
+    /// Bytes on the wire.
+    pub const SIZE: usize = 64;
+
+    /// The fingerprint of a request. Sequence, generation, communicator and schedule are set by the caller.
+    pub fn of(request: &Request) -> Self {
+        let (count, counts_hash) = match &request.counts {
+            Counts::Same(count) => (*count as u64, 0),
+            Counts::PerRank(counts) => (counts.iter().sum::<usize>() as u64, hash(counts)),
+            Counts::Pairwise { .. } => (0, 0),
+        };
+        Fingerprint {
+            generation: 0,
+            communicator: 0,
+            sequence: 0,
+            collective: request.collective as u8,
+            op: request.op.map_or(0, |op| op as u8),
+            dtype: request.dtype as u8,
+            order: request.order as u8,
+            root: request.root as u32,
+            count,
+            counts_hash,
+            pair_count: 0,
+            algorithm: 0,
+            strict: false,
+            slice: 0,
+        }
+    }
+
+    /// The bytes on the wire.
+    pub fn encode(&self) -> [u8; Self::SIZE] {
+        let mut bytes = [0u8; Self::SIZE];
+        let mut at = 0;
+        let mut put = |part: &[u8]| {
+            bytes[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        };
+        put(&MAGIC);
+        put(&self.generation.to_le_bytes());
+        put(&self.sequence.to_le_bytes());
+        put(&self.communicator.to_le_bytes());
+        put(&[self.collective, self.op, self.dtype, self.order]);
+        put(&self.count.to_le_bytes());
+        put(&self.counts_hash.to_le_bytes());
+        put(&self.pair_count.to_le_bytes());
+        put(&self.root.to_le_bytes());
+        put(&self.algorithm.to_le_bytes());
+        put(&[u8::from(self.strict), 0]);
+        put(&self.slice.to_le_bytes());
+        debug_assert_eq!(at, 60);
+        bytes
+    }
+
+    /// Reads the bytes of the wire; `None` where they are no fingerprint. Values that no collective has are kept
+    /// as they are: they differ from everybody's, and the difference is then told.
+    pub fn decode(bytes: &[u8; Self::SIZE]) -> Option<Self> {
+        let mut at = 0;
+        let mut take = |len: usize| {
+            at += len;
+            &bytes[at - len..at]
+        };
+        if take(4) != MAGIC {
+            return None;
+        }
+        let u32_of = |part: &[u8]| u32::from_le_bytes(part.try_into().expect("4 bytes"));
+        let u64_of = |part: &[u8]| u64::from_le_bytes(part.try_into().expect("8 bytes"));
+        let generation = u32_of(take(4));
+        let sequence = u64_of(take(8));
+        let communicator = u32_of(take(4));
+        let [collective, op, dtype, order] = take(4).try_into().expect("4 bytes");
+        let count = u64_of(take(8));
+        let counts_hash = u64_of(take(8));
+        let pair_count = u64_of(take(8));
+        let root = u32_of(take(4));
+        let algorithm = u16::from_le_bytes(take(2).try_into().expect("2 bytes"));
+        let [strict, zero] = take(2).try_into().expect("2 bytes");
+        let slice = u32_of(take(4));
+        if strict > 1 || zero != 0 || take(4) != [0; 4] {
+            return None;
+        }
+        Some(Fingerprint {
+            generation,
+            communicator,
+            sequence,
+            collective,
+            op,
+            dtype,
+            order,
+            root,
+            count,
+            counts_hash,
+            pair_count,
+            algorithm,
+            strict: strict == 1,
+            slice,
+        })
+    }
+
+    /// The first field in which `theirs` differs from this one, the most telling first.
+    pub fn difference(&self, theirs: &Fingerprint) -> Option<Difference> {
+        fn differ<T: PartialEq>(
+            field: &'static str,
+            mine: T,
+            theirs: T,
+            show: impl Fn(&T) -> String,
+        ) -> Option<Difference> {
+            (mine != theirs).then(|| Difference { field, mine: show(&mine), theirs: show(&theirs) })
+        }
+        let collective =
+            |n: &u8| Collective::from_wire(*n).map_or_else(|| format!("#{n}"), |c| c.to_string());
+        let dtype = |n: &u8| DType::from_wire(*n).map_or_else(|| format!("#{n}"), |d| d.to_string());
+        let op = |n: &u8| match n {
+            0 => "none".to_owned(),
+            n => ReduceOp::from_wire(*n).map_or_else(|| format!("#{n}"), |o| o.to_string()),
+        };
+        let t = theirs;
+        differ("generation", self.generation, t.generation, u32::to_string)
+            .or_else(|| differ("communicator", self.communicator, t.communicator, u32::to_string))
+            .or_else(|| differ("sequence number", self.sequence, t.sequence, u64::to_string))
+            .or_else(|| differ("collective", self.collective, t.collective, collective))
+            .or_else(|| differ("element type", self.dtype, t.dtype, dtype))
+            .or_else(|| differ("reduction", self.op, t.op, op))
+            .or_else(|| differ("root", self.root, t.root, u32::to_string))
+            .or_else(|| differ("count", self.count, t.count, u64::to_string))
+            .or_else(|| {
+                differ("list of counts (hash)", self.counts_hash, t.counts_hash, |h| format!("{h:016x}"))
+            })
+            .or_else(|| differ("count between the pair", self.pair_count, t.pair_count, u64::to_string))
+            .or_else(|| differ("order", self.order, t.order, u8::to_string))
+            .or_else(|| {
+                differ("check", self.strict, t.strict, |s| if *s { "strict" } else { "normal" }.to_owned())
+            })
+            .or_else(|| differ("algorithm (number)", self.algorithm, t.algorithm, u16::to_string))
+            .or_else(|| differ("slice", self.slice, t.slice, u32::to_string))
+    }
+}
+
+/// FNV-1a over the little-endian bytes: the same on every build, which is all that is asked of it here.
+fn hash(counts: &[usize]) -> u64 {
+    let bytes = counts.iter().flat_map(|&count| (count as u64).to_le_bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Fingerprint {
+        let mut request = Request::new(Collective::AllGather, 3, DType::F32, 0);
+        request.counts = Counts::PerRank([2, 0, 5].into());
+        Fingerprint {
+            sequence: 7,
+            generation: 2,
+            algorithm: 3,
+            strict: true,
+            slice: 9,
+            ..Fingerprint::of(&request)
+        }
+    }
+
+    #[test]
+    fn the_wire_form_round_trips() {
+        assert_eq!(Fingerprint::decode(&sample().encode()), Some(sample()));
+        let mut bytes = sample().encode();
+        bytes[0] ^= 1;
+        assert_eq!(Fingerprint::decode(&bytes), None);
+        let mut bytes = sample().encode();
+        bytes[63] = 1;
+        assert_eq!(Fingerprint::decode(&bytes), None, "reserved bytes are zero");
+    }
+
+    #[test]
+    fn the_difference_names_the_field_and_both_values() {
+        let mine = sample();
+        assert_eq!(mine.difference(&mine), None);
+        let theirs = Fingerprint { dtype: DType::F64 as u8, count: 1, ..mine };
+        let difference = mine.difference(&theirs).unwrap();
+        assert_eq!(difference.to_string(), "element type f32 against f64");
+        let theirs = Fingerprint { counts_hash: 1, ..mine };
+        assert_eq!(mine.difference(&theirs).unwrap().field, "list of counts (hash)");
+    }
+
+    #[test]
+    fn the_order_of_counts_matters() {
+        assert_ne!(hash(&[1, 2]), hash(&[2, 1]));
+    }
+}

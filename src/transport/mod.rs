@@ -1,0 +1,90 @@
+//! Bytes between ranks, and the little that ranks need to find each other.
+//!
+//! A [`Transport`] moves byte streams; it knows nothing of collectives. An [`Exchange`] is an all-gather of small
+//! byte strings: the only thing that a bootstrap has to offer.
+
+mod exchange;
+
+pub use exchange::Exchange;
+
+use crate::error::{Cause, CauseKind};
+use crate::observe::Time;
+use std::io::IoSlice;
+
+/// One of the independent byte streams between a pair of ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Channel(pub u16);
+
+impl Channel {
+    /// Collectives.
+    pub const COLLECTIVE: Channel = Channel(0);
+    /// Point-to-point messages.
+    pub const POINT_TO_POINT: Channel = Channel(1);
+}
+
+/// Which way bytes go, seen from this rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From this rank to the peer.
+    Send,
+    /// From the peer to this rank.
+    Receive,
+}
+
+/// Something that a waiting rank would like to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interest {
+    /// With whom.
+    pub peer: usize,
+    /// On which stream.
+    pub channel: Channel,
+    /// Which way.
+    pub direction: Direction,
+}
+
+/// A link that carries no more bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkFault {
+    /// The peer at the other end.
+    pub peer: usize,
+    /// What is known of why; a bare close is [`CauseKind::Closed`] until a better cause is told.
+    pub kind: CauseKind,
+    /// In words.
+    pub detail: String,
+}
+
+/// Byte streams between the ranks of a world, driven by one thread that never blocks but in [`wait`](Transport::wait).
+///
+/// Per (pair, channel, direction) the bytes arrive in order, each once. A call may move any part of what it was
+/// given, and keeps nothing of it: the caller offers the rest again, the same bytes, until they are taken.
+pub trait Transport: Send {
+    /// This rank.
+    fn rank(&self) -> usize;
+
+    /// The number of ranks.
+    fn world(&self) -> usize;
+
+    /// Sends as many leading bytes of `data` as can be taken now; 0 where none can. Links are made when first
+    /// needed, within this call and [`wait`](Transport::wait).
+    fn try_send(&mut self, to: usize, channel: Channel, data: &[IoSlice<'_>]) -> Result<usize, LinkFault>;
+
+    /// Receives into the front of `into` what is there now; 0 where nothing is.
+    fn try_recv(&mut self, from: usize, channel: Channel, into: &mut [u8]) -> Result<usize, LinkFault>;
+
+    /// Returns when one of the interests may make progress, the verdict is in, or `until` has come; and may
+    /// return for no reason.
+    fn wait(&mut self, interests: &[Interest], until: Time);
+
+    /// The clock that deadlines are measured by.
+    fn now(&self) -> Time;
+
+    /// How often a caller should look again before it calls [`wait`](Transport::wait): 0 where the CPUs are
+    /// shared with other ranks.
+    fn spins(&self) -> u32;
+
+    /// Tells the group of a failure that this rank has noticed. Does not block.
+    fn report(&mut self, cause: &Cause);
+
+    /// What the group has agreed to call its first failure, if it has failed.
+    fn verdict(&self) -> Option<Cause>;
+}
