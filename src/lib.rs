@@ -8,6 +8,7 @@ pub mod reduce;
 pub mod tensor;
 
 pub mod collective;
+pub mod plan;
 pub mod transport;
 
 pub use error::{Error, ErrorKind, Result};
