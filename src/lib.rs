@@ -11,6 +11,8 @@ pub mod collective;
 pub mod plan;
 pub mod transport;
 
+pub mod backend;
+
 pub use error::{Error, ErrorKind, Result};
 pub use reduce::ReduceOp;
 pub use tensor::{DType, Element};

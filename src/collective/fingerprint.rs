@@ -68,7 +68,7 @@ impl Fingerprint {
         let (count, counts_hash) = match &request.counts {
             Counts::Same(count) => (*count as u64, 0),
             Counts::PerRank(counts) => (counts.iter().sum::<usize>() as u64, hash(counts)),
-            Counts::Pairwise { .. } => (0, 0),
+            Counts::Pairwise { .. } | Counts::Messages { .. } => (0, 0),
         };
         Fingerprint {
             generation: 0,

@@ -113,7 +113,7 @@ impl Table {
 /// The bytes that all ranks know of: pairwise counts are not agreed, and count as none.
 fn agreed_bytes(request: &Request) -> usize {
     let elements = match &request.counts {
-        Counts::Pairwise { .. } => 0,
+        Counts::Pairwise { .. } | Counts::Messages { .. } => 0,
         _ if request.collective.has_blocks() => request.blocks_end(),
         Counts::Same(count) if request.collective == Collective::AllToAll => {
             count.saturating_mul(request.world)
