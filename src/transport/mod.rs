@@ -3,7 +3,9 @@
 //! A [`Transport`] moves byte streams; it knows nothing of collectives. An [`Exchange`] is an all-gather of small
 //! byte strings: the only thing that a bootstrap has to offer.
 
+pub mod channel;
 mod exchange;
+pub mod tcp;
 
 pub use exchange::Exchange;
 
