@@ -13,6 +13,11 @@ pub mod transport;
 
 pub mod backend;
 
+mod communicator;
+
+pub use collective::{Collective, Order};
+pub use communicator::{AbortHandle, Check, Communicator, Options, Tensors, With};
 pub use error::{Error, ErrorKind, Result};
+pub use plan::Algorithm;
 pub use reduce::ReduceOp;
 pub use tensor::{DType, Element};

@@ -54,7 +54,7 @@ pub fn channel_with(world: usize, capacity: usize) -> Vec<ChannelTransport> {
 /// One rank's end of a world of threads. See [`channel`].
 ///
 /// Dropping it marks the rank as gone: a peer that needs it reads what is still queued and then gets a
-/// [`LinkFault`] of kind Closed, or PeerDead where it was dropped by a panic.
+/// [`LinkFault`] of kind Closed, or UserPanic where it was dropped by a panic.
 pub struct ChannelTransport {
     rank: usize,
     hub: Arc<Hub>,
@@ -188,7 +188,7 @@ impl Hub {
     fn absence(&self, peer: usize) -> Option<LinkFault> {
         let (kind, detail) = match self.seats[peer].presence.load(Ordering::SeqCst) {
             PRESENT => return None,
-            PANICKED => (CauseKind::PeerDead, "its thread panicked"),
+            PANICKED => (CauseKind::UserPanic, "its thread panicked"),
             _ => (CauseKind::Closed, "it left the group"),
         };
         Some(LinkFault { peer, kind, detail: detail.into() })
@@ -212,6 +212,12 @@ impl ChannelTransport {
     /// This rank's failure word, set when the hub's verdict is in. To be set by an abort as well.
     pub fn poison(&self) -> Arc<Poison> {
         Arc::clone(&self.hub.seats[self.rank].poison)
+    }
+
+    /// A function by which any thread reports a cause to the hub.
+    pub fn reporter(&self) -> impl Fn(&Cause) + Send + Sync + use<> {
+        let hub = Arc::clone(&self.hub);
+        move |cause| hub.report(cause.clone())
     }
 
     fn known(&self, peer: usize) -> Result<(), LinkFault> {
@@ -414,7 +420,7 @@ mod tests {
         .join()
         .unwrap_err();
         let fault = ends[0].try_recv(2, C, &mut [0]).unwrap_err();
-        assert_eq!((fault.kind, fault.detail.as_str()), (CauseKind::PeerDead, "its thread panicked"));
+        assert_eq!((fault.kind, fault.detail.as_str()), (CauseKind::UserPanic, "its thread panicked"));
         for end in &mut ends {
             while end.verdict().is_none() {
                 end.wait(&[], Time::NEVER);
