@@ -1,6 +1,7 @@
 //! Collective communication for tasks that must agree.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod config;
 pub mod error;
 pub mod observe;
 
@@ -9,6 +10,8 @@ pub mod tensor;
 
 pub mod collective;
 pub mod transport;
+
+pub mod bootstrap;
 
 pub use error::{Error, ErrorKind, Result};
 pub use reduce::ReduceOp;

@@ -3,6 +3,7 @@
 //! A [`Transport`] moves byte streams; it knows nothing of collectives. An [`Exchange`] is an all-gather of small
 //! byte strings: the only thing that a bootstrap has to offer.
 
+pub mod control;
 mod exchange;
 
 pub use exchange::Exchange;
