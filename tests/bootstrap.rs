@@ -313,3 +313,27 @@ fn messages_of_any_allowed_length_are_gathered_round_after_round() {
         }
     }
 }
+
+/// The body of a process that `mpirun` starts; nothing when it is run as a test.
+#[test]
+fn member() {
+    support::member::run();
+}
+
+/// Real launchers, where they are installed: directly and through a shell.
+#[test]
+fn mpirun_needs_no_store() {
+    for (command, options) in
+        [("mpirun.mpich", &["-n", "3"][..]), ("mpirun.openmpi", &["--oversubscribe", "-n", "3"][..])]
+    {
+        for through_a_shell in [false, true] {
+            match support::member::under_mpirun(command, options, through_a_shell) {
+                None => eprintln!("{command} is not installed: nothing tested"),
+                Some(said) => {
+                    assert_eq!(said.matches("joined").count(), 3, "{command}: {said}");
+                    assert_eq!(said.matches("left").count(), 3, "{command}: {said}");
+                }
+            }
+        }
+    }
+}

@@ -1,6 +1,8 @@
 //! What several tests need: ranks as threads, groups of them, and clients that do not play by the rules.
 #![allow(dead_code)]
 
+pub(crate) mod member;
+
 use ringfold::bootstrap::{Joined, host_for_launch, join};
 use ringfold::config::Config;
 use ringfold::error::Cause;
