@@ -14,6 +14,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
+use support::member::Member;
 use support::{LONG, Raw, config, free_address, group, hello, join_ranks, launcher, on_ranks, poisoned};
 
 const BEAT: Duration = Duration::from_secs(2);
@@ -188,13 +189,21 @@ fn a_missing_rank_is_named_when_the_deadline_passes() {
         assert!(start.elapsed() < deadline + LONG / 4);
         error
     });
-    let kinds: Vec<_> = errors.iter().map(ringfold::Error::kind).collect();
-    // Whoever asks after the first has given up may hear of that one instead.
-    assert!(kinds.contains(&ErrorKind::Bootstrap), "{errors:?}");
-    for error in errors.iter().filter(|e| e.kind() == ErrorKind::Bootstrap) {
+    for error in errors {
+        assert_eq!((error.kind(), error.culprit()), (ErrorKind::Bootstrap, Some(1)), "{error}");
         assert!(error.to_string().contains("ranks 1 and 3 never connected"), "{error}");
-        assert_eq!(error.culprit(), Some(1));
     }
+}
+
+/// Row 22, where the others have more patience than rank 0, whose process ends.
+#[test]
+fn a_host_that_gives_up_says_for_whom_it_has_waited() {
+    let store = free_address();
+    let mut host = Member::start_with(0, 3, &store, BEAT, Duration::from_millis(300));
+    let error = join(&config(1, 3).with_world_id(0).with_generation(0).with_store(&*store)).unwrap_err();
+    assert_eq!((error.kind(), error.culprit()), (ErrorKind::Bootstrap, Some(2)), "{error}");
+    assert!(error.to_string().contains("rank 2 never connected"), "{error}");
+    assert!(host.line().contains("rank 2 never connected"));
 }
 
 #[test]

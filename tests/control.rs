@@ -6,8 +6,8 @@ use ringfold::ErrorKind;
 use ringfold::bootstrap::join;
 use ringfold::error::{Cause, CauseKind};
 use ringfold::observe::Poison;
-use ringfold::transport::control::frame::Frame;
-use ringfold::transport::control::{ControlLink, Hello, LinkConfig};
+use ringfold::transport::control::frame::{self, Frame};
+use ringfold::transport::control::{ControlLink, Hello, LinkConfig, Server};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,7 +47,20 @@ fn a_link_that_closes_without_a_goodbye_is_a_death_that_everybody_hears_of() {
     assert_eq!((error.kind(), error.culprit(), error.rank()), (ErrorKind::PeerDead, Some(2), Some(0)));
 }
 
-fn link(server: &ringfold::transport::control::Server, rank: usize, world: usize) -> ControlLink {
+/// Row 10, on the control link.
+#[test]
+fn a_link_that_is_reset_in_the_middle_of_a_frame_is_a_death() {
+    let server = launcher(2, BEAT);
+    let mut raw = Raw::rank(server.address(), 1, 2);
+    let other = link(&server, 0, 2);
+    raw.write(&frame::encode(&Frame::Contribute { round: 0, message: vec![1; 100] })[..50]);
+    socket2::SockRef::from(&raw.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(raw);
+    let (cause, _) = poisoned(other.poison());
+    assert_eq!((cause.kind, cause.culprit), (CauseKind::PeerDead, 1), "{}", cause.detail);
+}
+
+fn link(server: &Server, rank: usize, world: usize) -> ControlLink {
     let times = LinkConfig { heartbeat_deadline: BEAT, timeout: LONG };
     ControlLink::connect(server.address(), hello(rank, world), times, Arc::new(Poison::new())).unwrap()
 }
@@ -272,7 +285,7 @@ fn ranks_that_nobody_reads_from_are_told_no_more_than_fits() {
     let server = launcher(2, SHORT);
     let mut raw = Raw::rank(server.address(), 1, 2);
     raw.stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
-    let query = ringfold::transport::control::frame::encode(&Frame::Query { round: 0 }).repeat(1000);
+    let query = frame::encode(&Frame::Query { round: 0 }).repeat(1000);
     let other = link(&server, 0, 2);
     let start = Instant::now();
     while std::io::Write::write_all(&mut raw.stream, &query).is_ok() {
@@ -311,6 +324,21 @@ fn a_stopped_process_is_named_and_learns_of_it() {
         members[victim].signal(nix::sys::signal::Signal::SIGCONT);
         assert_eq!(members[victim].line(), format!("Unresponsive {victim}"));
     }
+}
+
+/// A whole machine that stands still, or a whole job that is stopped: nobody is to blame.
+#[test]
+fn a_group_that_is_stopped_as_a_whole_goes_on() {
+    use nix::sys::signal::Signal;
+    let store = free_address();
+    let beat = Duration::from_millis(500);
+    let mut members: Vec<Member> = (0..3).map(|rank| Member::start(rank, 3, &store, beat)).collect();
+    members.iter_mut().for_each(|m| assert_eq!(m.line(), "joined"));
+    members.iter().for_each(|m| m.signal(Signal::SIGSTOP));
+    std::thread::sleep(beat * 3);
+    members.iter().rev().for_each(|m| m.signal(Signal::SIGCONT));
+    std::thread::sleep(beat * 2);
+    members.iter_mut().for_each(Member::leave);
 }
 
 #[test]

@@ -151,7 +151,8 @@ mod tests {
 
     #[test]
     fn a_record_of_another_group_is_a_typed_error_that_blames_its_rank() {
-        let spoil: [(fn(&mut Record), &str); 6] = [
+        type Case = (fn(&mut Record), &'static str);
+        let spoil: [Case; 6] = [
             (|r| r.version = 2, "version 2"),
             (|r| r.generation = 4, "generation 4"),
             (|r| r.rank = 0, "rank 0"),

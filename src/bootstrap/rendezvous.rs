@@ -9,12 +9,12 @@ use crate::config::environment::fnv1a;
 use crate::error::{Error, ErrorKind, Result};
 use crate::transport::control::{Bell, readiness, wait};
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::socket::{MsgFlags, getsockopt, sockopt::PeerCredentials};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::collections::BTreeSet;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
 use std::sync::Arc;
@@ -129,7 +129,7 @@ fn answer(mut stream: &UnixStream, found: &Found) -> io::Result<u32> {
     reply.extend_from_slice(&found.world_id.to_le_bytes());
     reply.push(address.len() as u8);
     reply.extend_from_slice(address.as_bytes());
-    stream.write_all(&reply)?;
+    send(stream.as_fd(), &reply)?;
     Ok(u32::from_le_bytes([question[8], question[9], question[10], question[11]]))
 }
 
@@ -168,7 +168,7 @@ fn ask(name: &[u8], rank: usize) -> io::Result<Found> {
     let mut stream = UnixStream::from(socket);
     let mut question = MAGIC.to_vec();
     question.extend_from_slice(&u32::try_from(rank).unwrap_or(u32::MAX).to_le_bytes());
-    stream.write_all(&question)?;
+    send(stream.as_fd(), &question)?;
     let mut head = [0u8; 17];
     stream.read_exact(&mut head)?;
     let length = usize::from(head[16]);
@@ -183,6 +183,12 @@ fn ask(name: &[u8], rank: usize) -> io::Result<Found> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer has no address"))?;
     let world_id = head[8..16].iter().rev().fold(0, |id, &byte| id << 8 | u64::from(byte));
     Ok(Found { address, world_id })
+}
+
+/// Sends a few bytes, without the SIGPIPE that a write would raise where the other end is gone.
+fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
+    let sent = nix::sys::socket::send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?;
+    if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
 fn same_user(socket: BorrowedFd<'_>) -> io::Result<()> {
@@ -240,7 +246,7 @@ fn socket_inode(number: i32) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsRawFd;
+    use std::io::Write;
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(10)

@@ -18,13 +18,23 @@ pub(crate) struct Member {
 
 impl Member {
     pub(crate) fn start(rank: usize, world: usize, store: &str, heartbeat: Duration) -> Member {
+        Member::start_with(rank, world, store, heartbeat, super::LONG)
+    }
+
+    pub(crate) fn start_with(
+        rank: usize,
+        world: usize,
+        store: &str,
+        heartbeat: Duration,
+        init: Duration,
+    ) -> Member {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "member", "--nocapture"])
             .env(MARK, "1")
             .env(environment::RANK, rank.to_string())
             .env(environment::WORLD_SIZE, world.to_string())
             .env(environment::STORE, store)
-            .env(environment::INIT_DEADLINE, "20s")
+            .env(environment::INIT_DEADLINE, format!("{}ms", init.as_millis()))
             .env(environment::HEARTBEAT, format!("{}ms", heartbeat.as_millis()))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

@@ -2,7 +2,7 @@
 
 use super::frame::{self, Frame, FrameError};
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
 
 const SMALL: usize = 512;
@@ -69,36 +69,23 @@ impl Outbox {
     }
 
     /// Sends what the socket takes now. True when nothing is left.
+    ///
+    /// One plain write a frame: a vectored one would raise SIGPIPE in programs that do not ignore it.
     pub(super) fn flush(&mut self, sink: &mut impl Write) -> io::Result<bool> {
-        while !self.frames.is_empty() {
-            let mut slices = [IoSlice::new(&[]); 16];
-            let mut count = 0;
-            for (slice, frame) in slices.iter_mut().zip(&self.frames) {
-                *slice = IoSlice::new(if count == 0 { &frame[self.sent..] } else { frame });
-                count += 1;
-            }
-            match sink.write_vectored(&slices[..count]) {
+        while let Some(first) = self.frames.front() {
+            match sink.write(&first[self.sent..]) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(taken) => self.advance(taken),
+                Ok(taken) => self.sent += taken,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
             }
+            if self.sent == first.len() {
+                self.sent = 0;
+                self.frames.pop_front();
+            }
         }
         Ok(true)
-    }
-
-    fn advance(&mut self, mut taken: usize) {
-        while let Some(first) = self.frames.front() {
-            let left = first.len() - self.sent;
-            if taken < left {
-                self.sent += taken;
-                return;
-            }
-            taken -= left;
-            self.sent = 0;
-            self.frames.pop_front();
-        }
     }
 }
 

@@ -85,6 +85,8 @@ impl Shared {
 pub struct ControlLink {
     shared: Arc<Shared>,
     hello: Hello,
+    /// The process that made it; a fork's copy must not say goodbye.
+    pid: u32,
     local: SocketAddr,
     host_rank: Option<usize>,
     /// The next round; held for as long as a round takes, so that rounds follow each other.
@@ -143,7 +145,7 @@ impl ControlLink {
             let now = Instant::now();
             if now >= until {
                 let text = format!(
-                    "rank {} of {} found no store at {address} within {:?}: {fault}",
+                    "rank {} of {} found no store at {address} within {:.1?}: {fault}",
                     hello.rank, hello.world, config.timeout
                 );
                 return Err(Error::new(ErrorKind::Bootstrap, text).at_rank(hello.rank).remedy(
@@ -177,7 +179,7 @@ impl ControlLink {
             .name("ringfold-watch".into())
             .spawn(move || watch.run())
             .map_err(|e| Error::io("starting the watch thread", e))?;
-        Ok(ControlLink { shared, hello, local, host_rank, round: Mutex::new(0) })
+        Ok(ControlLink { shared, hello, pid: std::process::id(), local, host_rank, round: Mutex::new(0) })
     }
 
     /// This rank.
@@ -233,6 +235,7 @@ impl ControlLink {
         state.gather = Some(Gather { round, parts: vec![None; world], wanted: world });
         state.outgoing.push(frame::encode(&Frame::Contribute { round, message: message.to_vec() }));
         self.shared.bell.ring();
+        state.missing = None;
         loop {
             if state.gather.as_ref().is_some_and(|g| g.wanted == 0) {
                 let parts = state.gather.take().map(|g| g.parts).unwrap_or_default();
@@ -240,11 +243,16 @@ impl ControlLink {
             }
             if let Err(error) = self.still_good(&state, round) {
                 state.gather = None;
-                return Err(error);
+                // A host that gives up says before it leaves whom it has waited for.
+                let told = state.missing.take().filter(|_| error.kind() == ErrorKind::Closed);
+                return Err(told.map_or(error, |(_, absent, silent)| {
+                    self.not_all_came("before rank 0, which hosts the store, gave up", Some((absent, silent)))
+                }));
             }
             if Instant::now() >= until {
                 state.gather = None;
-                return Err(self.who_is_missing(state, round, timeout));
+                let known = self.ask_who_is_missing(state, round);
+                return Err(self.not_all_came(&format!("within {timeout:.1?}"), known));
             }
             state = self.shared.wait_until(state, until);
         }
@@ -263,57 +271,62 @@ impl ControlLink {
         Ok(())
     }
 
-    fn who_is_missing(&self, mut state: MutexGuard<'_, State>, round: u64, timeout: Duration) -> Error {
+    fn ask_who_is_missing(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        round: u64,
+    ) -> Option<(Vec<u32>, Vec<u32>)> {
         let until = Instant::now() + QUERY_PATIENCE;
-        state.missing = None;
         state.outgoing.push(frame::encode(&Frame::Query { round }));
         self.shared.bell.ring();
-        let known = loop {
+        loop {
             if let Some((answered, absent, silent)) = state.missing.take()
                 && answered == round
             {
-                break Some((absent, silent));
+                return Some((absent, silent));
             }
             if Instant::now() >= until || self.still_good(&state, round).is_err() {
-                break None;
+                return None;
             }
             state = self.shared.wait_until(state, until);
-        };
-        drop(state);
+        }
+    }
+
+    /// The error that names those who never connected and those who have not contributed.
+    fn not_all_came(&self, when: &str, known: Option<(Vec<u32>, Vec<u32>)>) -> Error {
         let mut story = Vec::new();
-        if let Some((absent, silent)) = &known {
-            let mut tell = |ranks: &[u32], what: &str| {
+        let mut first = None;
+        if let Some((absent, silent)) = known {
+            first = absent.iter().chain(&silent).min().copied();
+            for (ranks, what) in
+                [(absent, "never connected"), (silent, "connected and did not come to the exchange")]
+            {
                 if !ranks.is_empty() {
-                    story.push(format!("{} {what}", list(ranks)));
+                    story.push(format!("{} {what}", list(&ranks)));
                 }
-            };
-            tell(absent, "never connected");
-            tell(silent, "connected and did not come to the exchange");
+            }
+            if story.is_empty() {
+                story.push("the last one came just now".into());
+            }
         } else {
             story.push("the store does not say who is missing".into());
         }
-        let text = format!(
-            "not all of the {} ranks came within {timeout:?}: {}",
-            self.hello.world,
-            if story.is_empty() { "the last one came just now".into() } else { story.join("; ") }
-        );
-        let mut error = Error::new(ErrorKind::Bootstrap, text)
+        let text = format!("not all of the {} ranks came {when}: {}", self.hello.world, story.join("; "));
+        let error = Error::new(ErrorKind::Bootstrap, text)
             .at_rank(self.hello.rank)
             .in_generation(self.hello.generation)
             .remedy("see what became of the ranks named, or raise RINGFOLD_INIT_DEADLINE");
-        if let Some((absent, silent)) = &known
-            && let Some(&first) = absent.iter().chain(silent).min()
-        {
-            error = error.blame(first as usize);
+        match first {
+            Some(rank) => error.blame(rank as usize),
+            None => error,
         }
-        error
     }
 
     /// Says goodbye: from here on the end of this process is no failure. Blocks until the store has heard it, at
     /// most 200 ms. Saying it again does nothing.
     pub fn goodbye(&self) {
-        if self.hello.pid != std::process::id() {
-            return; // a fork's copy: the link is the parent's
+        if self.pid != std::process::id() {
+            return;
         }
         let until = Instant::now() + GOODBYE_PATIENCE;
         let mut state = self.shared.lock();

@@ -76,6 +76,11 @@ impl Rounds {
         (0..self.world).filter(|&rank| self.next[rank] <= round).collect()
     }
 
+    /// The first round that some ranks wait in.
+    pub(super) fn waiting(&self) -> Option<u64> {
+        (!self.open.is_empty()).then_some(self.first)
+    }
+
     /// The first open round that this rank owes a message, while others wait for it.
     pub(super) fn owed_by(&self, rank: usize) -> Option<u64> {
         (!self.open.is_empty() && self.next[rank] < self.first + self.open.len() as u64)

@@ -379,10 +379,8 @@ impl Engine {
                 }
             },
             Frame::Query { round } => {
-                let missing = self.rounds.missing(round).into_iter();
-                let (absent, silent): (Vec<u32>, Vec<u32>) =
-                    missing.map(|r| r as u32).partition(|&r| self.standing[r as usize] == Standing::Absent);
-                self.send(rank, &Frame::Missing { round, absent, silent });
+                let missing = self.missing(round);
+                self.send(rank, &missing);
             }
             Frame::Report(cause) => {
                 if cause.culprit >= self.config.world && cause.culprit != Cause::STORE {
@@ -397,6 +395,11 @@ impl Engine {
                 tracing::debug!(rank, "goodbye");
                 self.standing[rank] = Standing::Left;
                 if self.config.host_rank == Some(rank) {
+                    // Whoever still waits would not be told by a store that is no more.
+                    if let Some(round) = self.rounds.waiting() {
+                        let missing = self.missing(round);
+                        self.broadcast(&missing);
+                    }
                     self.broadcast(&Frame::HostLeft);
                 }
                 self.blame_leavers(now);
@@ -405,6 +408,13 @@ impl Engine {
             }
             _ => self.garbage(rank, "it sent a frame that only a store sends", now),
         }
+    }
+
+    fn missing(&self, round: u64) -> Frame {
+        let missing = self.rounds.missing(round).into_iter();
+        let (absent, silent): (Vec<u32>, Vec<u32>) =
+            missing.map(|r| r as u32).partition(|&r| self.standing[r as usize] == Standing::Absent);
+        Frame::Missing { round, absent, silent }
     }
 
     /// A rank that has left cannot contribute to a round that others wait in.
