@@ -5,7 +5,7 @@
 
 mod planned;
 
-pub use planned::Planned;
+pub use planned::{Planned, STAGING};
 
 use crate::collective::Request;
 use crate::error::{Cause, Error, Result};

@@ -49,7 +49,9 @@ impl Engine {
         buffers: Buffers,
         options: &Options,
     ) -> Result<()> {
-        let options = options.over(&self.defaults);
+        // A default algorithm serves where it can; one that a call asks for must.
+        let default = self.defaults.algorithm.filter(|algorithm| algorithm.check(&request).is_ok());
+        let options = options.over(&Options { algorithm: default, ..self.defaults.clone() });
         request.order = options.order.unwrap_or_default();
         let is_message = request.collective == Collective::SendRecv;
         let schedule = match options.algorithm {

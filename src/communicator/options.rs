@@ -1,7 +1,9 @@
 //! What can be said of one call.
 
 use crate::collective::Order;
+use crate::error::{Error, Result};
 use crate::plan::Algorithm;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// When the group compares what its ranks ask for.
@@ -19,6 +21,20 @@ pub enum Check {
     /// In a round of ceil(log2 n) small messages before any payload moves: every rank gets the same error before
     /// its memory changes, in every collective. Counts between pairs (`all_to_all_v`) are compared by the pairs.
     Strict,
+}
+
+impl FromStr for Check {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "auto" => Ok(Check::Auto),
+            "normal" => Ok(Check::Normal),
+            "strict" => Ok(Check::Strict),
+            _ => Err(Error::invalid(format!("no check is called {name:?}"))
+                .remedy("use one of auto, normal, strict")),
+        }
+    }
 }
 
 /// What can be said of one call, or of all calls of a communicator.

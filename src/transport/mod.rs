@@ -4,6 +4,7 @@
 //! byte strings: the only thing that a bootstrap has to offer.
 
 pub mod channel;
+pub mod control;
 mod exchange;
 pub mod tcp;
 

@@ -60,6 +60,9 @@ struct Running {
     settling: Option<Settling>,
 }
 
+/// The size of a staging buffer that stays in a core's cache, in bytes.
+pub const STAGING: usize = 256 << 10;
+
 /// How many idle turns pass between two looks at the clock.
 const TURNS_PER_CLOCK: u32 = 32;
 
@@ -87,9 +90,6 @@ impl<T: Transport> Planned<T> {
             idle_turns: 0,
         }
     }
-
-    /// The staging size for a core's cache.
-    pub const STAGING: usize = 256 << 10;
 
     /// The transport underneath.
     pub fn transport(&self) -> &T {

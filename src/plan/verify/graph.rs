@@ -166,25 +166,22 @@ impl Graph {
         Fault::Deadlock(format!("a circle of {}: {}{more}", steps.len(), steps[..shown].join(" waits for ")))
     }
 
-    /// The most messages in a row that depend on one another.
-    pub(super) fn rounds(&self, system: &System<'_>, order: &[u32]) -> usize {
-        let mut depth = vec![0u32; self.entry.len()];
-        let mut most = 0;
+    /// How many messages in a row lead to each node, itself included.
+    pub(super) fn depths(&self, system: &System<'_>, order: &[u32]) -> Vec<u32> {
+        let mut depths = vec![0u32; self.entry.len()];
         for &node in order {
             let entry = self.entry[node as usize];
             let own = u32::from(system.entries[entry as usize].partner.is_some());
-            let deepest = self
+            depths[node as usize] = self
                 .before(node)
                 .iter()
                 .map(|&before| {
                     // The blocks of one message are one message.
-                    depth[before as usize] + if self.entry[before as usize] == entry { 0 } else { own }
+                    depths[before as usize] + if self.entry[before as usize] == entry { 0 } else { own }
                 })
                 .fold(own, u32::max);
-            depth[node as usize] = deepest;
-            most = most.max(deepest);
         }
-        most as usize
+        depths
     }
 }
 

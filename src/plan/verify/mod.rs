@@ -18,9 +18,11 @@
 mod blocks;
 mod cases;
 mod graph;
+mod timeline;
 mod values;
 
-pub use cases::{Case, Placement};
+pub use cases::{Case, Placement, Shape};
+pub use timeline::{Message, messages};
 
 use super::lower::{Lowered, lower};
 use super::{Plan, Step};
@@ -96,11 +98,14 @@ pub struct Report {
 /// # Ok::<(), ringfold::Error>(())
 /// ```
 pub fn verify(plans: &[Plan]) -> Result<Report, Fault> {
-    let lowered = plans
+    verify_lowered(&lower_all(plans)?)
+}
+
+fn lower_all(plans: &[Plan]) -> Result<Vec<Lowered>, Fault> {
+    plans
         .iter()
         .map(|plan| lower(plan.clone()).map_err(|error| Fault::Malformed(error.message().to_owned())))
-        .collect::<Result<Vec<_>, _>>()?;
-    verify_lowered(&lowered)
+        .collect()
 }
 
 /// Proves plans in their lowered form.
@@ -122,7 +127,7 @@ pub fn verify_lowered(ranks: &[Lowered]) -> Result<Report, Fault> {
         elements: ranks.iter().map(sent).sum(),
         most_sent: ranks.iter().map(sent).max().unwrap_or(0),
         most_scratch: ranks.iter().map(|lowered| lowered.plan.scratch).max().unwrap_or(0),
-        rounds: graph.rounds(&system, &order),
+        rounds: graph.depths(&system, &order).into_iter().max().unwrap_or(0) as usize,
         nodes: order.len(),
     })
 }

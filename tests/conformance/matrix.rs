@@ -1,59 +1,14 @@
-//! One suite over every backend: what each collective gives, what it leaves alone, and what it refuses.
-//!
-//! Results are compared bit for bit with an oracle written from the definitions (`support/oracle.rs`). A new backend is
-//! one line in `support/group.rs`. Every wait has a deadline, so that a fault is an error and not a hang.
+//! What each collective gives, over every backend: by every algorithm, at every world size, in every type.
 
-mod support;
-
+use crate::calls::call::{Call, Placement, Shape};
+use crate::calls::group::{WAYS, Way};
+use crate::calls::pairwise;
+use crate::{Seeded, algorithms, run_all};
 use fastrand::Rng;
-use ringfold::plan::Algorithm;
 use ringfold::{Check, Collective, DType, ReduceOp};
-use support::call::{Call, Job, Placement, Shape, prepare};
-use support::group::{Group, WAYS, Way};
-use support::pairwise;
 
-/// How many calls a group makes before their results are looked at.
-const BATCH: usize = 48;
-
-/// The largest group.
-const WORLDS: usize = 8;
-
-/// A call with the seed of its inputs.
-type Seeded = (Call, u64);
-
-/// Runs these calls, in this order, on one group; `Err` tells the first wrong results.
-fn run_all(group: &mut dyn Group, world: usize, calls: &[Seeded]) -> Result<(), String> {
-    for batch in calls.chunks(BATCH) {
-        let mut jobs: Vec<Vec<Job>> = vec![Vec::new(); world];
-        let mut expected = Vec::new();
-        for (call, seed) in batch {
-            let (of_ranks, outputs) = prepare(call, world, call.draw(), *seed);
-            of_ranks.into_iter().zip(&mut jobs).for_each(|(job, jobs)| jobs.push(job));
-            expected.push(outputs);
-        }
-        let mut faults = Vec::new();
-        for (rank, done) in group.run(jobs).iter().enumerate() {
-            for (index, (job, result)) in done.iter().enumerate() {
-                let fault = match result {
-                    Ok(()) => job.check(&expected[index][rank]).err(),
-                    Err(error) => Some(error.to_string()),
-                };
-                faults.extend(fault.map(|fault| (index, format!("rank {rank} of {world}: {fault}"))));
-            }
-        }
-        if let Some((index, fault)) = faults.into_iter().min_by_key(|(index, _)| *index) {
-            let (call, seed) = &batch[index];
-            return Err(format!("{fault}\nin {call:?}, seed {seed}"));
-        }
-    }
-    Ok(())
-}
-
-/// The algorithms for a collective, and the table's choice.
-fn algorithms(collective: Collective) -> Vec<Option<Algorithm>> {
-    let able = Algorithm::all().filter(|algorithm| algorithm.collectives().contains(&collective));
-    std::iter::once(None).chain(able.map(Some)).collect()
-}
+/// The sizes of groups.
+const WORLDS: &[usize] = &[1, 2, 3, 4, 5, 6, 7, 8];
 
 /// The parameters of a call, each with a number of values.
 #[derive(Clone, Copy)]
@@ -134,10 +89,10 @@ fn call_of(collective: Collective, world: usize, row: &[usize], large: [usize; 2
 /// Every collective by every algorithm at every world size: all pairs of values of the other parameters each.
 ///
 /// `large` are the largest sizes; other sizes are around nothing, one and the number of ranks.
-fn each_algorithm_and_world(way: &Way, large: [usize; 2]) {
+fn each_algorithm_and_world(way: &Way, worlds: &[usize], large: [usize; 2]) {
     for collective in Collective::ALL {
         let rows = rows(collective, collective as u64);
-        for world in 1..=WORLDS {
+        for &world in worlds {
             let mut random = Rng::with_seed(world as u64 * 100 + collective as u64);
             let mut group = (way.form)(world);
             for algorithm in algorithms(collective) {
@@ -156,15 +111,35 @@ fn each_algorithm_and_world(way: &Way, large: [usize; 2]) {
 
 #[test]
 fn every_collective_over_threads() {
-    each_algorithm_and_world(&WAYS[0], [1021, 4099]);
+    each_algorithm_and_world(&WAYS[0], WORLDS, [1021, 4099]);
 }
 
 #[test]
 fn every_collective_through_tiny_queues() {
-    each_algorithm_and_world(&WAYS[1], [127, 401]);
+    each_algorithm_and_world(&WAYS[1], WORLDS, [127, 401]);
 }
 
 #[test]
 fn every_collective_over_sockets() {
-    each_algorithm_and_world(&WAYS[2], [1021, 4099]);
+    each_algorithm_and_world(&WAYS[2], WORLDS, [1021, 4099]);
+}
+
+#[test]
+fn every_collective_over_sockets_in_small_portions() {
+    each_algorithm_and_world(&WAYS[3], &[2, 3, 5, 8], [1021, 4099]);
+}
+
+/// One element more than a slice, and several times the staging buffer, of the sizes that users have.
+#[test]
+fn messages_above_slice_and_staging_size() {
+    let slice = (1 << 20) / DType::F32.size();
+    for collective in Collective::ALL {
+        for algorithm in algorithms(collective) {
+            let mut group = (WAYS[0].form)(3);
+            let call = Call::new(collective, DType::F32, slice + 1).algorithm(algorithm).check(Check::Auto);
+            let calls = [call.clone(), call.placement(Placement::Mixed).op(ReduceOp::Mean).root(2)];
+            let seeded: Vec<Seeded> = calls.into_iter().zip([1, 2]).collect();
+            run_all(&mut *group, 3, &seeded).unwrap();
+        }
+    }
 }

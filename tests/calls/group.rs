@@ -1,6 +1,6 @@
 //! Groups of ranks on every backend, driven alike: each rank has a list of jobs and comes back with the results.
 
-use super::call::{Call, Job, Shape, Tensors};
+use super::call::{Call, DEADLINE, Job, Shape, Tensors};
 use super::memory::Memory;
 use super::value::with_type;
 use ringfold::backend::{Backend, Buffers, Operation, Planned, Progress, Ticket};
@@ -13,7 +13,7 @@ use ringfold::tensor::{Device, Element, TensorMut, TensorRef};
 use ringfold::transport::Transport;
 use ringfold::transport::channel::channel_with;
 use ringfold::transport::tcp::{TcpSetup, TcpTransport};
-use ringfold::{Check, Collective, Communicator, Options, Result};
+use ringfold::{Check, Collective, Communicator, Config, Options, Result};
 use std::collections::VecDeque;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
@@ -40,7 +40,8 @@ pub struct Way {
 pub const WAYS: &[Way] = &[
     Way { name: "channel", form: |world| Box::new(Communicator::local(world)) },
     Way { name: "channel with tiny queues, staging and slices", form: |world| Box::new(tiny(world)) },
-    Way { name: "tcp", form: |world| Box::new(tcp(world)) },
+    Way { name: "tcp", form: |world| Box::new(connected(world)) },
+    Way { name: "tcp with small staging and slices", form: |world| Box::new(tcp(world)) },
 ];
 
 /// Runs one call on all ranks.
@@ -333,6 +334,24 @@ fn tiny(world: usize) -> Turns<impl Transport> {
             })
             .collect(),
     )
+}
+
+/// Communicators over TCP, as processes would have them.
+pub fn connected(world: usize) -> Vec<Communicator> {
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let config = Config::default()
+        .with_world_size(world)
+        .with_store(free.expect("a port is free").to_string())
+        .with_init_deadline(DEADLINE)
+        .with_heartbeat_deadline(DEADLINE);
+    std::thread::scope(|scope| {
+        let join = |rank| {
+            let config = config.clone().with_rank(rank);
+            scope.spawn(move || Communicator::connect(&config).expect("all ranks are there"))
+        };
+        let threads: Vec<_> = (0..world).map(join).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no rank panics")).collect()
+    })
 }
 
 /// The planned backend over loopback sockets, with a thread for each rank.

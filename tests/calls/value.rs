@@ -124,7 +124,7 @@ floats!(
 /// Evaluates an expression with `$T` being the Rust type of a [`DType`].
 macro_rules! with_type {
     ($dtype:expr, $T:ident => $body:expr) => {
-        $crate::support::value::with_type!(@arms $dtype, $T, $body,
+        $crate::calls::value::with_type!(@arms $dtype, $T, $body,
             F16 half::f16, BF16 half::bf16, F32 f32, F64 f64,
             I8 i8, I16 i16, I32 i32, I64 i64, U8 u8, U16 u16, U32 u32, U64 u64)
     };
