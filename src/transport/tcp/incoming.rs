@@ -2,22 +2,34 @@
 //!
 //! Bytes come by two ways. At a frame's start the header is not known yet, so what is there is read into a small
 //! *stage* and copied on from it: one call and a short copy for a small message. Within a frame the payload is read
-//! straight into the caller's buffer, and what lies behind it (the next header, or a whole small frame) into the
-//! stage by the same call.
+//! straight into the caller's buffer. Where the last frame was long, the next is taken to be so too, and no more
+//! than its header is staged.
 
 use super::fault::End;
-use super::frame::{Decoder, HEADER, Key, Kind, Step};
+use super::frame::{ALIGNMENT, CONTROL_LIMIT, Decoder, HEADER, Key, Kind, Step};
 use super::hello::Hello;
 use super::outgoing::{Told, retry, send_control};
 use crate::error::Cause;
 use crate::transport::{Channel, LinkFault};
 use socket2::Socket;
-use std::io::{self, IoSliceMut, Read};
+use std::io::{self, Read};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// Bytes of the stage: a message of 4 KiB with its header, and a header more.
-const STAGE: usize = 4096 + 2 * HEADER;
+/// Frames longer than this are read straight into the caller's buffer, even if that takes two calls.
+const LONG: usize = 8192;
+
+/// Where the payload of a frame is meant to come to lie in the stage.
+const PLACE: usize = 2 * ALIGNMENT;
+
+/// Bytes of the stage.
+const STAGE: usize = PLACE + LONG;
+
+const _: () = assert!(STAGE >= HEADER + CONTROL_LIMIT && PLACE >= HEADER + ALIGNMENT);
+
+/// Aligned as the kernel's pages are.
+#[repr(align(64))]
+struct Stage([u8; STAGE]);
 
 /// A caller who has got something and has less room left than this is not worth another call.
 const WORTHWHILE: usize = 4096;
@@ -31,10 +43,12 @@ pub(super) struct Incoming {
     end: End,
     socket: Socket,
     decoder: Decoder,
-    stage: Box<[u8; STAGE]>,
+    stage: Box<Stage>,
     /// What is staged and not taken.
     start: usize,
     filled: usize,
+    /// The header with its padding, and the payload, of the last data frame: the guess for the next.
+    guess: (usize, usize),
     /// Why nothing more comes.
     fault: Option<LinkFault>,
     /// The key of the frames that go back; `None` once they can not.
@@ -54,9 +68,10 @@ impl Incoming {
             end,
             socket,
             decoder: Decoder::new(key),
-            stage: Box::new([0; STAGE]),
+            stage: Box::new(Stage([0; STAGE])),
             start: 0,
             filled: 0,
+            guess: (HEADER, 0),
             fault: None,
             back: Some(back),
             left: false,
@@ -84,11 +99,10 @@ impl Incoming {
         }
         while done < into.len() && self.fault.is_none() {
             match self.read(&mut into[done..]) {
-                Ok((0, _)) => break,
-                Ok((_, payload)) => {
-                    done += payload.direct;
+                Ok(came) => {
+                    done += came.direct;
                     done += self.unstage(&mut into[done..]);
-                    if !payload.full {
+                    if !came.full {
                         break;
                     }
                 }
@@ -101,33 +115,33 @@ impl Incoming {
         }
     }
 
-    /// One call: how many bytes came (0 where none are there), and where they went.
-    fn read(&mut self, into: &mut [u8]) -> Result<(usize, Came), LinkFault> {
+    /// One call.
+    fn read(&mut self, into: &mut [u8]) -> Result<Came, LinkFault> {
         let remaining = self.decoder.remaining();
-        let (result, direct, room) = if remaining == 0 {
-            let stage = &mut self.stage[self.filled..];
-            let room = stage.len();
-            (retry(|| (&self.socket).read(stage)), 0, room)
-        } else if remaining > into.len() {
-            (retry(|| (&self.socket).read(into)), into.len(), into.len())
+        let within = remaining > 0;
+        let room = if within {
+            let part = into.len().min(remaining);
+            &mut into[..part]
         } else {
-            let into = &mut into[..remaining];
-            let stage = &mut self.stage[..];
-            let room = remaining + stage.len();
-            let mut pieces = [IoSliceMut::new(into), IoSliceMut::new(stage)];
-            (retry(|| (&self.socket).read_vectored(&mut pieces)), remaining, room)
+            let (head, payload) = self.guess;
+            if self.start == self.filled {
+                (self.start, self.filled) = (PLACE - head, PLACE - head);
+            }
+            let held = self.filled - self.start;
+            let short = payload > LONG && held < head;
+            let end = if short { (self.start + head).min(STAGE) } else { STAGE };
+            &mut self.stage.0[self.filled..end]
         };
-        match result {
-            Ok(0) => Err(self.end.closed(remaining > 0 || self.start < self.filled)),
+        match retry(|| (&self.socket).read(room)) {
+            Ok(0) => Err(self.end.closed(within || self.start < self.filled)),
             Ok(read) => {
-                let direct = read.min(direct);
+                let full = read == room.len();
+                let direct = if within { read } else { 0 };
                 self.decoder.take(direct);
                 self.filled += read - direct;
-                Ok((read, Came { direct, full: read == room }))
+                Ok(Came { direct, full })
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                Ok((0, Came { direct: 0, full: false }))
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Came { direct: 0, full: false }),
             Err(error) => Err(self.end.error("receive", &error)),
         }
     }
@@ -147,7 +161,7 @@ impl Incoming {
                 if part == 0 {
                     return done;
                 }
-                into[done..done + part].copy_from_slice(&self.stage[self.start..self.start + part]);
+                into[done..done + part].copy_from_slice(&self.stage.0[self.start..self.start + part]);
                 self.decoder.take(part);
                 self.start += part;
                 done += part;
@@ -159,10 +173,10 @@ impl Incoming {
 
     /// Reads a staged header or control frame; whether there may be more to understand.
     fn understand(&mut self) -> bool {
-        match self.decoder.step(&self.stage[self.start..self.filled]) {
+        match self.decoder.step(&self.stage.0[self.start..self.filled]) {
             Ok((_, Step::Need(bytes))) => {
                 if self.start + bytes > STAGE {
-                    self.stage.copy_within(self.start..self.filled, 0);
+                    self.stage.0.copy_within(self.start..self.filled, 0);
                     self.filled -= self.start;
                     self.start = 0;
                 }
@@ -171,13 +185,15 @@ impl Incoming {
             Ok((used, step)) => {
                 self.start += used;
                 match step {
+                    Step::Data => self.guess = (used, self.decoder.remaining()),
                     Step::Cause(cause) => super::remember(&mut self.told, cause),
                     Step::Goodbye => {
                         self.left = true;
                         self.fault = Some(self.end.left());
                     }
-                    Step::Refused(_) => self.fault = Some(self.end.no_frame("a refusal of nothing")),
-                    _ => {}
+                    Step::Refused(_) | Step::Need(_) => {
+                        self.fault = Some(self.end.no_frame("a refusal of nothing"));
+                    }
                 }
             }
             Err(why) => self.fault = Some(self.end.no_frame(why.0)),
@@ -203,7 +219,7 @@ impl Incoming {
             self.tell(Kind::Goodbye, &[]);
         }
         let _ = self.socket.shutdown(Shutdown::Write);
-        drain(&self.socket, &mut self.stage[..]);
+        drain(&self.socket, &mut self.stage.0[..]);
     }
 }
 

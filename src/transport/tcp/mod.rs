@@ -106,6 +106,8 @@ pub struct TcpTransport {
     door: Door,
     wake: Arc<EventFd>,
     sleeper: Sleeper,
+    /// How many bytes were given to the kernel, on whatever link; wraps.
+    place: usize,
     /// What links have told of a failure, and when the first did.
     heard: Option<(Cause, Instant)>,
     /// When a link of that peer first ended.
@@ -158,6 +160,7 @@ impl TcpTransport {
             door: Door::new(listener.into(), world),
             wake,
             sleeper: Sleeper::default(),
+            place: 0,
             heard: None,
             ended: vec![None; world],
         })
@@ -286,7 +289,7 @@ impl Transport for TcpTransport {
             }
         };
         let link = &mut links[index];
-        let sent = link.send(data);
+        let sent = link.send(data, &mut self.place);
         if sent.is_err() {
             let (told, ended) = (link.told.take(), link.failed());
             self.hear(to, told, ended);

@@ -1,0 +1,7 @@
+//! What every transport promises, asked of all of them, and what each promises beyond that.
+
+mod channel;
+mod program;
+mod suite;
+mod tcp;
+mod tcp_intruders;
