@@ -7,6 +7,7 @@ pub mod channel;
 pub mod control;
 mod exchange;
 pub mod tcp;
+pub(crate) mod verdict;
 
 pub use exchange::Exchange;
 
