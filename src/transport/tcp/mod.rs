@@ -44,8 +44,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wait::{Role, Sleeper};
 
-/// How long a cause that came by a link waits for the group's verdict before it counts as one.
-const HEARSAY: Duration = Duration::from_millis(50);
+/// How long a cause that came by a link waits for the group's verdict before it counts as one: longer than the store
+/// collects reports, deadlines included.
+const HEARSAY: Duration = Duration::from_millis(400);
 
 /// How long a link of a peer that has left may still be on its way.
 const STRAGGLER: Duration = Duration::from_secs(1);
