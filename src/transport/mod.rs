@@ -5,6 +5,7 @@
 
 pub mod channel;
 mod exchange;
+pub mod sim;
 pub mod tcp;
 
 pub use exchange::Exchange;
