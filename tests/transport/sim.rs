@@ -51,7 +51,7 @@ fn everyone_with_everyone_whatever_the_network() {
         let max_delay = Duration::from_micros(seed * 50);
         let size = 2 + seed as usize % 4;
         let config = SimConfig { short_io, capacity, bandwidth, max_delay, ..SimConfig::new(size, seed) };
-        let bytes = if capacity < 10 { 300 } else { 9000 };
+        let bytes = if capacity < 100 { 60 } else { 2000 };
         let (sim, mut ranks) = world(config, 2000, bytes);
         for end in drive(&sim, &mut ranks) {
             assert_eq!(end, Some(Step::Done), "seed {seed}");
