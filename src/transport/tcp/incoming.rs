@@ -55,8 +55,6 @@ pub(super) struct Incoming {
     fault: Option<LinkFault>,
     /// The key of the frames that go back; `None` once they can not.
     back: Option<Key>,
-    /// Whether the peer said goodbye here.
-    pub(super) left: bool,
     /// A cause that the peer told.
     pub(super) told: Option<Cause>,
 }
@@ -76,7 +74,6 @@ impl Incoming {
             guess: (HEADER, 0),
             fault: None,
             back: Some(back),
-            left: false,
             told: None,
         }
     }
@@ -225,10 +222,7 @@ impl Incoming {
                 match step {
                     Step::Data => self.guess = (used, self.decoder.remaining()),
                     Step::Cause(cause) => super::remember(&mut self.told, cause),
-                    Step::Goodbye => {
-                        self.left = true;
-                        self.fault = Some(self.end.left());
-                    }
+                    Step::Goodbye => self.fault = Some(self.end.left()),
                     Step::Refused(_) | Step::Need(_) => {
                         self.fault = Some(self.end.no_frame("a refusal of nothing"));
                     }
