@@ -3,7 +3,7 @@
 //! A queue per (sender, receiver, channel) is made when first used and holds at most *capacity* bytes. A rank that
 //! finds nothing to do sleeps on its *bell*, a counter with a condition variable, which whoever moves bytes for that
 //! rank rings. What a control plane does between processes, a *hub* does here: it gathers the causes that are
-//! reported within one [`MOMENT`] of the first, merges them, and gives every rank the same verdict.
+//! reported within ten milliseconds of the first, merges them, and gives every rank the same verdict.
 
 use super::verdict::judge;
 use super::{Channel, Direction, Interest, LinkFault, Transport};

@@ -2,6 +2,7 @@
 
 mod channel;
 mod program;
+mod sim;
 mod suite;
 mod tcp;
 mod tcp_intruders;

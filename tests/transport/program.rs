@@ -21,32 +21,22 @@ pub(crate) struct Stream {
     pub(crate) direction: Direction,
     pub(crate) bytes: usize,
     pub(crate) done: usize,
-    /// Whether a receiver expects the end of the peer, not of its bytes.
-    pub(crate) until_fault: bool,
     pub(crate) fault: Option<LinkFault>,
     offered: Vec<u8>,
 }
 
 impl Stream {
     pub(crate) fn send(peer: usize, channel: Channel, bytes: usize) -> Self {
-        Stream {
-            peer,
-            channel,
-            direction: Direction::Send,
-            bytes,
-            done: 0,
-            until_fault: false,
-            fault: None,
-            offered: Vec::new(),
-        }
+        Stream { peer, channel, direction: Direction::Send, bytes, done: 0, fault: None, offered: Vec::new() }
     }
 
     pub(crate) fn recv(peer: usize, channel: Channel, bytes: usize) -> Self {
         Stream { direction: Direction::Receive, ..Stream::send(peer, channel, bytes) }
     }
 
+    /// Until the end of the peer, not of its bytes.
     pub(crate) fn recv_until_fault(peer: usize, channel: Channel) -> Self {
-        Stream { until_fault: true, ..Stream::recv(peer, channel, usize::MAX) }
+        Stream::recv(peer, channel, usize::MAX)
     }
 
     fn finished(&self) -> bool {

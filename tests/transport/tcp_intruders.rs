@@ -274,6 +274,58 @@ fn frames_in_pieces_of_one_byte_are_understood() {
 }
 
 #[test]
+fn frames_of_any_size_in_pieces_of_any_size_are_understood() {
+    for seed in 0..40 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (mut key, _) = right().keys();
+        let mut stream = right().encode().to_vec();
+        let mut expected = Vec::new();
+        for _ in 0..40 {
+            // Runs of like frames and sudden others: the reader guesses by the last.
+            let padding = if random.bool() { 56 } else { random.usize(..64) };
+            let length = match random.u8(..4) {
+                0 => random.usize(1..100),
+                1 => 40_000,
+                2 => random.usize(1000..9000),
+                _ => random.usize(1..200_000),
+            };
+            stream.extend(key.header(Kind::Data, padding, length));
+            stream.extend(std::iter::repeat_n(0xee, padding));
+            let start = stream.len();
+            stream.extend(std::iter::repeat_with(|| random.u8(..)).take(length));
+            expected.extend_from_slice(&stream[start..]);
+            key.advance();
+        }
+        let (mut transport, address, _peer) = alone();
+        let feeder = thread::spawn(move || {
+            let mut connection = TcpStream::connect(address).unwrap();
+            connection.set_nodelay(true).unwrap();
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut rest = &stream[..];
+            while !rest.is_empty() {
+                let most = if random.bool() { 300 } else { 100_000 };
+                let (piece, after) = rest.split_at(random.usize(1..=most).min(rest.len()));
+                connection.write_all(piece).unwrap();
+                rest = after;
+                if random.u8(..8) == 0 {
+                    thread::yield_now();
+                }
+            }
+        });
+        let mut received = Vec::new();
+        let mut into = vec![0; 300_000];
+        while received.len() < expected.len() {
+            let most = if random.bool() { 500 } else { into.len() };
+            let room = random.usize(1..=most).min(expected.len() - received.len());
+            let came = transport.try_recv(1, C, &mut into[..room]).unwrap();
+            received.extend_from_slice(&into[..came]);
+        }
+        assert!(received == expected, "seed {seed}");
+        feeder.join().unwrap();
+    }
+}
+
+#[test]
 fn a_killed_reader_is_noticed_by_its_sender() {
     let (mut transport, _, peer) = alone();
     let reader = thread::spawn(move || {

@@ -1,9 +1,12 @@
 //! A link that carries a peer's payload to this rank; only control frames go back on it.
 //!
-//! Bytes come by two ways. At a frame's start the header is not known yet, so what is there is read into a small
-//! *stage* and copied on from it: one call and a short copy for a small message. Within a frame the payload is read
-//! straight into the caller's buffer. Where the last frame was long, the next is taken to be so too, and no more
-//! than its header is staged.
+//! A frame's length is not known before its header is read, and a call to read the header alone costs what a call
+//! to read everything costs. So the next frame is taken to be like the last:
+//!
+//! - After a short one, what is there is read into a small *stage* and copied on from it.
+//! - After a long one, header and payload are read by one call, the header into the stage and as much payload as
+//!   the last frame had straight into the caller's buffer. Where that was wrong, what has come is put into the stage.
+//! - Within a frame the payload is read straight into the caller's buffer.
 
 use super::fault::End;
 use super::frame::{ALIGNMENT, CONTROL_LIMIT, Decoder, HEADER, Key, Kind, Step};
@@ -12,24 +15,23 @@ use super::outgoing::{Told, retry, send_control};
 use crate::error::Cause;
 use crate::transport::{Channel, LinkFault};
 use socket2::Socket;
-use std::io::{self, Read};
+use std::io::{self, IoSliceMut, Read};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// Frames longer than this are read straight into the caller's buffer, even if that takes two calls.
-const LONG: usize = 8192;
+/// Frames longer than this are not staged.
+const LONG: usize = 1024;
+
+/// The most that is read into the caller's buffer before the header is known, and then perhaps moved.
+const GUESSED: usize = 128 * 1024;
 
 /// Where the payload of a frame is meant to come to lie in the stage.
 const PLACE: usize = 2 * ALIGNMENT;
 
-/// Bytes of the stage.
-const STAGE: usize = PLACE + LONG;
+/// Bytes of the stage until a guess was wrong.
+const STAGE: usize = PLACE + 8192;
 
 const _: () = assert!(STAGE >= HEADER + CONTROL_LIMIT && PLACE >= HEADER + ALIGNMENT);
-
-/// Aligned as the kernel's pages are.
-#[repr(align(64))]
-struct Stage([u8; STAGE]);
 
 /// A caller who has got something and has less room left than this is not worth another call.
 const WORTHWHILE: usize = 4096;
@@ -43,7 +45,7 @@ pub(super) struct Incoming {
     end: End,
     socket: Socket,
     decoder: Decoder,
-    stage: Box<Stage>,
+    stage: Vec<u8>,
     /// What is staged and not taken.
     start: usize,
     filled: usize,
@@ -53,8 +55,6 @@ pub(super) struct Incoming {
     fault: Option<LinkFault>,
     /// The key of the frames that go back; `None` once they can not.
     back: Option<Key>,
-    /// Whether the peer said goodbye here.
-    pub(super) left: bool,
     /// A cause that the peer told.
     pub(super) told: Option<Cause>,
 }
@@ -68,13 +68,12 @@ impl Incoming {
             end,
             socket,
             decoder: Decoder::new(key),
-            stage: Box::new(Stage([0; STAGE])),
+            stage: vec![0; STAGE],
             start: 0,
             filled: 0,
             guess: (HEADER, 0),
             fault: None,
             back: Some(back),
-            left: false,
             told: None,
         }
     }
@@ -118,31 +117,67 @@ impl Incoming {
     /// One call.
     fn read(&mut self, into: &mut [u8]) -> Result<Came, LinkFault> {
         let remaining = self.decoder.remaining();
-        let within = remaining > 0;
-        let room = if within {
+        let (head, payload) = self.guess;
+        if remaining > 0 {
             let part = into.len().min(remaining);
-            &mut into[..part]
-        } else {
-            let (head, payload) = self.guess;
-            if self.start == self.filled {
-                (self.start, self.filled) = (PLACE - head, PLACE - head);
+            let read = self.result((&self.socket).read(&mut into[..part]))?;
+            self.decoder.take(read);
+            return Ok(Came { direct: read, full: read == part });
+        }
+        if self.start == self.filled {
+            (self.start, self.filled) = (PLACE - head, PLACE - head);
+            if payload > LONG {
+                let part = into.len().min(payload).min(GUESSED);
+                return self.guess(&mut into[..part]);
             }
-            let held = self.filled - self.start;
-            let short = payload > LONG && held < head;
-            let end = if short { (self.start + head).min(STAGE) } else { STAGE };
-            &mut self.stage.0[self.filled..end]
-        };
-        match retry(|| (&self.socket).read(room)) {
-            Ok(0) => Err(self.end.closed(within || self.start < self.filled)),
-            Ok(read) => {
-                let full = read == room.len();
-                let direct = if within { read } else { 0 };
-                self.decoder.take(direct);
-                self.filled += read - direct;
-                Ok(Came { direct, full })
+        }
+        let end = self.stage.len().min(self.filled + STAGE);
+        let room = &mut self.stage[self.filled..end];
+        let length = room.len();
+        let result = (&self.socket).read(room);
+        let read = self.result(result)?;
+        self.filled += read;
+        Ok(Came { direct: 0, full: read == length })
+    }
+
+    /// One call for a header like the last and its payload.
+    fn guess(&mut self, into: &mut [u8]) -> Result<Came, LinkFault> {
+        let head = PLACE - self.filled;
+        let room = head + into.len();
+        let mut pieces = [IoSliceMut::new(&mut self.stage[self.filled..PLACE]), IoSliceMut::new(into)];
+        let result = (&self.socket).read_vectored(&mut pieces);
+        let read = self.result(result)?;
+        self.filled += read.min(head);
+        let full = read == room;
+        let came = read.saturating_sub(head);
+        if came == 0 {
+            return Ok(Came { direct: 0, full });
+        }
+        self.understand();
+        if self.start == self.filled && came <= self.decoder.remaining() {
+            self.decoder.take(came);
+            return Ok(Came { direct: came, full });
+        }
+        if self.fault.is_none() {
+            let end = self.filled + came;
+            if end > self.stage.len() {
+                self.stage.resize(end, 0);
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Came { direct: 0, full: false }),
-            Err(error) => Err(self.end.error("receive", &error)),
+            self.stage[self.filled..end].copy_from_slice(&into[..came]);
+            self.filled = end;
+        }
+        Ok(Came { direct: 0, full })
+    }
+
+    /// What a call has brought: bytes, nothing yet, or the end.
+    fn result(&self, result: io::Result<usize>) -> Result<usize, LinkFault> {
+        match result {
+            Ok(0) => Err(self.end.closed(self.decoder.remaining() > 0 || self.start < self.filled)),
+            Ok(read) => Ok(read),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
+                _ => Err(self.end.error("receive", &error)),
+            },
         }
     }
 
@@ -161,7 +196,7 @@ impl Incoming {
                 if part == 0 {
                     return done;
                 }
-                into[done..done + part].copy_from_slice(&self.stage.0[self.start..self.start + part]);
+                into[done..done + part].copy_from_slice(&self.stage[self.start..self.start + part]);
                 self.decoder.take(part);
                 self.start += part;
                 done += part;
@@ -173,10 +208,10 @@ impl Incoming {
 
     /// Reads a staged header or control frame; whether there may be more to understand.
     fn understand(&mut self) -> bool {
-        match self.decoder.step(&self.stage.0[self.start..self.filled]) {
+        match self.decoder.step(&self.stage[self.start..self.filled]) {
             Ok((_, Step::Need(bytes))) => {
-                if self.start + bytes > STAGE {
-                    self.stage.0.copy_within(self.start..self.filled, 0);
+                if self.start + bytes > self.stage.len() {
+                    self.stage.copy_within(self.start..self.filled, 0);
                     self.filled -= self.start;
                     self.start = 0;
                 }
@@ -187,10 +222,7 @@ impl Incoming {
                 match step {
                     Step::Data => self.guess = (used, self.decoder.remaining()),
                     Step::Cause(cause) => super::remember(&mut self.told, cause),
-                    Step::Goodbye => {
-                        self.left = true;
-                        self.fault = Some(self.end.left());
-                    }
+                    Step::Goodbye => self.fault = Some(self.end.left()),
                     Step::Refused(_) | Step::Need(_) => {
                         self.fault = Some(self.end.no_frame("a refusal of nothing"));
                     }
@@ -219,7 +251,7 @@ impl Incoming {
             self.tell(Kind::Goodbye, &[]);
         }
         let _ = self.socket.shutdown(Shutdown::Write);
-        drain(&self.socket, &mut self.stage.0[..]);
+        drain(&self.socket, &mut self.stage[..]);
     }
 }
 

@@ -36,8 +36,6 @@ pub(super) struct Outgoing {
     fault: Option<LinkFault>,
     /// Whether that is what the peer said, and no guess.
     explained: bool,
-    /// Whether the peer said goodbye here.
-    pub(super) left: bool,
     /// A cause that the peer told.
     pub(super) told: Option<Cause>,
 }
@@ -106,7 +104,6 @@ impl Outgoing {
             },
             fault: None,
             explained: false,
-            left: false,
             told: None,
         })
     }
@@ -266,10 +263,7 @@ impl Outgoing {
                     start += used;
                     match step {
                         Step::Cause(cause) => super::remember(&mut self.told, cause),
-                        Step::Goodbye => {
-                            self.left = true;
-                            self.fault = Some(self.end.left());
-                        }
+                        Step::Goodbye => self.fault = Some(self.end.left()),
                         Step::Refused(why) => {
                             let detail = format!("refused the link: {}", why.as_str());
                             self.fault = Some(self.end.fault(CauseKind::Unreachable, detail));
