@@ -160,6 +160,7 @@ pub fn lower(plan: Plan) -> Result<Lowered> {
     let wrong = |step: usize, reason: String| {
         Error::invalid(format!("rank {}'s plan, step {step}: {reason}", plan.rank))
     };
+    plan.request.validate()?;
     let rank = plan.rank;
     if rank >= plan.request.world {
         return Err(Error::invalid(format!("a plan of rank {rank} in a group of {}", plan.request.world)));

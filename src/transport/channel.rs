@@ -3,8 +3,9 @@
 //! A queue per (sender, receiver, channel) is made when first used and holds at most *capacity* bytes. A rank that
 //! finds nothing to do sleeps on its *bell*, a counter with a condition variable, which whoever moves bytes for that
 //! rank rings. What a control plane does between processes, a *hub* does here: it gathers the causes that are
-//! reported within one [`MOMENT`] of the first, merges them, and gives every rank the same verdict.
+//! reported within ten milliseconds of the first, merges them, and gives every rank the same verdict.
 
+use super::verdict::judge;
 use super::{Channel, Direction, Interest, LinkFault, Transport};
 use crate::error::{Cause, CauseKind};
 use crate::observe::{Poison, Time};
@@ -21,6 +22,9 @@ pub const DEFAULT_CAPACITY: usize = 256 * 1024;
 
 /// How long the hub waits after the first report for others of the same failure.
 const MOMENT: Duration = Duration::from_millis(10);
+
+/// The same after a deadline, which passes on one rank after another.
+const DEADLINE_MOMENT: Duration = Duration::from_millis(150);
 
 /// How often a rank looks again before it sleeps, where every rank can have a CPU of its own.
 const SPINS: u32 = 500;
@@ -76,7 +80,7 @@ struct Hub {
 enum Gathered {
     Nothing,
     /// Reported, and open to a better cause until the moment is over.
-    Open(Cause),
+    Open(Vec<Cause>),
     Decided,
 }
 
@@ -155,26 +159,32 @@ impl Hub {
         let mut gathered = lock(&self.gathered);
         *gathered = match std::mem::replace(&mut *gathered, Gathered::Decided) {
             Gathered::Decided => return,
-            Gathered::Open(known) => Gathered::Open(known.merge(cause)),
+            Gathered::Open(mut causes) => {
+                causes.push(cause);
+                Gathered::Open(causes)
+            }
             Gathered::Nothing => {
                 let hub = Arc::clone(self);
+                let moment = if cause.kind == CauseKind::Deadline { DEADLINE_MOMENT } else { MOMENT };
                 let decider = thread::Builder::new().name("ringfold-verdict".into()).spawn(move || {
-                    thread::sleep(MOMENT);
+                    thread::sleep(moment);
                     hub.decide();
                 });
                 if decider.is_err() {
                     drop(gathered);
                     return self.deliver(&cause);
                 }
-                Gathered::Open(cause)
+                Gathered::Open(vec![cause])
             }
         };
     }
 
     fn decide(&self) {
         let gathered = std::mem::replace(&mut *lock(&self.gathered), Gathered::Decided);
-        if let Gathered::Open(cause) = gathered {
-            self.deliver(&cause);
+        if let Gathered::Open(causes) = gathered
+            && let Some(verdict) = judge(&causes)
+        {
+            self.deliver(&verdict);
         }
     }
 

@@ -7,9 +7,10 @@
 //! Source: D. Hensgen, R. Finkel, U. Manber, "Two algorithms for barrier synchronization", Int. J. Parallel
 //! Programming 17 (1988), with a fingerprint in place of the signal.
 
+use super::knock::Knocks;
 use super::state::{Moved, Trouble, compare};
 use crate::collective::Fingerprint;
-use crate::transport::{Channel, Direction, Interest, Transport};
+use crate::transport::{Channel, Direction, Interest, LinkFault, Transport};
 use std::io::IoSlice;
 
 /// The progress of one agreement.
@@ -56,17 +57,33 @@ impl Agreement {
         }
     }
 
-    pub(super) fn step(&mut self, transport: &mut impl Transport) -> Result<Moved, Trouble> {
-        let mut moved = false;
-        if self.sent < Fingerprint::SIZE {
-            let rest = [IoSlice::new(&self.bytes[self.sent..])];
-            let count = transport.try_send(self.listener(), Channel::COLLECTIVE, &rest)?;
-            self.sent += count;
-            moved |= count > 0;
+    /// Whether the next bytes from a peer are this round's.
+    pub(super) fn expects(&self, peer: usize) -> bool {
+        peer == self.teller()
+    }
+
+    /// Sends what it can of this rank's fingerprint, also where this rank knows already that something is wrong:
+    /// the more ranks hear of it, the better the culprit is known.
+    pub(super) fn tell(&mut self, transport: &mut impl Transport) -> Result<bool, LinkFault> {
+        if self.sent == Fingerprint::SIZE {
+            return Ok(false);
         }
+        let rest = [IoSlice::new(&self.bytes[self.sent..])];
+        let count = transport.try_send(self.listener(), Channel::COLLECTIVE, &rest)?;
+        self.sent += count;
+        Ok(count > 0)
+    }
+
+    pub(super) fn step(
+        &mut self,
+        transport: &mut impl Transport,
+        knocks: &mut Knocks,
+    ) -> Result<Moved, Trouble> {
+        let mut moved = self.tell(transport)?;
         if self.received < Fingerprint::SIZE {
             let teller = self.teller();
-            let count = transport.try_recv(teller, Channel::COLLECTIVE, &mut self.heard[self.received..])?;
+            let count =
+                knocks.receive(transport, teller, Channel::COLLECTIVE, &mut self.heard[self.received..])?;
             self.received += count;
             moved |= count > 0;
             if self.received == Fingerprint::SIZE {

@@ -7,11 +7,13 @@
 //!
 //! - [`compile`]: a lowered plan with byte addresses and link numbers, cached by request;
 //! - [`state`]: how far each task of the running operation is, and the lanes that move it;
+//! - [`knock`]: what arrives on links that the running operation expects nothing on;
 //! - [`agree`]: the round in which a group agrees before anything moves (strict checks);
 //! - [`settle`]: from a fault that one rank has noticed to the cause that all ranks name.
 
 mod agree;
 mod compile;
+mod knock;
 mod settle;
 mod state;
 
@@ -19,13 +21,15 @@ use super::{Backend, Operation, Progress, Ticket};
 use crate::collective::{Collective, Counts, Fingerprint};
 use crate::error::{Cause, CauseKind, Error, Result};
 use crate::observe::Time;
-use crate::transport::{Channel, Interest, LinkFault, Transport};
+use crate::transport::{Channel, Interest, Transport};
 use agree::Agreement;
 use compile::{Compiled, Plans};
+use knock::Knocks;
 use settle::Settling;
-use state::{Moved, State};
+use state::{Moved, State, Trouble};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Runs verified plans over any transport.
 pub struct Planned<T: Transport> {
@@ -45,6 +49,10 @@ pub struct Planned<T: Transport> {
     failure: Option<Cause>,
     interests: Vec<Interest>,
     idle_turns: u32,
+    knocks: Knocks,
+    /// When to look at links that nothing is expected on, and how long to wait until the next time.
+    look_at: Time,
+    look_after: Duration,
 }
 
 struct Queued {
@@ -56,12 +64,18 @@ struct Queued {
 
 struct Running {
     queued: Queued,
+    /// What this rank is asked for; the parts between pairs are not in it.
+    fingerprint: Fingerprint,
     agreement: Option<Agreement>,
     settling: Option<Settling>,
 }
 
 /// The size of a staging buffer that stays in a core's cache, in bytes.
 pub const STAGING: usize = 256 << 10;
+
+/// How long a rank is idle before it looks at links that it expects nothing on; twice as long each time.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+const RAREST_LOOK: Duration = Duration::from_secs(1);
 
 /// How many idle turns pass between two looks at the clock.
 const TURNS_PER_CLOCK: u32 = 32;
@@ -88,6 +102,9 @@ impl<T: Transport> Planned<T> {
             failure: None,
             interests: Vec::new(),
             idle_turns: 0,
+            knocks: Knocks::new(world),
+            look_at: Time::NEVER,
+            look_after: FIRST_LOOK,
         }
     }
 
@@ -139,7 +156,9 @@ impl<T: Transport> Planned<T> {
             fingerprint
         });
         self.idle_turns = 0;
-        self.running = Some(Running { queued, agreement, settling: None });
+        self.look_at = Time::NEVER;
+        self.look_after = FIRST_LOOK;
+        self.running = Some(Running { queued, fingerprint, agreement, settling: None });
     }
 
     /// Ends the running operation.
@@ -173,18 +192,64 @@ impl<T: Transport> Planned<T> {
         Progress::Advanced
     }
 
-    fn notice_fault(&mut self, fault: LinkFault) -> Progress {
-        self.notice(fault.kind, fault.peer, fault.detail)
+    /// Looks at links that nothing is expected on, if it is time.
+    fn look_for_knocks(&mut self, now: Time) -> std::result::Result<(), Trouble> {
+        let running = self.running.as_ref().expect("an operation is running");
+        if running.queued.operation.request.collective == Collective::SendRecv {
+            return Ok(());
+        }
+        if now < self.look_at {
+            return Ok(());
+        }
+        self.look_after = (self.look_after * 2).min(RAREST_LOOK);
+        self.look_at = now.after(self.look_after);
+        let state = &self.state;
+        let expects = |peer| match &running.agreement {
+            Some(agreement) => agreement.expects(peer),
+            None => state.expects(peer),
+        };
+        self.knocks.look(&mut self.transport, &running.fingerprint, expects)
     }
 
     /// The clock is looked at now and then only: reading it costs as much as a small message's kernel.
-    fn deadline_passed(&mut self) -> bool {
+    fn time_to_look(&mut self) -> Option<Time> {
         self.idle_turns += 1;
-        if !self.idle_turns.is_multiple_of(TURNS_PER_CLOCK) {
-            return false;
+        self.idle_turns.is_multiple_of(TURNS_PER_CLOCK).then(|| self.transport.now())
+    }
+
+    /// Nothing could move: is time up, or does somebody do something else?
+    fn idle(&mut self) -> Progress {
+        let Some(now) = self.time_to_look() else { return Progress::Idle };
+        let queued = &self.running.as_ref().expect("an operation is running").queued;
+        if now >= queued.deadline {
+            let timeout = queued.operation.timeout;
+            let (culprit, whom) = self.waiting_for();
+            let me = self.transport.rank();
+            let detail = format!("rank {me} waited {timeout:?} {whom}, and the deadline passed");
+            return self.notice(CauseKind::Deadline, culprit, detail);
         }
-        let running = self.running.as_ref().expect("an operation is running");
-        self.transport.now() >= running.queued.deadline
+        match self.look_for_knocks(now) {
+            Ok(()) => Progress::Idle,
+            Err(trouble) => self.notice_trouble(trouble),
+        }
+    }
+
+    fn notice_trouble(&mut self, trouble: Trouble) -> Progress {
+        match trouble {
+            Trouble::Link(fault) => self.notice(fault.kind, fault.peer, fault.detail),
+            Trouble::Mismatch { peer, difference } => {
+                let me = self.transport.rank();
+                let detail = format!(
+                    "{} differs: {} on rank {me}, {} on rank {peer}",
+                    difference.field, difference.mine, difference.theirs
+                );
+                self.notice(CauseKind::Mismatch, peer, detail)
+            }
+            Trouble::Garbled { peer } => {
+                let detail = format!("rank {peer} sent bytes that begin no operation");
+                self.notice(CauseKind::Unreachable, peer, detail)
+            }
+        }
     }
 
     /// Fills `interests` with what the running operation waits for.
@@ -256,14 +321,24 @@ impl<T: Transport> Backend for Planned<T> {
             return self.fail(cause);
         }
         if let Some(settling) = &running.settling {
+            // Whether a link still takes a fingerprint makes no difference to this rank any more.
+            let _ = match &mut running.agreement {
+                Some(agreement) => agreement.tell(&mut self.transport).map(|_| ()),
+                None => self.state.tell(&mut self.transport),
+            };
             return match settling.give_up(self.transport.now()) {
                 Some(cause) => self.fail(cause),
                 None => Progress::Idle,
             };
         }
         let moved = match &mut running.agreement {
-            Some(agreement) => agreement.step(&mut self.transport),
-            None => self.state.step(&running.queued.plan, &running.queued.operation, &mut self.transport),
+            Some(agreement) => agreement.step(&mut self.transport, &mut self.knocks),
+            None => self.state.step(
+                &running.queued.plan,
+                &running.queued.operation,
+                &mut self.transport,
+                &mut self.knocks,
+            ),
         };
         match moved {
             Ok(Moved::Some) => {
@@ -272,29 +347,8 @@ impl<T: Transport> Backend for Planned<T> {
             }
             Ok(Moved::All) if running.agreement.take().is_some() => Progress::Advanced,
             Ok(Moved::All) => self.finish(Ok(())),
-            Ok(Moved::None) if self.deadline_passed() => {
-                let (culprit, whom) = self.waiting_for();
-                let timeout = self.running.as_ref().expect("it is running").queued.operation.timeout;
-                let detail = format!(
-                    "rank {} waited {timeout:?} {whom}, and the deadline passed",
-                    self.transport.rank()
-                );
-                self.notice(CauseKind::Deadline, culprit, detail)
-            }
-            Ok(Moved::None) => Progress::Idle,
-            Err(state::Trouble::Link(fault)) => self.notice_fault(fault),
-            Err(state::Trouble::Mismatch { peer, difference }) => {
-                let me = self.transport.rank();
-                let detail = format!(
-                    "{} differs: {} on rank {me}, {} on rank {peer}",
-                    difference.field, difference.mine, difference.theirs
-                );
-                self.notice(CauseKind::Mismatch, peer, detail)
-            }
-            Err(state::Trouble::Garbled { peer }) => {
-                let detail = format!("rank {peer} sent bytes that begin no operation");
-                self.notice(CauseKind::Unreachable, peer, detail)
-            }
+            Ok(Moved::None) => self.idle(),
+            Err(trouble) => self.notice_trouble(trouble),
         }
     }
 
@@ -307,7 +361,10 @@ impl<T: Transport> Backend for Planned<T> {
         // The next look at the clock is due right after the wait.
         self.idle_turns = TURNS_PER_CLOCK - 1;
         self.collect_interests();
-        self.transport.wait(&self.interests, until.min(deadline));
+        if self.look_at == Time::NEVER {
+            self.look_at = self.transport.now().after(self.look_after);
+        }
+        self.transport.wait(&self.interests, until.min(deadline).min(self.look_at));
     }
 
     fn spins(&self) -> u32 {

@@ -6,6 +6,7 @@
 
 use super::super::Operation;
 use super::compile::{Action, Address, Base, Compiled, Task};
+use super::knock::Knocks;
 use crate::collective::{Difference, Fingerprint};
 use crate::plan::lower::{Dependency, Lane};
 use crate::reduce::{Kernels, kernels};
@@ -152,12 +153,32 @@ impl State {
         }
     }
 
+    /// Whether bytes of this operation are still to come from a peer.
+    pub(super) fn expects(&self, peer: usize) -> bool {
+        self.lanes.iter().any(|lane| lane.kind == Lane::Receive(peer))
+    }
+
+    /// Sends what it can of the fingerprints that have not left, and no payload: see
+    /// [`Agreement::tell`](super::agree::Agreement::tell).
+    pub(super) fn tell(&mut self, transport: &mut impl Transport) -> Result<(), LinkFault> {
+        for lane in &mut self.lanes {
+            if let Lane::Send(peer) = lane.kind
+                && lane.header_moved < Fingerprint::SIZE
+            {
+                let rest = [IoSlice::new(&lane.header[lane.header_moved..])];
+                lane.header_moved += transport.try_send(peer, self.channel, &rest)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Lets every lane move what it can.
     pub(super) fn step(
         &mut self,
         plan: &Compiled,
         operation: &Operation,
         transport: &mut impl Transport,
+        knocks: &mut Knocks,
     ) -> Result<Moved, Trouble> {
         let mut moved = false;
         let mut at = 0;
@@ -165,7 +186,7 @@ impl State {
         let mut lanes = std::mem::take(&mut self.lanes);
         let result = loop {
             let Some(lane) = lanes.get_mut(at) else { break Ok(()) };
-            match self.step_lane(plan, operation, lane, transport) {
+            match self.step_lane(plan, operation, lane, transport, knocks) {
                 Ok(some) => moved |= some,
                 Err(trouble) => break Err(trouble),
             }
@@ -224,6 +245,7 @@ impl State {
         operation: &Operation,
         lane: &mut LaneState,
         transport: &mut impl Transport,
+        knocks: &mut Knocks,
     ) -> Result<bool, Trouble> {
         let tasks = &plan.lanes[lane.lane].1;
         let mut moved = false;
@@ -244,6 +266,12 @@ impl State {
                     self.send(task, operation, lane, peer, from, to, transport, &mut moved)?
                 }
                 Lane::Receive(peer) => {
+                    if lane.header_moved < Fingerprint::SIZE {
+                        moved |= self.receive_header(lane, peer, transport, knocks)?;
+                    }
+                    if lane.header_moved < Fingerprint::SIZE {
+                        break;
+                    }
                     self.receive(task, operation, lane, peer, from, to, transport, &mut moved)?
                 }
             };
@@ -353,8 +381,24 @@ impl State {
         Ok(from + count.saturating_sub(header_len))
     }
 
-    /// Receives what is left of the header, compares it, and then bytes of the task up to `to`; returns how far
-    /// the task is then.
+    /// Receives what is left of a peer's fingerprint, and compares it once it is whole. Tells whether any came.
+    fn receive_header(
+        &mut self,
+        lane: &mut LaneState,
+        peer: usize,
+        transport: &mut impl Transport,
+        knocks: &mut Knocks,
+    ) -> Result<bool, Trouble> {
+        let count = knocks.receive(transport, peer, self.channel, &mut lane.header[lane.header_moved..])?;
+        lane.header_moved += count;
+        if lane.header_moved == Fingerprint::SIZE {
+            let mine = lane.fingerprint.as_ref().expect("a link has a fingerprint");
+            compare(mine, &lane.header, peer)?;
+        }
+        Ok(count > 0)
+    }
+
+    /// Receives bytes of the task up to `to`; returns how far the task is then.
     #[expect(clippy::too_many_arguments)]
     fn receive(
         &mut self,
@@ -367,16 +411,6 @@ impl State {
         transport: &mut impl Transport,
         moved: &mut bool,
     ) -> Result<usize, Trouble> {
-        if lane.header_moved < Fingerprint::SIZE {
-            let count = transport.try_recv(peer, self.channel, &mut lane.header[lane.header_moved..])?;
-            *moved |= count > 0;
-            lane.header_moved += count;
-            if lane.header_moved < Fingerprint::SIZE {
-                return Ok(from);
-            }
-            let mine = lane.fingerprint.as_ref().expect("a link has a fingerprint");
-            compare(mine, &lane.header, peer)?;
-        }
         if from == to {
             return Ok(from);
         }

@@ -45,5 +45,8 @@ pub const MESSAGE_LIMIT: usize = 64 * 1024;
 /// How long the store collects causes, after the first, before it gives its verdict.
 pub const SETTLE: Duration = Duration::from_millis(20);
 
+/// The same while nothing but deadlines is heard of: they pass on one rank after another.
+pub const SETTLE_DEADLINE: Duration = Duration::from_millis(150);
+
 /// The oldest and the newest version of the protocol that this build speaks.
 pub const VERSIONS: (u16, u16) = (1, 1);

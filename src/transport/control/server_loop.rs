@@ -388,6 +388,8 @@ impl Engine {
                 }
                 match self.judge.verdict().cloned() {
                     Some(verdict) => self.send(rank, &Frame::Verdict(verdict)),
+                    // What a rank has heard from another over a link it passes on as that one's.
+                    None if cause.reporter < self.config.world => self.judge.hear(cause, now),
                     None => self.judge.hear(Cause { reporter: rank, ..cause }, now),
                 }
             }

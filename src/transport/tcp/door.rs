@@ -57,7 +57,7 @@ impl Door {
 
     /// Accepts who is waiting and listens to who has been accepted; whoever has said a hello goes to `admit`.
     pub(super) fn answer(&mut self, mut admit: impl FnMut(Caller)) {
-        self.accept();
+        self.accept(&mut admit);
         if self.unfinished.is_empty() {
             return;
         }
@@ -76,7 +76,7 @@ impl Door {
         }
     }
 
-    fn accept(&mut self) {
+    fn accept(&mut self, admit: &mut impl FnMut(Caller)) {
         if self.starved.is_some_and(|(_, again)| Instant::now() < again) {
             return;
         }
@@ -84,7 +84,7 @@ impl Door {
             match self.listener.accept() {
                 Ok((socket, address)) => {
                     self.starved = None;
-                    self.greet(socket, address.as_socket());
+                    self.greet(socket, address.as_socket(), admit);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.starved = None;
@@ -102,17 +102,24 @@ impl Door {
         }
     }
 
-    fn greet(&mut self, socket: Socket, address: Option<SocketAddr>) {
+    fn greet(&mut self, socket: Socket, address: Option<SocketAddr>, admit: &mut impl FnMut(Caller)) {
         let Some(address) = address else { return };
         if let Err(error) = socket.set_nonblocking(true) {
             tracing::debug!(%address, %error, "a connection cannot be used");
             return;
         }
-        if self.unfinished.len() >= self.limit {
-            self.dismiss(0, "too many connections have said no hello");
-        }
         let until = Instant::now() + PATIENCE;
-        self.unfinished.push(Unfinished { socket, address, bytes: [0; HELLO], filled: 0, until });
+        let mut new = Unfinished { socket, address, bytes: [0; HELLO], filled: 0, until };
+        match new.listen() {
+            Ok(Some(hello)) => admit(Caller { hello, socket: new.socket, address }),
+            Ok(None) => {
+                if self.unfinished.len() >= self.limit {
+                    self.dismiss(0, "too many connections have said no hello");
+                }
+                self.unfinished.push(new);
+            }
+            Err(why) => tracing::debug!(%address, why, "a connection was closed"),
+        }
     }
 
     fn dismiss(&mut self, index: usize, why: &str) {

@@ -43,7 +43,8 @@ impl End {
             // The peer had ended its direction before it reset the connection.
             io::ErrorKind::BrokenPipe => self.closed(false),
             io::ErrorKind::ConnectionRefused => {
-                self.fault(CauseKind::Unreachable, "refused the connection: nothing listens there any more")
+                // Every listener was there when the group formed: this one has left.
+                self.fault(CauseKind::Closed, "refused the connection: nothing listens there any more")
             }
             _ => self.fault(CauseKind::Unreachable, format_args!("cannot be reached ({doing}: {error})")),
         }

@@ -1,12 +1,15 @@
 //! A link that carries a peer's payload to this rank; only control frames go back on it.
 //!
-//! Bytes come by two ways. At a frame's start the header is not known yet, so what is there is read into a small
-//! *stage* and copied on from it: one call and a short copy for a small message. Within a frame the payload is read
-//! straight into the caller's buffer, and what lies behind it (the next header, or a whole small frame) into the
-//! stage by the same call.
+//! A frame's length is not known before its header is read, and a call to read the header alone costs what a call
+//! to read everything costs. So the next frame is taken to be like the last:
+//!
+//! - After a short one, what is there is read into a small *stage* and copied on from it.
+//! - After a long one, header and payload are read by one call, the header into the stage and as much payload as
+//!   the last frame had straight into the caller's buffer. Where that was wrong, what has come is put into the stage.
+//! - Within a frame the payload is read straight into the caller's buffer.
 
 use super::fault::End;
-use super::frame::{Decoder, HEADER, Key, Kind, Step};
+use super::frame::{ALIGNMENT, CONTROL_LIMIT, Decoder, HEADER, Key, Kind, Step};
 use super::hello::Hello;
 use super::outgoing::{Told, retry, send_control};
 use crate::error::Cause;
@@ -16,8 +19,19 @@ use std::io::{self, IoSliceMut, Read};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// Bytes of the stage: a message of 4 KiB with its header, and a header more.
-const STAGE: usize = 4096 + 2 * HEADER;
+/// Frames longer than this are not staged.
+const LONG: usize = 1024;
+
+/// The most that is read into the caller's buffer before the header is known, and then perhaps moved.
+const GUESSED: usize = 128 * 1024;
+
+/// Where the payload of a frame is meant to come to lie in the stage.
+const PLACE: usize = 2 * ALIGNMENT;
+
+/// Bytes of the stage until a guess was wrong.
+const STAGE: usize = PLACE + 8192;
+
+const _: () = assert!(STAGE >= HEADER + CONTROL_LIMIT && PLACE >= HEADER + ALIGNMENT);
 
 /// A caller who has got something and has less room left than this is not worth another call.
 const WORTHWHILE: usize = 4096;
@@ -31,16 +45,16 @@ pub(super) struct Incoming {
     end: End,
     socket: Socket,
     decoder: Decoder,
-    stage: Box<[u8; STAGE]>,
+    stage: Vec<u8>,
     /// What is staged and not taken.
     start: usize,
     filled: usize,
+    /// The header with its padding, and the payload, of the last data frame: the guess for the next.
+    guess: (usize, usize),
     /// Why nothing more comes.
     fault: Option<LinkFault>,
     /// The key of the frames that go back; `None` once they can not.
     back: Option<Key>,
-    /// Whether the peer said goodbye here.
-    pub(super) left: bool,
     /// A cause that the peer told.
     pub(super) told: Option<Cause>,
 }
@@ -54,12 +68,12 @@ impl Incoming {
             end,
             socket,
             decoder: Decoder::new(key),
-            stage: Box::new([0; STAGE]),
+            stage: vec![0; STAGE],
             start: 0,
             filled: 0,
+            guess: (HEADER, 0),
             fault: None,
             back: Some(back),
-            left: false,
             told: None,
         }
     }
@@ -84,11 +98,10 @@ impl Incoming {
         }
         while done < into.len() && self.fault.is_none() {
             match self.read(&mut into[done..]) {
-                Ok((0, _)) => break,
-                Ok((_, payload)) => {
-                    done += payload.direct;
+                Ok(came) => {
+                    done += came.direct;
                     done += self.unstage(&mut into[done..]);
-                    if !payload.full {
+                    if !came.full {
                         break;
                     }
                 }
@@ -101,34 +114,70 @@ impl Incoming {
         }
     }
 
-    /// One call: how many bytes came (0 where none are there), and where they went.
-    fn read(&mut self, into: &mut [u8]) -> Result<(usize, Came), LinkFault> {
+    /// One call.
+    fn read(&mut self, into: &mut [u8]) -> Result<Came, LinkFault> {
         let remaining = self.decoder.remaining();
-        let (result, direct, room) = if remaining == 0 {
-            let stage = &mut self.stage[self.filled..];
-            let room = stage.len();
-            (retry(|| (&self.socket).read(stage)), 0, room)
-        } else if remaining > into.len() {
-            (retry(|| (&self.socket).read(into)), into.len(), into.len())
-        } else {
-            let into = &mut into[..remaining];
-            let stage = &mut self.stage[..];
-            let room = remaining + stage.len();
-            let mut pieces = [IoSliceMut::new(into), IoSliceMut::new(stage)];
-            (retry(|| (&self.socket).read_vectored(&mut pieces)), remaining, room)
-        };
+        let (head, payload) = self.guess;
+        if remaining > 0 {
+            let part = into.len().min(remaining);
+            let read = self.result((&self.socket).read(&mut into[..part]))?;
+            self.decoder.take(read);
+            return Ok(Came { direct: read, full: read == part });
+        }
+        if self.start == self.filled {
+            (self.start, self.filled) = (PLACE - head, PLACE - head);
+            if payload > LONG {
+                let part = into.len().min(payload).min(GUESSED);
+                return self.guess(&mut into[..part]);
+            }
+        }
+        let end = self.stage.len().min(self.filled + STAGE);
+        let room = &mut self.stage[self.filled..end];
+        let length = room.len();
+        let result = (&self.socket).read(room);
+        let read = self.result(result)?;
+        self.filled += read;
+        Ok(Came { direct: 0, full: read == length })
+    }
+
+    /// One call for a header like the last and its payload.
+    fn guess(&mut self, into: &mut [u8]) -> Result<Came, LinkFault> {
+        let head = PLACE - self.filled;
+        let room = head + into.len();
+        let mut pieces = [IoSliceMut::new(&mut self.stage[self.filled..PLACE]), IoSliceMut::new(into)];
+        let result = (&self.socket).read_vectored(&mut pieces);
+        let read = self.result(result)?;
+        self.filled += read.min(head);
+        let full = read == room;
+        let came = read.saturating_sub(head);
+        if came == 0 {
+            return Ok(Came { direct: 0, full });
+        }
+        self.understand();
+        if self.start == self.filled && came <= self.decoder.remaining() {
+            self.decoder.take(came);
+            return Ok(Came { direct: came, full });
+        }
+        if self.fault.is_none() {
+            let end = self.filled + came;
+            if end > self.stage.len() {
+                self.stage.resize(end, 0);
+            }
+            self.stage[self.filled..end].copy_from_slice(&into[..came]);
+            self.filled = end;
+        }
+        Ok(Came { direct: 0, full })
+    }
+
+    /// What a call has brought: bytes, nothing yet, or the end.
+    fn result(&self, result: io::Result<usize>) -> Result<usize, LinkFault> {
         match result {
-            Ok(0) => Err(self.end.closed(remaining > 0 || self.start < self.filled)),
-            Ok(read) => {
-                let direct = read.min(direct);
-                self.decoder.take(direct);
-                self.filled += read - direct;
-                Ok((read, Came { direct, full: read == room }))
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                Ok((0, Came { direct: 0, full: false }))
-            }
-            Err(error) => Err(self.end.error("receive", &error)),
+            Ok(0) => Err(self.end.closed(self.decoder.remaining() > 0 || self.start < self.filled)),
+            Ok(read) => Ok(read),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
+                _ => Err(self.end.error("receive", &error)),
+            },
         }
     }
 
@@ -161,7 +210,7 @@ impl Incoming {
     fn understand(&mut self) -> bool {
         match self.decoder.step(&self.stage[self.start..self.filled]) {
             Ok((_, Step::Need(bytes))) => {
-                if self.start + bytes > STAGE {
+                if self.start + bytes > self.stage.len() {
                     self.stage.copy_within(self.start..self.filled, 0);
                     self.filled -= self.start;
                     self.start = 0;
@@ -171,13 +220,12 @@ impl Incoming {
             Ok((used, step)) => {
                 self.start += used;
                 match step {
+                    Step::Data => self.guess = (used, self.decoder.remaining()),
                     Step::Cause(cause) => super::remember(&mut self.told, cause),
-                    Step::Goodbye => {
-                        self.left = true;
-                        self.fault = Some(self.end.left());
+                    Step::Goodbye => self.fault = Some(self.end.left()),
+                    Step::Refused(_) | Step::Need(_) => {
+                        self.fault = Some(self.end.no_frame("a refusal of nothing"));
                     }
-                    Step::Refused(_) => self.fault = Some(self.end.no_frame("a refusal of nothing")),
-                    _ => {}
                 }
             }
             Err(why) => self.fault = Some(self.end.no_frame(why.0)),

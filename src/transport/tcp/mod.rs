@@ -44,8 +44,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wait::{Role, Sleeper};
 
-/// How long a cause that came by a link waits for the group's verdict before it counts as one.
-const HEARSAY: Duration = Duration::from_millis(50);
+/// How long a cause that came by a link waits for the group's verdict before it counts as one: longer than the store
+/// collects reports, deadlines included.
+const HEARSAY: Duration = Duration::from_millis(400);
 
 /// How long a link of a peer that has left may still be on its way.
 const STRAGGLER: Duration = Duration::from_secs(1);
@@ -106,6 +107,8 @@ pub struct TcpTransport {
     door: Door,
     wake: Arc<EventFd>,
     sleeper: Sleeper,
+    /// How many bytes were given to the kernel, on whatever link; wraps.
+    place: usize,
     /// What links have told of a failure, and when the first did.
     heard: Option<(Cause, Instant)>,
     /// When a link of that peer first ended.
@@ -158,6 +161,7 @@ impl TcpTransport {
             door: Door::new(listener.into(), world),
             wake,
             sleeper: Sleeper::default(),
+            place: 0,
             heard: None,
             ended: vec![None; world],
         })
@@ -286,7 +290,7 @@ impl Transport for TcpTransport {
             }
         };
         let link = &mut links[index];
-        let sent = link.send(data);
+        let sent = link.send(data, &mut self.place);
         if sent.is_err() {
             let (told, ended) = (link.told.take(), link.failed());
             self.hear(to, told, ended);

@@ -1,7 +1,7 @@
 //! A link that carries this rank's payload to a peer; only control frames come back on it.
 
 use super::fault::End;
-use super::frame::{CONTROL_LIMIT, DATA_LIMIT, Decoder, HEADER, Key, Kind, Step};
+use super::frame::{ALIGNMENT, CONTROL_LIMIT, DATA_LIMIT, Decoder, HEADER, Key, Kind, Step};
 use super::hello::{HELLO, Hello};
 use crate::error::{Cause, CauseKind};
 use crate::transport::{Channel, LinkFault};
@@ -36,14 +36,12 @@ pub(super) struct Outgoing {
     fault: Option<LinkFault>,
     /// Whether that is what the peer said, and no guess.
     explained: bool,
-    /// Whether the peer said goodbye here.
-    pub(super) left: bool,
     /// A cause that the peer told.
     pub(super) told: Option<Cause>,
 }
 
 struct Prefix {
-    bytes: [u8; HELLO + HEADER],
+    bytes: [u8; HELLO + HEADER + ALIGNMENT],
     start: usize,
     end: usize,
 }
@@ -66,6 +64,10 @@ impl Prefix {
     fn bytes(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
     }
+
+    fn len(&self) -> usize {
+        self.end - self.start
+    }
 }
 
 impl Outgoing {
@@ -86,7 +88,7 @@ impl Outgoing {
             let _ = WITHIN_A_HOST.iter().find(|name| socket.set_tcp_congestion(name).is_ok());
         }
         let (key, back) = hello.keys();
-        let mut prefix = Prefix { bytes: [0; HELLO + HEADER], start: 0, end: 0 };
+        let mut prefix = Prefix { bytes: [0; HELLO + HEADER + ALIGNMENT], start: 0, end: 0 };
         prefix.push(&hello.encode());
         Ok(Outgoing {
             channel: hello.channel,
@@ -102,7 +104,6 @@ impl Outgoing {
             },
             fault: None,
             explained: false,
-            left: false,
             told: None,
         })
     }
@@ -120,8 +121,9 @@ impl Outgoing {
         self.remaining == 0 && self.prefix.start == self.prefix.end
     }
 
-    /// Sends what can be sent of `data`; how many of its bytes were taken.
-    pub(super) fn send(&mut self, data: &[IoSlice<'_>]) -> Result<usize, LinkFault> {
+    /// Sends what can be sent of `data`; how many of its bytes were taken. `place` counts the bytes that this thread
+    /// has given to the kernel.
+    pub(super) fn send(&mut self, data: &[IoSlice<'_>], place: &mut usize) -> Result<usize, LinkFault> {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
@@ -129,30 +131,29 @@ impl Outgoing {
         if offered == 0 {
             return Ok(0);
         }
-        if self.at_boundary() {
-            if offered <= SMALL {
-                return self.send_small(data, offered);
+        if self.remaining == 0 {
+            if offered <= SMALL && self.prefix.len() == 0 {
+                return self.send_small(data, offered, place);
             }
-            self.open(offered);
-        } else if self.remaining == 0 {
-            // The hello has not gone yet: let the first header travel with it.
-            self.open(offered);
+            // The header is thereby promised: the caller offers these bytes until they are taken. Where the hello
+            // has not gone yet, it travels with it.
+            self.remaining = offered.min(DATA_LIMIT);
+            let head = Head::new(self.key, self.remaining, data, 0, *place + self.prefix.len());
+            self.prefix.push(head.bytes());
+            self.key.advance();
         }
-        self.send_vectored(data, offered)
-    }
-
-    /// Opens a frame for `offered` bytes. Its header is thereby promised: the caller offers these bytes until
-    /// they are taken.
-    fn open(&mut self, offered: usize) {
-        self.remaining = offered.min(DATA_LIMIT);
-        self.prefix.push(&self.key.header(Kind::Data, self.remaining));
-        self.key.advance();
+        self.send_vectored(data, offered, place)
     }
 
     /// A whole small frame at a boundary: nothing is promised before a byte of it has gone.
-    fn send_small(&mut self, data: &[IoSlice<'_>], offered: usize) -> Result<usize, LinkFault> {
+    fn send_small(
+        &mut self,
+        data: &[IoSlice<'_>],
+        offered: usize,
+        place: &mut usize,
+    ) -> Result<usize, LinkFault> {
         let mut whole = [0; HEADER + SMALL];
-        let header = self.key.header(Kind::Data, offered);
+        let header = self.key.header(Kind::Data, 0, offered);
         whole[..HEADER].copy_from_slice(&header);
         let mut at = HEADER;
         for slice in data {
@@ -164,6 +165,7 @@ impl Outgoing {
             Ok(sent) => sent,
             Err(error) => return self.stuck(&error),
         };
+        *place = place.wrapping_add(sent);
         self.key.advance();
         let payload = sent.saturating_sub(HEADER);
         self.remaining = offered - payload;
@@ -174,25 +176,33 @@ impl Outgoing {
     }
 
     /// What is promised, the rest of the open frame and one frame more, in one call.
-    fn send_vectored(&mut self, data: &[IoSlice<'_>], offered: usize) -> Result<usize, LinkFault> {
+    fn send_vectored(
+        &mut self,
+        data: &[IoSlice<'_>],
+        offered: usize,
+        place: &mut usize,
+    ) -> Result<usize, LinkFault> {
         let first = self.remaining.min(offered);
         let second = (offered - first).min(DATA_LIMIT);
-        let header = self.key.header(Kind::Data, second);
+        let head = match second {
+            0 => Head::EMPTY,
+            _ => Head::new(self.key, second, data, first, *place + self.prefix.len() + first),
+        };
         let mut pieces = Pieces { list: [IoSlice::new(&[]); PIECES], count: 0 };
         pieces.push(self.prefix.bytes());
         let mut rest = Cursor { data, skipped: 0 };
         let first = rest.gather(first, &mut pieces);
         // Only behind a whole frame may a header follow, and only with room for payload behind it.
-        let follows = second > 0 && first == self.remaining && pieces.count + 2 <= PIECES;
-        if follows {
-            pieces.push(&header);
+        if second > 0 && first == self.remaining && pieces.count + 2 <= PIECES {
+            pieces.push(head.bytes());
             rest.gather(second, &mut pieces);
         }
         let mut sent = match retry(|| pieces.send(&self.socket)) {
             Ok(sent) => sent,
             Err(error) => return self.stuck(&error),
         };
-        let part = sent.min(self.prefix.bytes().len());
+        *place = place.wrapping_add(sent);
+        let part = sent.min(self.prefix.len());
         self.prefix.start += part;
         sent -= part;
         let part = sent.min(first);
@@ -201,10 +211,11 @@ impl Outgoing {
         if sent == 0 {
             return Ok(part);
         }
-        debug_assert!(follows && self.remaining == 0);
+        debug_assert!(self.remaining == 0);
         self.key.advance();
-        let behind = sent.saturating_sub(HEADER);
-        if sent < HEADER {
+        let header = head.bytes();
+        let behind = sent.saturating_sub(header.len());
+        if sent < header.len() {
             self.prefix.push(&header[sent..]);
         }
         self.remaining = second - behind;
@@ -252,10 +263,7 @@ impl Outgoing {
                     start += used;
                     match step {
                         Step::Cause(cause) => super::remember(&mut self.told, cause),
-                        Step::Goodbye => {
-                            self.left = true;
-                            self.fault = Some(self.end.left());
-                        }
+                        Step::Goodbye => self.fault = Some(self.end.left()),
                         Step::Refused(why) => {
                             let detail = format!("refused the link: {}", why.as_str());
                             self.fault = Some(self.end.fault(CauseKind::Unreachable, detail));
@@ -327,6 +335,39 @@ pub(super) fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T>
 fn in_progress(error: &io::Error) -> bool {
     error.raw_os_error() == Some(nix::libc::EINPROGRESS)
         || matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// A header with its padding.
+struct Head {
+    bytes: [u8; HEADER + ALIGNMENT],
+    length: usize,
+}
+
+impl Head {
+    const EMPTY: Head = Head { bytes: [0; HEADER + ALIGNMENT], length: 0 };
+
+    /// For a data frame of `length` bytes, which begins `skipped` bytes into `data`; its header will be the
+    /// byte number `place` that this thread gives to the kernel. The kernel lays what a thread sends into one long
+    /// row of pages, whatever the socket, so that this number says where the copy will be.
+    fn new(key: Key, length: usize, data: &[IoSlice<'_>], mut skipped: usize, place: usize) -> Self {
+        let mut padding = 0;
+        if length > SMALL {
+            let start = data.iter().find(|slice| {
+                let here = skipped < slice.len();
+                skipped -= if here { 0 } else { slice.len() };
+                here
+            });
+            let address = start.map_or(0, |slice| slice[skipped..].as_ptr().addr());
+            padding = address.wrapping_sub(place + HEADER) % ALIGNMENT;
+        }
+        let mut bytes = [0; HEADER + ALIGNMENT];
+        bytes[..HEADER].copy_from_slice(&key.header(Kind::Data, padding, length));
+        Head { bytes, length: HEADER + padding }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
 }
 
 /// The pieces of one call.
