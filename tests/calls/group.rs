@@ -303,7 +303,8 @@ impl<T: Transport> Group for Turns<T> {
                 }
                 over = false;
                 match member.backend.progress() {
-                    Progress::Idle => {}
+                    // Says that it would wait, and does not.
+                    Progress::Idle => member.backend.wait(Time::default()),
                     Progress::Advanced => idle = false,
                     Progress::Done(_, result) => {
                         done[rank].push((running[rank].take().expect("it is running"), result));
