@@ -43,3 +43,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use plan::Algorithm;
 pub use reduce::ReduceOp;
 pub use tensor::{DType, Element};
+
+/// The examples of the README run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
