@@ -22,8 +22,19 @@ fn rows(output: Output, ranks: u64, collective: &str) -> Vec<Value> {
     for row in &rows {
         let fields: Vec<&str> = row.as_object().unwrap().keys().map(String::as_str).collect();
         let mut promised = vec![
-            "collective", "backend", "algorithm", "ranks", "dtype", "op", "size_bytes", "count", "in_place",
-            "time_us", "algbw_gb_s", "busbw_gb_s", "wrong",
+            "collective",
+            "backend",
+            "algorithm",
+            "ranks",
+            "dtype",
+            "op",
+            "size_bytes",
+            "count",
+            "in_place",
+            "time_us",
+            "algbw_gb_s",
+            "busbw_gb_s",
+            "wrong",
         ];
         promised.sort_unstable();
         let mut found = fields.clone();
@@ -44,9 +55,17 @@ const SHORT: [&str; 7] = ["-b", "8", "-e", "64K", "--iters", "3", "--json"];
 #[test]
 fn every_collective_is_measured_and_right() {
     for collective in [
-        "all_reduce", "reduce", "reduce_scatter", "all_gather", "broadcast", "gather", "scatter", "all_to_all",
+        "all_reduce",
+        "reduce",
+        "reduce_scatter",
+        "all_gather",
+        "broadcast",
+        "gather",
+        "scatter",
+        "all_to_all",
     ] {
-        let out = output(Command::new(RINGFOLD).args(["perf", collective, "-n", "3", "--root", "2"]).args(SHORT));
+        let out =
+            output(Command::new(RINGFOLD).args(["perf", collective, "-n", "3", "--root", "2"]).args(SHORT));
         let rows = rows(out, 3, collective);
         // 8, 32, ... 32 KiB, each out of place and in place.
         assert_eq!(rows.len(), 14, "{collective}");
@@ -69,7 +88,8 @@ fn types_reductions_algorithms_and_fresh_operands() {
         &["--dtype", "f16", "--op", "max", "--algorithm", "ring", "--seconds", "0"],
         &["--dtype", "f64", "--order", "fixed"],
     ] {
-        let out = output(Command::new(RINGFOLD).args(["perf", "all_reduce", "-n", "3"]).args(SHORT).args(more));
+        let out =
+            output(Command::new(RINGFOLD).args(["perf", "all_reduce", "-n", "3"]).args(SHORT).args(more));
         let rows = rows(out, 3, "all_reduce");
         assert_eq!(rows[0]["dtype"], more[1], "{more:?}");
         if let Some(at) = more.iter().position(|word| *word == "--algorithm") {
@@ -80,7 +100,8 @@ fn types_reductions_algorithms_and_fresh_operands() {
 
 #[test]
 fn the_table_has_the_columns_of_nccl_tests() {
-    let out = output(Command::new(RINGFOLD).args(["perf", "all_reduce", "-n", "2", "-e", "128", "--iters", "2"]));
+    let out =
+        output(Command::new(RINGFOLD).args(["perf", "all_reduce", "-n", "2", "-e", "128", "--iters", "2"]));
     let text = String::from_utf8(out.stdout).unwrap();
     for column in ["size", "count", "type", "redop", "root", "time", "algbw", "busbw", "#wrong"] {
         assert!(text.contains(column), "{column} is missing:\n{text}");
