@@ -33,6 +33,7 @@ pub mod transport;
 pub mod backend;
 
 pub mod bootstrap;
+pub mod launch;
 
 mod communicator;
 
