@@ -1,6 +1,7 @@
 //! The `ringfold` command.
 
 mod conduct;
+mod info;
 mod perf;
 mod plan;
 mod run;
@@ -37,6 +38,8 @@ enum Command {
     /// Show, draw and prove schedules
     #[command(subcommand)]
     Plan(plan::PlanCommand),
+    /// Tell what is here, what is missing, and why
+    Info,
 }
 
 fn main() -> ExitCode {
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::command(&arguments),
         Command::Perf(arguments) => measure(&arguments),
         Command::Plan(command) => report(plan::command(&command)),
+        Command::Info => report(info::command().map(|()| true)),
     }
 }
 
