@@ -182,9 +182,8 @@ impl Supervisor {
     /// Notes which ranks have ended, and tells the group of those that have failed.
     fn look(&mut self, at: &[bool]) {
         let mut failed = Vec::new();
-        for number in 0..self.ranks.len() {
-            let rank = &mut self.ranks[number];
-            if !at[number] || rank.status.is_some() {
+        for (number, (rank, look)) in self.ranks.iter_mut().zip(at).enumerate() {
+            if !look || rank.status.is_some() {
                 continue;
             }
             let Some(status) = rank.look() else { continue };
