@@ -33,6 +33,7 @@ pub mod transport;
 pub mod backend;
 
 pub mod bootstrap;
+pub mod launch;
 
 mod communicator;
 
@@ -43,3 +44,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use plan::Algorithm;
 pub use reduce::ReduceOp;
 pub use tensor::{DType, Element};
+
+/// The examples of the README run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -22,7 +22,7 @@ const WITHIN: &[(&str, &str)] =
     &[("config", "error"), ("observe", "error"), ("reduce", "tensor"), ("launch", "bootstrap")];
 
 /// The modules that hold unsafe code, as ARCHITECTURE.md argues.
-const UNSAFE: &[&str] = &["tensor", "reduce", "backend", "bootstrap", "communicator", "launch"];
+const UNSAFE: &[&str] = &["tensor", "reduce", "transport", "backend", "bootstrap", "communicator", "launch"];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

@@ -25,7 +25,6 @@ const COUNT: usize = PARAMETERS + 1;
 pub(crate) const SUMS: usize = PARAMETERS + 2;
 
 /// How far any weight may be, after training on several ranks, from the same weight trained on one.
-#[cfg(test)]
 pub(crate) const TOLERANCE: f64 = 1e-9;
 
 /// Replaces numbers by their sums over all ranks.
@@ -116,6 +115,16 @@ fn step(params: &mut [f64], velocity: &mut [f64], sums: &[f64], descent: Descent
     }
 }
 
+/// The largest difference between two parameters in the same place; infinite where one of them is no number.
+pub(crate) fn furthest(left: &[f64], right: &[f64]) -> f64 {
+    assert_eq!(left.len(), right.len());
+    left.iter()
+        .zip(right)
+        .map(|(left, right)| (left - right).abs())
+        .map(|apart| if apart.is_nan() { f64::INFINITY } else { apart })
+        .fold(0.0, f64::max)
+}
+
 /// The part of `rows` whose digit the parameters tell, 0 to 1; not a number when there are no rows.
 pub(crate) fn accuracy(params: &[f64], rows: Rows<'_>) -> f64 {
     let right = rows.iter().filter(|(image, label)| predict(params, image) == *label).count();
@@ -203,11 +212,6 @@ mod tests {
             let others = others.into_iter().map(|other| other.join().unwrap());
             std::iter::once(first).chain(others).collect()
         })
-    }
-
-    fn furthest(left: &[f64], right: &[f64]) -> f64 {
-        assert_eq!(left.len(), right.len());
-        left.iter().zip(right).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
     }
 
     #[test]

@@ -129,7 +129,8 @@ pub trait Backend: Send {
                 Progress::Done(..) | Progress::Advanced => idle = 0,
                 Progress::Idle if idle < self.spins() => {
                     idle += 1;
-                    std::hint::spin_loop();
+                    // Whoever is waited for may want this very CPU.
+                    std::thread::yield_now();
                 }
                 Progress::Idle => self.wait(Time::NEVER),
             }

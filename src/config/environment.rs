@@ -306,20 +306,30 @@ fn world_id(text: &str) -> Result<u64> {
     parsed.map_err(|_| bad(WORLD_ID, text, "64 bits, decimal or hexadecimal after 0x"))
 }
 
-/// A duration in seconds, or with one of the units ms, s and min. Above zero, at most a year.
-fn duration(name: &str, text: &str) -> Result<Duration> {
-    const ALLOWED: &str = "a time above zero, in seconds or with a unit: 1.5, 500ms, 2s, 30min";
+/// What a duration may be, in words.
+const DURATION: &str = "a time above zero, in seconds or with a unit: 1.5, 500ms, 2s, 30min; at most a year";
+
+/// Reads a duration as users write it: in seconds, or with one of the units ms, s and min. Above zero, at most a
+/// year.
+///
+/// # Errors
+/// What may be written, in words.
+pub fn parse_duration(text: &str) -> std::result::Result<Duration, &'static str> {
     let (number, scale) = match text {
         _ if text.ends_with("ms") => (&text[..text.len() - 2], 1e-3),
         _ if text.ends_with("min") => (&text[..text.len() - 3], 60.0),
         _ if text.ends_with('s') => (&text[..text.len() - 1], 1.0),
         _ => (text, 1.0),
     };
-    let seconds = number.trim().parse::<f64>().map_err(|_| bad(name, text, ALLOWED))? * scale;
+    let seconds = number.trim().parse::<f64>().map_err(|_| DURATION)? * scale;
     if !(seconds > 0.0 && seconds <= 365.0 * 86_400.0) {
-        return Err(bad(name, text, &format!("{ALLOWED}; at most a year")));
+        return Err(DURATION);
     }
     Ok(Duration::from_secs_f64(seconds).max(Duration::from_millis(1)))
+}
+
+fn duration(name: &str, text: &str) -> Result<Duration> {
+    parse_duration(text).map_err(|allowed| bad(name, text, allowed))
 }
 
 /// A hash that every build computes alike.

@@ -18,9 +18,10 @@ mod settle;
 mod state;
 
 use super::{Backend, Operation, Progress, Ticket};
-use crate::collective::{Collective, Counts, Fingerprint};
+use crate::collective::{Collective, Counts, Fingerprint, Request};
 use crate::error::{Cause, CauseKind, Error, Result};
 use crate::observe::Time;
+use crate::plan::Schedule;
 use crate::transport::{Channel, Interest, Transport};
 use agree::Agreement;
 use compile::{Compiled, Plans};
@@ -110,6 +111,14 @@ impl<T: Transport> Planned<T> {
             look_at: Time::NEVER,
             look_after: FIRST_LOOK,
         }
+    }
+
+    /// Makes the plan of a request before it is asked for, or finds it in the cache.
+    ///
+    /// # Errors
+    /// As [`submit`](Backend::submit).
+    pub fn prepare(&mut self, request: &Request, schedule: Schedule) -> Result<()> {
+        self.plans.get(request, schedule).map(|_| ())
     }
 
     /// The transport underneath.

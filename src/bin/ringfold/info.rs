@@ -30,10 +30,11 @@ pub(crate) fn command() -> Result<()> {
 
     let mut algorithms = Table::new();
     algorithms.load_style(presets::UTF8_HORIZONTAL_ONLY);
-    algorithms.set_header(["algorithm", "idea", "collectives"]);
+    algorithms.set_header(["algorithm", "idea, and what it does"]);
     for algorithm in Algorithm::all() {
-        let collectives: Vec<_> = algorithm.collectives().iter().map(|collective| collective.as_str()).collect();
-        algorithms.add_row([algorithm.name(), algorithm.idea(), &collectives.join("\n")]);
+        let collectives: Vec<_> =
+            algorithm.collectives().iter().map(|collective| collective.as_str()).collect();
+        algorithms.add_row([algorithm.name(), &format!("{}\n{}", algorithm.idea(), collectives.join(", "))]);
     }
     println!("{algorithms}\n");
     println!(
@@ -68,11 +69,13 @@ fn group() -> Result<Vec<(&'static str, String)>> {
 }
 
 fn hostname() -> String {
-    nix::unistd::gethostname().map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned())
+    nix::unistd::gethostname()
+        .map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 fn interfaces() -> Result<String> {
-    let interfaces = if_addrs::get_if_addrs().map_err(|error| Error::io("listing the network interfaces", error))?;
+    let interfaces =
+        if_addrs::get_if_addrs().map_err(|error| Error::io("listing the network interfaces", error))?;
     let speed = |name: &str| {
         let text = fs::read_to_string(format!("/sys/class/net/{name}/speed")).ok()?;
         text.trim().parse::<i64>().ok().filter(|&megabits| megabits > 0)
@@ -80,7 +83,8 @@ fn interfaces() -> Result<String> {
     let list: Vec<String> = interfaces
         .iter()
         .map(|interface| {
-            let speed = speed(&interface.name).map_or(String::new(), |megabits| format!(", {megabits} Mbit/s"));
+            let speed =
+                speed(&interface.name).map_or(String::new(), |megabits| format!(", {megabits} Mbit/s"));
             format!("{} ({}{speed})", interface.name, interface.ip())
         })
         .collect();

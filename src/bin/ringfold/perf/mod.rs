@@ -127,6 +127,10 @@ impl PerfArgs {
         if self.ranks == Some(0) {
             return Err(Error::invalid("a group of no ranks").remedy("pass -n 1 or more"));
         }
+        if let Some(world) = self.ranks.filter(|&world| self.root >= world) {
+            return Err(Error::invalid(format!("root {} in a group of {world} ranks", self.root))
+                .remedy("pass a --root below -n"));
+        }
         if self.collective.reduces() && self.collective != Collective::Barrier {
             self.op.check(self.dtype)?;
         }
