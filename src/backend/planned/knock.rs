@@ -44,20 +44,24 @@ impl Knocks {
     }
 
     /// Looks at the links with peers of whom nothing is `expected`. Finds whoever does something else now, or did
-    /// so before; a rank that is ahead is none of this operation's business.
+    /// so before; a rank that is ahead is none of this operation's business. Returns whether more has come of a
+    /// fingerprint that is not complete: the rest is worth another look soon.
     pub(super) fn look(
         &mut self,
         transport: &mut impl Transport,
         mine: &Fingerprint,
         expected: impl Fn(usize) -> bool,
-    ) -> Result<(), Trouble> {
+    ) -> Result<bool, Trouble> {
         let me = transport.rank();
+        let mut in_part = false;
         for peer in (0..self.heads.len()).filter(|&peer| peer != me && !expected(peer)) {
             let head = &mut self.heads[peer];
             if head.len < Fingerprint::SIZE {
                 // That the link is closed is no fault where nothing is expected.
                 let room = &mut head.bytes[head.len..];
-                head.len += transport.try_recv(peer, Channel::COLLECTIVE, room).unwrap_or(0);
+                let count = transport.try_recv(peer, Channel::COLLECTIVE, room).unwrap_or(0);
+                head.len += count;
+                in_part |= count > 0 && head.len < Fingerprint::SIZE;
             }
             if head.len < Fingerprint::SIZE {
                 continue;
@@ -70,6 +74,6 @@ impl Knocks {
                 return Err(Trouble::Mismatch { peer, difference });
             }
         }
-        Ok(())
+        Ok(in_part)
     }
 }

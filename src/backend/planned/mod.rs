@@ -47,6 +47,8 @@ pub struct Planned<T: Transport> {
     /// The next sequence number of each direction of each pair, for point-to-point messages.
     sent: Vec<u64>,
     received: Vec<u64>,
+    /// The history that the next collective's fingerprint tells of.
+    history: u32,
     failure: Option<Cause>,
     interests: Vec<Interest>,
     idle_turns: u32,
@@ -77,6 +79,7 @@ pub const STAGING: usize = 256 << 10;
 /// How long a rank is idle before it looks at links that it expects nothing on; twice as long each time.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 const RAREST_LOOK: Duration = Duration::from_secs(1);
+const PART_LOOK: Duration = Duration::from_millis(1);
 
 /// How many idle turns pass between two looks at the clock.
 const TURNS_PER_CLOCK: u32 = 32;
@@ -100,6 +103,7 @@ impl<T: Transport> Planned<T> {
             next_ticket: 0,
             sent: vec![0; world],
             received: vec![0; world],
+            history: 0,
             failure: None,
             interests: Vec::new(),
             idle_turns: 0,
@@ -126,7 +130,7 @@ impl<T: Transport> Planned<T> {
     fn start_next(&mut self) {
         let Some(queued) = self.queue.pop_front() else { return };
         let request = &queued.operation.request;
-        let fingerprint = Fingerprint {
+        let mut fingerprint = Fingerprint {
             generation: self.generation,
             communicator: self.communicator,
             sequence: queued.operation.sequence,
@@ -139,6 +143,10 @@ impl<T: Transport> Planned<T> {
             Collective::SendRecv => Channel::POINT_TO_POINT,
             _ => Channel::COLLECTIVE,
         };
+        if channel == Channel::COLLECTIVE {
+            fingerprint.history = self.history;
+            self.history = fingerprint.history_after();
+        }
         let agreement = (queued.operation.strict && request.world > 1 && channel == Channel::COLLECTIVE)
             .then(|| Agreement::new(self.transport.rank(), request.world, fingerprint));
         self.state.start(&queued.plan, &queued.operation, channel, |peer, sends| {
@@ -210,14 +218,19 @@ impl<T: Transport> Planned<T> {
         if now < self.look_at {
             return Ok(());
         }
-        self.look_after = (self.look_after * 2).min(RAREST_LOOK);
-        self.look_at = now.after(self.look_after);
         let state = &self.state;
         let expects = |peer| match &running.agreement {
             Some(agreement) => agreement.expects(peer),
             None => state.expects(peer),
         };
-        self.knocks.look(&mut self.transport, &running.fingerprint, expects)
+        if self.knocks.look(&mut self.transport, &running.fingerprint, expects)? {
+            // Small queues bring a fingerprint in parts.
+            self.look_after = PART_LOOK;
+        } else {
+            self.look_after = (self.look_after * 2).clamp(FIRST_LOOK, RAREST_LOOK);
+        }
+        self.look_at = now.after(self.look_after);
+        Ok(())
     }
 
     /// The clock is looked at now and then only: reading it costs as much as a small message's kernel.
