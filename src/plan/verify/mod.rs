@@ -12,10 +12,10 @@
 //!    that a mismatch anywhere is noticed before anything has changed.
 //!
 //! How: the element axis of every memory and message is cut wherever any range begins or ends, cuts travel through
-//! messages and steps until nothing changes ([`blocks`]), and what remains is finite: one node for each task and
-//! block, a send and its receive being one ([`graph`]). A topological order of the nodes exists if and only if there is
-//! no deadlock. Along it conflicting accesses are looked for ([`races`]), and the values of all memories are followed
-//! symbolically ([`values`]).
+//! messages and steps until nothing changes (`blocks`), and what remains is finite: one node for each task and
+//! block, a send and its receive being one (`graph`). A topological order of the nodes exists if and only if there is
+//! no deadlock. Along it conflicting accesses are looked for (`races`), and the values of all memories are followed
+//! symbolically (`values`).
 
 mod blocks;
 mod cases;
