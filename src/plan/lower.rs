@@ -219,6 +219,7 @@ pub fn lower(plan: Plan) -> Result<Lowered> {
         Error::invalid(format!("rank {}'s plan, step {step}: {reason}", plan.rank))
     };
     let mut lowering = Lowering::default();
+    lowering.memories.rank = plan.rank;
     lowering.tasks.reserve(plan.steps.len());
     let mut reads = Vec::new();
     for (index, step) in plan.steps.iter().enumerate() {
@@ -258,7 +259,7 @@ struct Lowering {
     tasks: Vec<Task>,
     lanes: Vec<(Lane, Vec<usize>)>,
     lane_of: FxHashMap<Lane, usize>,
-    memories: FxHashMap<Memory, History>,
+    memories: Memories,
     /// The last task that is a `Wait`.
     last_wait: Option<usize>,
     /// What the task in hand depends on, a task perhaps several times.
@@ -290,10 +291,10 @@ impl Lowering {
         if len > 0 {
             // Nobody writes what is an input and nothing else, so that reading it depends on nothing.
             for &(memory, at) in reads.iter().filter(|(memory, _)| memory.kind != Kind::Input) {
-                self.memories.entry(memory).or_default().read(task, at, len, &mut depend);
+                self.memories.of(memory).read(task, at, len, &mut depend);
             }
             if let Some((memory, at)) = write {
-                self.memories.entry(memory).or_default().write(task, at, len, &mut depend);
+                self.memories.of(memory).write(task, at, len, &mut depend);
             }
         }
         if let Step::Signal { .. } = step {
@@ -316,6 +317,25 @@ impl Lowering {
         found.clear();
         self.tasks.push(Task { step: index, lane, len, dependencies });
         self.lanes[lane].1.push(task);
+    }
+}
+
+/// The histories of all memories that a rank touches.
+#[derive(Default)]
+struct Memories {
+    rank: usize,
+    /// Its own, by kind.
+    own: [History; 4],
+    others: FxHashMap<Memory, History>,
+}
+
+impl Memories {
+    fn of(&mut self, memory: Memory) -> &mut History {
+        if memory.rank == self.rank {
+            &mut self.own[memory.kind as usize]
+        } else {
+            self.others.entry(memory).or_default()
+        }
     }
 }
 

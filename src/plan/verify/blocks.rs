@@ -300,15 +300,22 @@ impl<'a> System<'a> {
 
     /// The borders that are still missing in each memory, as far as tasks know that work on dirty ones.
     fn missing_borders(&self, dirty: &[bool]) -> Vec<Vec<usize>> {
+        let is_crossed = |entry: &Entry| {
+            let mut operands = self.operands(entry).iter();
+            entry.len > 1 && operands.any(|operand| !self.borders_inside(operand, entry.len).is_empty())
+        };
+        let crossed: Vec<bool> = self.entries.iter().map(is_crossed).collect();
         let mut added: Vec<Vec<usize>> = vec![Vec::new(); self.memories.len()];
         let mut cuts = Vec::new();
-        for entry in self.entries.iter().filter(|entry| entry.len > 1) {
+        for (index, entry) in self.entries.iter().enumerate() {
+            let partner = entry.partner();
             // A message is cut as one, with its send.
-            let received = match entry.partner() {
-                Some(_) if entry.action == Action::Receive => continue,
-                Some(partner) => self.operands(&self.entries[partner]),
-                None => &[],
-            };
+            if (partner.is_some() && entry.action == Action::Receive)
+                || !(crossed[index] || partner.is_some_and(|partner| crossed[partner]))
+            {
+                continue;
+            }
+            let received = partner.map_or(&[][..], |partner| self.operands(&self.entries[partner]));
             let operands = || self.operands(entry).iter().chain(received);
             if !operands().any(|operand| dirty[operand.memory as usize]) {
                 continue;
@@ -316,9 +323,6 @@ impl<'a> System<'a> {
             cuts.clear();
             for operand in operands() {
                 cuts.extend(self.borders_inside(operand, entry.len).iter().map(|border| border - operand.at));
-            }
-            if cuts.is_empty() {
-                continue;
             }
             sort_and_dedup(&mut cuts);
             for operand in operands() {

@@ -11,35 +11,33 @@ use super::blocks::{Action, Entry, NONE, System};
 use crate::plan::Step;
 use crate::plan::lower::Dependency;
 use rustc_hash::{FxHashMap, FxHashSet};
+use std::iter::once;
 
 pub(super) type Event = u32;
 
 /// The graph of a system.
 pub(super) struct Graph {
-    /// The entry of each event.
-    pub(super) entry: Vec<u32>,
-    /// The node of each event: of a message's two, the send's event.
-    pub(super) node: Vec<Event>,
-    /// The other event of a node that is a message.
-    pub(super) receive: Vec<Event>,
-    /// What must come directly before event i: `edges[starts[i]..starts[i + 1]]`.
-    starts: Vec<u32>,
+    events: Vec<Info>,
     edges: Vec<Event>,
+}
+
+/// What there is to know of an event.
+struct Info {
+    entry: u32,
+    /// Its node: of a message's two events, the send's.
+    node: Event,
+    /// The other event of a node that is a message, else [`NONE`].
+    receive: Event,
+    /// What must come directly before it: its edges begin here, and end where the next event's begin.
+    edges: u32,
 }
 
 impl Graph {
     pub(super) fn new(system: &System<'_>) -> Result<Self, Fault> {
         let count = system.ends.len();
-        let mut graph = Graph {
-            entry: Vec::with_capacity(count),
-            node: Vec::with_capacity(count),
-            receive: Vec::with_capacity(count),
-            starts: Vec::with_capacity(count + 1),
-            edges: Vec::with_capacity(count * 3),
-        };
+        let mut graph = Graph { events: Vec::with_capacity(count + 1), edges: Vec::with_capacity(count * 3) };
         let previous = previous_in_lane(system);
         let signals = Signals::collect(system);
-        graph.starts.push(0);
         for (index, entry) in system.entries.iter().enumerate() {
             // The ends of an empty message are two nodes: nobody waits for an empty message to be taken.
             let partner = entry.partner().filter(|_| entry.len > 0).map(|partner| &system.entries[partner]);
@@ -50,13 +48,13 @@ impl Graph {
                     Some(other) => (event, other),
                     None => (event, NONE),
                 };
-                graph.entry.push(index as u32);
-                graph.node.push(node);
-                graph.receive.push(receive);
+                let edges = graph.edges.len() as u32;
+                graph.events.push(Info { entry: index as u32, node, receive, edges });
                 graph.add_edges(system, &signals, previous[index], index, entry, event)?;
-                graph.starts.push(graph.edges.len() as u32);
             }
         }
+        let edges = graph.edges.len() as u32;
+        graph.events.push(Info { entry: NONE, node: NONE, receive: NONE, edges });
         Ok(graph)
     }
 
@@ -100,9 +98,26 @@ impl Graph {
         Ok(())
     }
 
+    /// The entry of an event.
+    pub(super) fn entry(&self, event: Event) -> usize {
+        self.events[event as usize].entry as usize
+    }
+
+    /// The node of an event: of a message's two, the send's event.
+    pub(super) fn node(&self, event: Event) -> Event {
+        self.events[event as usize].node
+    }
+
+    /// The one or two events of a node.
+    pub(super) fn events_of(&self, node: Event) -> impl Iterator<Item = Event> + use<> {
+        let receive = self.events[node as usize].receive;
+        once(node).chain((receive != NONE).then_some(receive))
+    }
+
     /// What must come directly before an event.
     pub(super) fn before(&self, event: Event) -> &[Event] {
-        &self.edges[self.starts[event as usize] as usize..self.starts[event as usize + 1] as usize]
+        let (first, last) = self.edges_of(event);
+        &self.edges[first as usize..last as usize]
     }
 
     /// Walks from some events to all that comes before them on every run. `visit` is told of each once, of the first ones
@@ -120,30 +135,30 @@ impl Graph {
                 continue;
             }
             // A receive comes after its send. But an empty message may be skipped altogether, and orders nothing.
-            let send = Some(self.node[event as usize]).filter(|send| *send != event);
-            let entry = &system.entries[self.entry[event as usize] as usize];
-            let empty = entry.partner().filter(|_| entry.len == 0).map(|partner| partner as u32);
+            let send = Some(self.node(event)).filter(|send| *send != event);
+            let entry = &system.entries[self.entry(event)];
+            let empty = entry.partner().filter(|_| entry.len == 0);
             let before = self.before(event).iter().chain(&send);
-            open.extend(before.filter(|before| Some(self.entry[**before as usize]) != empty));
+            open.extend(before.filter(|before| Some(self.entry(**before)) != empty));
         }
     }
 
     /// An order of the nodes in which everything can happen: each after what it waits for, depth first.
     pub(super) fn topological_order(&self, system: &System<'_>) -> Result<Order, Fault> {
-        let count = self.node.len();
+        let count = self.events.len() - 1;
         let mut nodes = Vec::with_capacity(count);
         let mut state = vec![State::New; count];
         let mut depths = vec![0u32; count];
         let mut path: Vec<Visit> = Vec::new();
         for start in 0..count as Event {
-            if self.node[start as usize] == start && state[start as usize] == State::New {
+            if self.node(start) == start && state[start as usize] == State::New {
                 path.push(self.visit(system, start));
             }
             while let Some(visit) = path.last_mut() {
                 let node = visit.node as usize;
                 state[node] = State::Open;
-                if visit.edge < self.starts[visit.event as usize + 1] {
-                    let before = self.node[self.edges[visit.edge as usize] as usize];
+                if visit.edge < visit.last_edge {
+                    let before = self.node(self.edges[visit.edge as usize]);
                     match state[before as usize] {
                         State::New => path.push(self.visit(system, before)),
                         State::Open => {
@@ -152,15 +167,15 @@ impl Graph {
                         }
                         State::Done => {
                             // The blocks of one message are one message.
-                            let same = self.entry[before as usize] == self.entry[node];
+                            let same = visit.messages > 0 && self.entry(before) == self.entry(visit.node);
                             let more = if same { 0 } else { visit.messages };
                             depths[node] = depths[node].max(depths[before as usize] + more);
                             visit.edge += 1;
                         }
                     }
-                } else if self.receive[visit.event as usize] != NONE {
-                    visit.event = self.receive[visit.event as usize];
-                    visit.edge = self.starts[visit.event as usize];
+                } else if visit.receive != NONE {
+                    (visit.edge, visit.last_edge) = self.edges_of(visit.receive);
+                    visit.receive = NONE;
                 } else {
                     depths[node] = depths[node].max(visit.messages);
                     state[node] = State::Done;
@@ -172,17 +187,21 @@ impl Graph {
         Ok(Order { nodes, depths })
     }
 
+    fn edges_of(&self, event: Event) -> (u32, u32) {
+        (self.events[event as usize].edges, self.events[event as usize + 1].edges)
+    }
+
     fn visit(&self, system: &System<'_>, node: Event) -> Visit {
-        let entry = &system.entries[self.entry[node as usize] as usize];
-        let messages = u32::from(entry.action == Action::Send);
-        Visit { node, event: node, edge: self.starts[node as usize], messages }
+        let Info { receive, entry, .. } = self.events[node as usize];
+        let messages = u32::from(system.entries[entry as usize].action == Action::Send);
+        let (edge, last_edge) = self.edges_of(node);
+        Visit { node, edge, last_edge, receive, messages }
     }
 
     fn describe_circle(&self, system: &System<'_>, circle: impl Iterator<Item = Event>) -> Fault {
-        let mut entries: Vec<u32> = circle.map(|node| self.entry[node as usize]).collect();
+        let mut entries: Vec<usize> = circle.map(|node| self.entry(node)).collect();
         entries.dedup();
-        let steps: Vec<String> =
-            entries.iter().take(6).map(|&entry| system.at(entry as usize).to_string()).collect();
+        let steps: Vec<String> = entries.iter().take(6).map(|&entry| system.at(entry).to_string()).collect();
         let more = match entries.len() - steps.len() {
             0 => String::new(),
             more => format!(" ... ({more} more)"),
@@ -209,9 +228,11 @@ enum State {
 /// An open node: it waits for the one that is opened after it.
 struct Visit {
     node: Event,
-    /// Which of its events is looked at, and which of that one's edges.
-    event: Event,
+    /// The edge to look at next, and the end of this event's edges.
     edge: u32,
+    last_edge: u32,
+    /// The node's other event, if its edges are still to come.
+    receive: Event,
     /// 1 if it is a message, else 0.
     messages: u32,
 }

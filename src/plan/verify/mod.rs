@@ -30,7 +30,7 @@ pub use timeline::{Message, messages};
 use super::lower::{Lowered, lower};
 use super::{Plan, Step};
 use crate::collective::{Collective, Counts, Fingerprint, Request};
-use blocks::{NONE, System};
+use blocks::{Action, System};
 use graph::{Graph, Order};
 use races::Races;
 use std::fmt;
@@ -131,14 +131,15 @@ pub fn verify_lowered(ranks: &[Lowered]) -> Result<Report, Fault> {
     let graph = Graph::new(&system)?;
     let order = graph.topological_order(&system)?;
     follow(&system, &graph, &order)?;
-    let sent = |lowered: &Lowered| {
-        lowered.plan.steps.iter().filter(|step| step.sends_to().is_some()).map(Step::len).sum::<usize>()
-    };
+    let mut sent = vec![0; ranks.len()];
+    for entry in system.entries.iter().filter(|entry| entry.action == Action::Send) {
+        sent[entry.rank as usize] += entry.len;
+    }
     Ok(Report {
         steps: ranks.iter().map(|lowered| lowered.plan.steps.len()).sum(),
         messages: system.messages(),
-        elements: ranks.iter().map(sent).sum(),
-        most_sent: ranks.iter().map(sent).max().unwrap_or(0),
+        elements: sent.iter().sum(),
+        most_sent: sent.iter().copied().max().unwrap_or(0),
         most_scratch: ranks.iter().map(|lowered| lowered.plan.scratch).max().unwrap_or(0),
         rounds: order.depths.iter().max().map_or(0, |&depth| depth as usize),
         nodes: order.nodes.len(),
@@ -152,8 +153,8 @@ fn follow(system: &System<'_>, graph: &Graph, order: &Order) -> Result<(), Fault
     let mut wrong = None;
     for &node in &order.nodes {
         let mut sent = None;
-        for event in [node, graph.receive[node as usize]].into_iter().filter(|event| *event != NONE) {
-            let index = graph.entry[event as usize] as usize;
+        for event in graph.events_of(node) {
+            let index = graph.entry(event);
             let entry = &system.entries[index];
             if entry.len == 0 {
                 continue;

@@ -1,16 +1,19 @@
 //! Looks for accesses that nothing orders.
 
 use super::Fault;
-use super::blocks::{System, kind_of};
+use super::blocks::{NONE, System, kind_of};
 use super::graph::{Event, Graph, Order};
 use crate::plan::lower::Kind;
 use rustc_hash::FxHashSet;
+use std::iter::once;
 
 /// Who last wrote a block of a memory, and who has read it since; of a mere input nobody asks.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Accesses {
-    writer: Option<Event>,
-    readers: Vec<Event>,
+    writer: Event,
+    /// The first one, and the others, which are few.
+    reader: Event,
+    more_readers: Vec<Event>,
 }
 
 /// The accesses so far, along a topological order.
@@ -30,59 +33,72 @@ impl<'s, 'a> Races<'s, 'a> {
         for (place, &node) in order.nodes.iter().enumerate() {
             position[node as usize] = place as u32;
         }
-        let cells = vec![Accesses::default(); system.memories.iter().map(Vec::len).sum()];
+        let nobody = Accesses { writer: NONE, reader: NONE, more_readers: Vec::new() };
+        let cells = vec![nobody; system.memories.iter().map(Vec::len).sum()];
         Races { system, graph, position, cells, visits: Vec::new() }
     }
 
     /// Something must order what this event does and every conflicting access before it.
     pub(super) fn check(&mut self, event: Event) -> Result<(), Fault> {
-        let entry = &self.system.entries[self.graph.entry[event as usize] as usize];
+        let entry = &self.system.entries[self.graph.entry(event)];
         for operand in self.system.operands(entry) {
             let (memory, kind) = (operand.memory as usize, kind_of(operand.memory as usize));
             let cell = (operand.first_cell + event - entry.events.start) as usize;
             if operand.memory / 4 != entry.rank && matches!(kind, Kind::Input | Kind::Output) {
                 self.visits.push((operand.memory / 4, event));
             }
-            let Accesses { writer, readers } = &self.cells[cell];
-            // Every reader came after the writer, so who comes after all readers comes after the writer.
-            let read_by_others = readers.iter().any(|reader| *reader != event);
-            let conflicts = if operand.writes && read_by_others { &readers[..] } else { writer.as_slice() };
-            for &before in conflicts {
-                if before != event && !self.ordered(before, event) {
-                    return Err(Fault::Race(format!(
-                        "nothing orders {} and {} at element {} of rank {}'s {kind:?}",
-                        self.system.at(self.graph.entry[before as usize] as usize),
-                        self.system.at(self.graph.entry[event as usize] as usize),
-                        self.system.border(memory, cell),
-                        memory / 4,
-                    )));
-                }
+            if let Some(before) = self.conflict(&self.cells[cell], event, operand.writes) {
+                return Err(Fault::Race(format!(
+                    "nothing orders {} and {} at element {} of rank {}'s {kind:?}",
+                    self.system.at(self.graph.entry(before)),
+                    self.system.at(self.graph.entry(event)),
+                    self.system.border(memory, cell),
+                    memory / 4,
+                )));
             }
             let accesses = &mut self.cells[cell];
             if operand.writes {
-                accesses.writer = Some(event);
-                accesses.readers.clear();
+                (accesses.writer, accesses.reader) = (event, NONE);
+                accesses.more_readers.clear();
+            } else if accesses.reader == NONE {
+                accesses.reader = event;
             } else if kind != Kind::Input {
-                accesses.readers.push(event);
+                accesses.more_readers.push(event);
             }
         }
         Ok(())
     }
 
+    /// An earlier access that nothing orders before this one.
+    fn conflict(&self, earlier: &Accesses, event: Event, writes: bool) -> Option<Event> {
+        let is_other = |before: &Event| *before != NONE && *before != event;
+        let is_loose = |before: &Event| is_other(before) && !self.ordered(*before, event);
+        let readers = || once(&earlier.reader).chain(&earlier.more_readers).copied();
+        // Every reader came after the writer, so who comes after all readers comes after the writer.
+        if writes && readers().any(|reader| is_other(&reader)) {
+            readers().find(is_loose)
+        } else {
+            Some(earlier.writer).filter(is_loose)
+        }
+    }
+
     /// Whether one event comes before another on every run.
     fn ordered(&self, before: Event, after: Event) -> bool {
-        let entry = |event: Event| &self.system.entries[self.graph.entry[event as usize] as usize];
         // Nearly always by an edge, to that block of the earlier task or to a later one.
-        let rest = before..entry(before).events.end;
+        if self.graph.before(after).contains(&before) {
+            return true;
+        }
+        let entry = |event: Event| &self.system.entries[self.graph.entry(event)];
         let (b, a) = (entry(before), entry(after));
-        self.graph.before(after).iter().any(|edge| rest.contains(edge))
-            || (b.rank, b.lane) == (a.rank, a.lane)
+        let rest = before..b.events.end;
+        (b.rank, b.lane) == (a.rank, a.lane)
+            || self.graph.before(after).iter().any(|edge| rest.contains(edge))
             || self.reaches(before, after)
     }
 
     /// Whether a path of happens-before leads from one event to another.
     fn reaches(&self, from: Event, to: Event) -> bool {
-        let place = |event: Event| self.position[self.graph.node[event as usize] as usize];
+        let place = |event: Event| self.position[self.graph.node(event) as usize];
         let (limit, mut found) = (place(from), false);
         self.graph.walk_back(self.system, [to], |event| {
             found |= event == from;
@@ -108,7 +124,7 @@ impl<'s, 'a> Races<'s, 'a> {
             for &(_, event) in visits {
                 let mut begun = false;
                 self.graph.walk_back(self.system, [event], |before| {
-                    begun |= self.system.entries[self.graph.entry[before as usize] as usize].rank == host;
+                    begun |= self.system.entries[self.graph.entry(before)].rank == host;
                     !begun
                 });
                 let reason = match (begun, before_end.contains(&event)) {
@@ -116,7 +132,7 @@ impl<'s, 'a> Races<'s, 'a> {
                     (false, _) => "may come before that rank has begun",
                     (true, false) => "may come after that rank has ended",
                 };
-                let at = self.system.at(self.graph.entry[event as usize] as usize);
+                let at = self.system.at(self.graph.entry(event));
                 return Err(Fault::Race(format!("{at}, in memory of rank {host}'s user, {reason}")));
             }
         }
