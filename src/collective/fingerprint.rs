@@ -217,16 +217,10 @@ impl Fingerprint {
     }
 }
 
-/// Of the little-endian bytes.
+/// FNV-1a over the little-endian bytes: the same on every build, which is all that is asked of it here.
 fn hash(counts: &[usize]) -> u64 {
-    fnv(counts.iter().flat_map(|&count| (count as u64).to_le_bytes()))
-}
-
-/// FNV-1a: the same on every build, which is all that is asked of it here.
-fn fnv(bytes: impl IntoIterator<Item = u8>) -> u64 {
-    bytes
-        .into_iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    let bytes = counts.iter().flat_map(|&count| (count as u64).to_le_bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

@@ -81,6 +81,9 @@ const FIRST_LOOK: Duration = Duration::from_millis(20);
 const RAREST_LOOK: Duration = Duration::from_secs(1);
 const PART_LOOK: Duration = Duration::from_millis(1);
 
+/// How long a rank that settles on a cause waits before it tries again to tell its peers what it does.
+const TELL_AGAIN: Duration = Duration::from_millis(1);
+
 /// How many idle turns pass between two looks at the clock.
 const TURNS_PER_CLOCK: u32 = 32;
 
@@ -376,10 +379,14 @@ impl<T: Transport> Backend for Planned<T> {
 
     fn wait(&mut self, until: Time) {
         let Some(running) = &self.running else { return };
-        let deadline = match &running.settling {
-            Some(settling) => settling.until(),
-            None => running.queued.deadline,
-        };
+        if let Some(settling) = &running.settling {
+            // For the verdict only: what arrives now is not read, and would be a reason to return at once. Links
+            // that have not taken a fingerprint yet are tried now and then.
+            let soon = self.transport.now().after(TELL_AGAIN);
+            self.transport.wait(&[], until.min(settling.until()).min(soon));
+            return;
+        }
+        let deadline = running.queued.deadline;
         // The next look at the clock is due right after the wait.
         self.idle_turns = TURNS_PER_CLOCK - 1;
         self.collect_interests();
