@@ -12,7 +12,8 @@ for target in fuzz_targets/*.rs; do
     name="$(basename "$target" .rs)"
     echo "fuzzing $name for $seconds s"
     mkdir -p "corpus/$name" "artifacts/$name"
-    "target/$host/release/$name" "corpus/$name" -max_total_time="$seconds" -artifact_prefix="artifacts/$name/" \
+    seeds=(); [ -d "seeds/$name" ] && seeds=("seeds/$name")
+    "target/$host/release/$name" "corpus/$name" "${seeds[@]}" -max_total_time="$seconds" -artifact_prefix="artifacts/$name/" \
         -print_final_stats=1 2>&1 | grep -E 'stat::number_of_executed_units|SUMMARY|ERROR|panicked' || true
     if [ -n "$(ls -A "artifacts/$name")" ]; then
         echo "error: $name fails on artifacts/$name" >&2

@@ -30,6 +30,9 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// How long what the ranks have started may outlive the last of them.
 const AFTERGLOW: Duration = Duration::from_secs(1);
 
+/// How long a rank that has exited is given for what it said before to be heard. One that was killed said nothing.
+const LAST_WORDS: Duration = Duration::from_millis(50);
+
 /// How often to look where the system cannot tell.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -60,6 +63,8 @@ pub(super) struct Supervisor {
     failed: Vec<usize>,
     /// The ranks that were told to end.
     ended: Vec<usize>,
+    /// What the store is still to be told, and when.
+    reports: Vec<(Instant, Cause)>,
 }
 
 impl Supervisor {
@@ -80,6 +85,7 @@ impl Supervisor {
             timed_out: false,
             failed: Vec::new(),
             ended: Vec::new(),
+            reports: Vec::new(),
             server,
         };
         match supervisor.start_all(&world) {
@@ -148,6 +154,7 @@ impl Supervisor {
             if self.give_up(now) {
                 break;
             }
+            self.report(now);
             self.advance(now);
             let ended = self.poll();
             self.shared.bell.silence();
@@ -165,7 +172,8 @@ impl Supervisor {
         let alive = |rank: &&Rank| rank.status.is_none();
         let blind = self.ranks.iter().filter(alive).any(|rank| rank.end.is_none());
         let look = blind.then(|| Instant::now() + LOOK);
-        let until = due.into_iter().chain(limit).chain(look).min();
+        let reports = self.reports.iter().map(|&(due, _)| due);
+        let until = due.into_iter().chain(limit).chain(look).chain(reports).min();
         let mut fds = vec![PollFd::new(self.shared.bell.as_fd(), PollFlags::POLLIN)];
         let ends = self.ranks.iter().filter(alive).filter_map(|rank| rank.end.as_ref());
         fds.extend(ends.map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN)));
@@ -179,7 +187,7 @@ impl Supervisor {
         self.ranks.iter().map(look_at).collect()
     }
 
-    /// Notes which ranks have ended, and tells the group of those that have failed.
+    /// Notes which ranks have ended, and what to tell the group of those that have failed.
     fn look(&mut self, at: &[bool]) {
         let mut failed = Vec::new();
         for (number, (rank, look)) in self.ranks.iter_mut().zip(at).enumerate() {
@@ -198,7 +206,8 @@ impl Supervisor {
             self.failed.push(number);
             let rank = &self.ranks[number];
             let Some(status) = rank.status else { continue };
-            self.server.report(Cause {
+            let delay = if matches!(status, Status::Killed(_)) { Duration::ZERO } else { LAST_WORDS };
+            let cause = Cause {
                 generation: self.generation,
                 sequence: Cause::NO_SEQUENCE,
                 kind: CauseKind::PeerDead,
@@ -206,7 +215,15 @@ impl Supervisor {
                 // Its status is the rank's own word. It counts for more than what the store makes of a closed link.
                 reporter: number,
                 detail: format!("rank {number} (pid {}) {status}", rank.child.id()),
-            });
+            };
+            self.reports.push((Instant::now() + delay, cause));
+        }
+    }
+
+    /// Tells the store of failures, as far as it is time.
+    fn report(&mut self, now: Instant) {
+        for (_, cause) in self.reports.extract_if(.., |(due, _)| *due <= now) {
+            self.server.report(cause);
         }
     }
 
@@ -262,23 +279,30 @@ impl Supervisor {
 
     /// What the ranks have started may end by itself: it may have something to write down.
     fn await_afterglow(&self) {
-        let until = Instant::now() + AFTERGLOW;
-        loop {
-            let state = self.shared.lock();
-            if state.kill || Instant::now() >= until || !any_alive(&state.groups) {
-                return;
-            }
-            drop(state);
-            std::thread::sleep(LOOK);
-        }
+        self.await_silence(AFTERGLOW, |kill| !kill);
     }
 
     /// Ends what is left of the groups and lets their numbers go.
     fn clear(&mut self) {
-        let mut state = self.shared.lock();
-        state.groups.iter().for_each(|group| group.signal(Signal::SIGKILL));
-        state.groups.clear();
+        self.shared.lock().groups.iter().for_each(|group| group.signal(Signal::SIGKILL));
+        self.await_silence(AFTERGLOW, |_| true);
+        self.shared.lock().groups.clear();
         self.ranks.iter_mut().for_each(Rank::reap);
+    }
+
+    /// Waits until nothing of the groups is alive, for as long as that is of use.
+    fn await_silence(&self, patience: Duration, of_use: impl Fn(bool) -> bool) {
+        let until = Instant::now() + patience;
+        loop {
+            let (groups, kill) = {
+                let state = self.shared.lock();
+                (state.groups.clone(), state.kill)
+            };
+            if !of_use(kill) || Instant::now() >= until || !any_alive(&groups) {
+                return;
+            }
+            std::thread::sleep(LOOK);
+        }
     }
 
     fn outcome(&self) -> Outcome {

@@ -18,8 +18,10 @@
 //! those of any out-of-order machine (R. Tomasulo 1967).
 
 use super::{Place, Plan, Region, Span, Step};
+use crate::collective::Counts;
 use crate::error::{Error, Result};
-use std::collections::{BTreeMap, HashMap};
+use rustc_hash::FxHashMap;
+use std::ops::Range;
 
 /// A dependency on an earlier task of the same rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +58,7 @@ pub struct Task {
     pub lane: usize,
     /// Elements to work through.
     pub len: usize,
-    /// Dependencies on tasks of other lanes; those of its own lane before it are done anyway.
+    /// Dependencies on tasks of other lanes, in their order; those of its own lane before it are done anyway.
     pub dependencies: Vec<Dependency>,
 }
 
@@ -87,8 +89,8 @@ pub(super) enum Kind {
     Slot,
 }
 
-/// Where a span really lies, as seen by `plan`. Positions are offset so that they are never negative. `aliases[r]` is
-/// rank r's shift where it works in place; of another rank it is known only where all plans are.
+/// Where a span of rank `rank`'s plan really lies. Positions are offset so that they are never negative. `aliasing`
+/// tells a rank's shift where it works in place; of another rank it is known only where all plans are.
 pub(super) fn locate(rank: usize, span: &Span, aliasing: impl Fn(usize) -> Option<isize>) -> (Memory, usize) {
     let (rank, kind) = match span.place {
         Place::Input => (rank, Kind::Input),
@@ -109,77 +111,128 @@ pub(super) fn locate(rank: usize, span: &Span, aliasing: impl Fn(usize) -> Optio
     }
 }
 
-/// Checks that the spans of a step are of one length and within their memory; `Err` says what is wrong.
-fn check_shape(plan: &Plan, step: &Step) -> std::result::Result<(), String> {
-    let request = &plan.request;
-    let len = step.len();
-    let limit = |span: &Span| match span.place {
-        Place::Input => request.input_len(plan.rank),
-        Place::Output => request.output_len(plan.rank),
-        Place::Scratch => plan.scratch,
-        Place::Slot => plan.slot,
-        // The verifier knows the other plans and checks these.
-        Place::Peer { .. } => usize::MAX,
-    };
-    for span in step.reads().iter().chain(step.writes().as_ref()) {
-        if span.len != len {
-            return Err(format!("{step}: its ranges differ in length"));
+/// The most elements of any memory, so that no difference of two positions overflows.
+const MOST: usize = isize::MAX as usize;
+
+/// What the steps of one plan are checked against, and where their spans lie.
+struct Bounds {
+    rank: usize,
+    world: usize,
+    input: usize,
+    output: usize,
+    scratch: usize,
+    slot: usize,
+    aliasing: Option<isize>,
+}
+
+impl Bounds {
+    fn of(plan: &Plan) -> std::result::Result<Self, String> {
+        let (rank, request) = (plan.rank, &plan.request);
+        request.validate().map_err(|error| error.message().to_owned())?;
+        if rank >= request.world {
+            return Err(format!("there is no such rank in a group of {}", request.world));
         }
-        if span.start.checked_add(span.len).is_none_or(|end| end > limit(span)) {
-            return Err(format!("{step}: {span} is beyond the end, which is {}", limit(span)));
-        }
-        if let Place::Peer { rank, .. } = span.place
-            && rank >= request.world
+        if let Counts::Pairwise { rank: owner, .. } | Counts::Messages { rank: owner, .. } = request.counts
+            && owner != rank
         {
-            return Err(format!("{step}: there is no rank {rank}"));
+            return Err(format!("its counts are those of rank {owner}"));
+        }
+        if plan.scratch.max(plan.slot) > MOST {
+            return Err("its private memory and its slot overflow".into());
+        }
+        Ok(Bounds {
+            rank,
+            world: request.world,
+            input: request.input_len(rank),
+            output: request.output_len(rank),
+            scratch: plan.scratch,
+            slot: plan.slot,
+            aliasing: request.aliasing(rank),
+        })
+    }
+
+    /// The length of what a span is a span of, or more where only the verifier knows, which has the other plans.
+    fn limit(&self, place: Place) -> usize {
+        match place {
+            Place::Peer { rank, .. } if rank != self.rank => MOST,
+            Place::Input | Place::Peer { region: Region::Input, .. } => self.input,
+            Place::Output | Place::Peer { region: Region::Output, .. } => self.output,
+            Place::Slot | Place::Peer { region: Region::Slot, .. } => self.slot,
+            Place::Scratch => self.scratch,
         }
     }
-    if let Step::Fold { sources, .. } = step
-        && sources.is_empty()
-    {
-        return Err(format!("{step}: a fold of nothing"));
+
+    fn locate(&self, span: &Span) -> (Memory, usize) {
+        locate(self.rank, span, |rank| if rank == self.rank { self.aliasing } else { None })
     }
-    let peer = match step {
-        Step::Wait { rank, .. } => Some(*rank),
-        _ => step.sends_to().or(step.receives_from()),
-    };
-    match peer {
-        Some(peer) if peer >= request.world => Err(format!("{step}: there is no rank {peer}")),
-        Some(peer) if peer == plan.rank => Err(format!("{step}: that is this rank itself")),
-        _ => Ok(()),
+
+    /// Checks that the spans of a step are of one length and within their memory, that no input is written, and that
+    /// its peer is one.
+    fn check(&self, step: &Step) -> std::result::Result<(), String> {
+        let len = step.len();
+        for span in step.reads().iter().chain(step.writes().as_ref()) {
+            if span.len != len {
+                return Err(format!("{step}: its ranges differ in length"));
+            }
+            if let Place::Peer { rank, .. } = span.place
+                && rank >= self.world
+            {
+                return Err(format!("{step}: there is no rank {rank}"));
+            }
+            let limit = self.limit(span.place);
+            if span.start.checked_add(span.len).is_none_or(|end| end > limit) {
+                return Err(format!("{step}: {span} is beyond the end, which is {limit}"));
+            }
+        }
+        if let Some(Span { place: Place::Input | Place::Peer { region: Region::Input, .. }, .. }) =
+            step.writes()
+        {
+            return Err(format!("{step}: it writes an input"));
+        }
+        if let Step::Fold { sources, .. } = step
+            && sources.is_empty()
+        {
+            return Err(format!("{step}: a fold of nothing"));
+        }
+        let peer = match step {
+            Step::Wait { rank, .. } => Some(*rank),
+            _ => step.sends_to().or(step.receives_from()),
+        };
+        match peer {
+            Some(peer) if peer >= self.world => Err(format!("{step}: there is no rank {peer}")),
+            Some(peer) if peer == self.rank => Err(format!("{step}: that is this rank itself")),
+            _ => Ok(()),
+        }
     }
 }
 
-/// Lowers a plan. A pure function; linear in the number of steps but for a logarithm.
+/// Lowers a plan. A pure function; linear in the number of steps, but for the search of a place in each memory.
 ///
 /// # Errors
-/// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where a step is malformed: ranges of different length, beyond
-/// the end of their memory, overlapping themselves out of step, or a peer that does not exist. Plans from the
-/// generators never are.
+/// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where the request cannot be right, or where a step is
+/// malformed: ranges of different length, beyond the end of their memory, overlapping themselves out of step, an input
+/// that is written, or a peer that does not exist. Plans from the generators never are.
 pub fn lower(plan: Plan) -> Result<Lowered> {
+    let bounds =
+        Bounds::of(&plan).map_err(|reason| Error::invalid(format!("rank {}'s plan: {reason}", plan.rank)))?;
     let wrong = |step: usize, reason: String| {
         Error::invalid(format!("rank {}'s plan, step {step}: {reason}", plan.rank))
     };
-    plan.request.validate()?;
-    let rank = plan.rank;
-    if rank >= plan.request.world {
-        return Err(Error::invalid(format!("a plan of rank {rank} in a group of {}", plan.request.world)));
-    }
-    let aliasing = |r: usize| if r == rank { plan.request.aliasing(rank) } else { None };
     let mut lowering = Lowering::default();
+    lowering.memories.rank = plan.rank;
+    lowering.tasks.reserve(plan.steps.len());
+    let mut reads = Vec::new();
     for (index, step) in plan.steps.iter().enumerate() {
-        check_shape(&plan, step).map_err(|reason| wrong(index, reason))?;
-        let write = step.writes().map(|span| locate(rank, &span, aliasing));
-        let reads: Vec<_> = step.reads().iter().map(|span| locate(rank, span, aliasing)).collect();
-        if let Some((memory, at)) = write {
-            for &(read_memory, read_at) in &reads {
-                let apart = at.abs_diff(read_at);
-                if memory == read_memory && apart != 0 && apart < step.len() {
-                    return Err(wrong(index, format!("{step}: its ranges overlap, but not exactly")));
-                }
+        bounds.check(step).map_err(|reason| wrong(index, reason))?;
+        let write = step.writes().map(|span| bounds.locate(&span));
+        reads.clear();
+        reads.extend(step.reads().iter().map(|span| bounds.locate(span)));
+        if let Some(write) = write {
+            if reads.iter().any(|read| overlap_out_of_step(*read, write, step.len())) {
+                return Err(wrong(index, format!("{step}: its ranges overlap, but not exactly")));
             }
             if let Step::Copy { .. } = step
-                && reads[0] == (memory, at)
+                && reads[0] == write
             {
                 continue;
             }
@@ -194,14 +247,23 @@ pub fn lower(plan: Plan) -> Result<Lowered> {
     Ok(Lowered { tasks: lowering.tasks, lanes: lowering.lanes, plan })
 }
 
+/// Whether two operands of one step overlap without being one: its result would depend on how many elements it takes
+/// at a time.
+pub(super) fn overlap_out_of_step<M: PartialEq>(read: (M, usize), write: (M, usize), len: usize) -> bool {
+    let apart = read.1.abs_diff(write.1);
+    read.0 == write.0 && apart != 0 && apart < len
+}
+
 #[derive(Default)]
 struct Lowering {
     tasks: Vec<Task>,
     lanes: Vec<(Lane, Vec<usize>)>,
-    lane_of: HashMap<Lane, usize>,
-    memories: BTreeMap<Memory, History>,
+    lane_of: FxHashMap<Lane, usize>,
+    memories: Memories,
     /// The last task that is a `Wait`.
     last_wait: Option<usize>,
+    /// What the task in hand depends on, a task perhaps several times.
+    found: Vec<Dependency>,
 }
 
 impl Lowering {
@@ -219,17 +281,20 @@ impl Lowering {
             self.lanes.len() - 1
         });
         let len = step.len();
-        // The smallest shift for each task that this one depends on.
-        let mut shifts: BTreeMap<usize, isize> = BTreeMap::new();
+        let found = &mut self.found;
         let mut depend = |on: usize, shift: isize| {
-            shifts.entry(on).and_modify(|smallest| *smallest = shift.min(*smallest)).or_insert(shift);
+            // Those of its own lane before it are done anyway.
+            if on != task && self.tasks[on].lane != lane {
+                found.push(Dependency { on, shift });
+            }
         };
         if len > 0 {
-            for &(memory, at) in reads {
-                self.memories.entry(memory).or_default().read(task, at, len, &mut depend);
+            // Nobody writes what is an input and nothing else, so that reading it depends on nothing.
+            for &(memory, at) in reads.iter().filter(|(memory, _)| memory.kind != Kind::Input) {
+                self.memories.of(memory).read(task, at, len, &mut depend);
             }
             if let Some((memory, at)) = write {
-                self.memories.entry(memory).or_default().write(task, at, len, &mut depend);
+                self.memories.of(memory).write(task, at, len, &mut depend);
             }
         }
         if let Step::Signal { .. } = step {
@@ -245,13 +310,32 @@ impl Lowering {
         if let Step::Wait { .. } = step {
             self.last_wait = Some(task);
         }
-        let dependencies = shifts
-            .into_iter()
-            .filter(|&(on, _)| on != task && self.tasks[on].lane != lane)
-            .map(|(on, shift)| Dependency { on, shift })
-            .collect();
+        // Of several dependencies on one task the smallest shift says it all.
+        found.sort_unstable_by_key(|dependency| (dependency.on, dependency.shift));
+        found.dedup_by_key(|dependency| dependency.on);
+        let dependencies = found.to_vec();
+        found.clear();
         self.tasks.push(Task { step: index, lane, len, dependencies });
         self.lanes[lane].1.push(task);
+    }
+}
+
+/// The histories of all memories that a rank touches.
+#[derive(Default)]
+struct Memories {
+    rank: usize,
+    /// Its own, by kind.
+    own: [History; 4],
+    others: FxHashMap<Memory, History>,
+}
+
+impl Memories {
+    fn of(&mut self, memory: Memory) -> &mut History {
+        if memory.rank == self.rank {
+            &mut self.own[memory.kind as usize]
+        } else {
+            self.others.entry(memory).or_default()
+        }
     }
 }
 
@@ -259,12 +343,14 @@ impl Lowering {
 /// its operand begins.
 #[derive(Default)]
 struct History {
-    /// Parts by where they begin; they do not overlap.
-    parts: BTreeMap<usize, Part>,
+    /// In the order of their places; they do not overlap. A sorted list: most memories have few parts, and most
+    /// accesses meet whole ones.
+    parts: Vec<Part>,
 }
 
 #[derive(Clone)]
 struct Part {
+    start: usize,
     end: usize,
     writer: Option<(usize, usize)>,
     readers: Vec<(usize, usize)>,
@@ -272,34 +358,28 @@ struct Part {
 
 impl History {
     fn read(&mut self, task: usize, at: usize, len: usize, depend: &mut impl FnMut(usize, isize)) {
-        self.cut(at);
-        self.cut(at + len);
+        let end = at + len;
+        let mut place = self.cut(at, end).start;
         let mut covered = at;
-        let mut gaps = Vec::new();
-        for (&start, part) in self.parts.range_mut(at..at + len) {
+        while covered < end {
+            let next = self.parts.get(place).map_or(end, |part| part.start.min(end));
+            if next > covered {
+                let gap = Part { start: covered, end: next, writer: None, readers: Vec::new() };
+                self.parts.insert(place, gap);
+            }
+            let part = &mut self.parts[place];
             if let Some((on, begin)) = part.writer {
                 depend(on, begin as isize - at as isize);
             }
             part.readers.push((task, at));
-            if start > covered {
-                gaps.push(covered..start);
-            }
             covered = part.end;
-        }
-        if covered < at + len {
-            gaps.push(covered..at + len);
-        }
-        for gap in gaps {
-            self.parts.insert(gap.start, Part { end: gap.end, writer: None, readers: vec![(task, at)] });
+            place += 1;
         }
     }
 
     fn write(&mut self, task: usize, at: usize, len: usize, depend: &mut impl FnMut(usize, isize)) {
-        self.cut(at);
-        self.cut(at + len);
-        let old: Vec<usize> = self.parts.range(at..at + len).map(|(&start, _)| start).collect();
-        for start in old {
-            let part = self.parts.remove(&start).expect("it was there");
+        let range = self.cut(at, at + len);
+        for part in &self.parts[range.clone()] {
             // A task that reads and writes the same place is its own reader.
             let mut readers = part.readers.iter().filter(|(on, _)| *on != task).peekable();
             if readers.peek().is_none()
@@ -311,18 +391,36 @@ impl History {
                 depend(on, begin as isize - at as isize);
             }
         }
-        self.parts.insert(at, Part { end: at + len, writer: Some((task, at)), readers: Vec::new() });
+        let (start, end, writer) = (at, at + len, Some((task, at)));
+        if let Some(first) = self.parts[range.clone()].first_mut() {
+            (first.start, first.end, first.writer) = (start, end, writer);
+            first.readers.clear();
+            self.parts.drain(range.start + 1..range.end);
+        } else {
+            self.parts.insert(range.start, Part { start, end, writer, readers: Vec::new() });
+        }
     }
 
-    /// Makes `at` a border between parts.
-    fn cut(&mut self, at: usize) {
-        if let Some((_, part)) = self.parts.range_mut(..at).next_back()
-            && part.end > at
-        {
-            let rest = part.clone();
-            part.end = at;
-            self.parts.insert(at, rest);
+    /// Makes `start` and `end` borders between parts, and says which parts lie between them.
+    fn cut(&mut self, start: usize, end: usize) -> Range<usize> {
+        let mut first = self.parts.partition_point(|part| part.end <= start);
+        if self.split(first, start) {
+            first += 1;
         }
+        let within = self.parts[first..].iter().take_while(|part| part.end <= end).count();
+        let after = first + within + usize::from(self.split(first + within, end));
+        first..after
+    }
+
+    /// Splits the part at `place` in two, if `at` lies inside it.
+    fn split(&mut self, place: usize, at: usize) -> bool {
+        let Some(part) = self.parts.get_mut(place).filter(|part| part.start < at && at < part.end) else {
+            return false;
+        };
+        let rest = Part { start: at, ..part.clone() };
+        part.end = at;
+        self.parts.insert(place + 1, rest);
+        true
     }
 }
 

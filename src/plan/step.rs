@@ -81,7 +81,8 @@ impl Span {
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}[{}..{}]", self.place, self.start, self.end())
+        // Spans that are wrong are shown too, those beyond all numbers among them.
+        write!(f, "{}[{}..{}]", self.place, self.start, self.start.saturating_add(self.len))
     }
 }
 
@@ -162,13 +163,13 @@ impl Step {
     }
 
     /// The spans that it reads.
-    pub fn reads(&self) -> Vec<Span> {
+    pub fn reads(&self) -> &[Span] {
         match self {
-            Step::Send { range, .. } | Step::Finish { range } => vec![*range],
-            Step::RecvReduce { local, .. } => vec![*local],
-            Step::Copy { source, .. } => vec![*source],
-            Step::Fold { sources, .. } => sources.clone(),
-            Step::Recv { .. } | Step::Signal { .. } | Step::Wait { .. } => Vec::new(),
+            Step::Send { range, .. } | Step::Finish { range } => std::slice::from_ref(range),
+            Step::RecvReduce { local, .. } => std::slice::from_ref(local),
+            Step::Copy { source, .. } => std::slice::from_ref(source),
+            Step::Fold { sources, .. } => sources,
+            Step::Recv { .. } | Step::Signal { .. } | Step::Wait { .. } => &[],
         }
     }
 
@@ -183,7 +184,7 @@ impl Step {
 
     /// How many elements it works through.
     pub fn len(&self) -> usize {
-        self.writes().or_else(|| self.reads().first().copied()).map_or(0, |span| span.len)
+        self.writes().as_ref().or(self.reads().first()).map_or(0, |span| span.len)
     }
 
     /// Whether it touches no element.

@@ -152,7 +152,7 @@ fn a_cause_on_a_link_is_passed_on_once() {
 }
 
 #[test]
-fn nobody_there_is_unreachable_and_named() {
+fn one_that_has_left_is_named() {
     let (mut listeners, mut peers) = listeners(2);
     drop(listeners.pop());
     let mut transport = TcpTransport::new(setup(0, listeners.pop().unwrap(), &peers)).unwrap();
@@ -163,7 +163,7 @@ fn nobody_there_is_unreachable_and_named() {
             other => break other.unwrap_err(),
         }
     };
-    assert_eq!((fault.peer, fault.kind), (1, CauseKind::Unreachable));
+    assert_eq!((fault.peer, fault.kind), (1, CauseKind::Closed));
     assert!(fault.detail.contains(&address.to_string()), "{}", fault.detail);
 }
 

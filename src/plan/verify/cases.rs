@@ -1,6 +1,6 @@
 //! What is proved of the generators: every algorithm with everything it can do, over worlds and awkward counts.
 
-use super::{Fault, Report, verify};
+use super::{Fault, Report, verify_owned};
 use crate::collective::{Collective, Counts, Order, Request};
 use crate::error::{Error, Result};
 use crate::plan::build::split_evenly;
@@ -164,8 +164,7 @@ impl Case {
     /// # Errors
     /// The fault, with the case in front of it.
     pub fn verify(&self) -> Result<Report> {
-        let plans = self.plans()?;
-        verify(&plans).map_err(|fault: Fault| Error::invalid(format!("{self}: {fault}")))
+        verify_owned(self.plans()?).map_err(|fault: Fault| Error::invalid(format!("{self}: {fault}")))
     }
 }
 

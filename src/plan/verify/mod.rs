@@ -4,20 +4,23 @@
 //!
 //! 1. every message sent is received, with the same length, in the same place of its stream;
 //! 2. no deadlock, even if no byte were ever buffered between two ranks;
-//! 3. no race: between every two conflicting accesses to one memory lies a path of happens-before;
+//! 3. no race, however much is buffered: between every two conflicting accesses to one memory lies a path of
+//!    happens-before, and others touch a rank's input and output only while it is at work;
 //! 4. every output is exactly what the collective promises: each contribution once, finished once, the same
 //!    expression, hence the same bits, on every rank (and the balanced tree under `Order::Fixed`);
 //! 5. of collectives that reduce: user memory is written only with values that every rank has contributed to, so
 //!    that a mismatch anywhere is noticed before anything has changed.
 //!
 //! How: the element axis of every memory and message is cut wherever any range begins or ends, cuts travel through
-//! messages and steps until nothing changes ([`blocks`]), and what remains is finite: one node for each task and
-//! block, a send and its receive being one ([`graph`]). A topological order of the nodes exists if and only if there is
-//! no deadlock. The values of all memories are then followed along it symbolically ([`values`]).
+//! messages and steps until nothing changes (`blocks`), and what remains is finite: one node for each task and
+//! block, a send and its receive being one (`graph`). A topological order of the nodes exists if and only if there is
+//! no deadlock. Along it conflicting accesses are looked for (`races`), and the values of all memories are followed
+//! symbolically (`values`).
 
 mod blocks;
 mod cases;
 mod graph;
+mod races;
 mod timeline;
 mod values;
 
@@ -26,8 +29,12 @@ pub use timeline::{Message, messages};
 
 use super::lower::{Lowered, lower};
 use super::{Plan, Step};
-use crate::collective::Fingerprint;
+use crate::collective::{Collective, Counts, Fingerprint, Request};
+use blocks::{Action, System};
+use graph::{Graph, Order};
+use races::Races;
 use std::fmt;
+use values::Follower;
 
 /// What is wrong with a set of plans.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,7 +53,8 @@ pub enum Fault {
     /// Tasks that wait for each other in a circle.
     #[error("deadlock: {0}")]
     Deadlock(String),
-    /// Two accesses to the same memory, one of them a write, that nothing orders.
+    /// Two accesses to the same memory, one of them a write, that nothing orders; or user memory touched by another
+    /// rank before its own has begun or after it has ended.
     #[error("race: {0}")]
     Race(String),
     /// A value that is not what the collective promises, or is made from undefined memory.
@@ -98,13 +106,18 @@ pub struct Report {
 /// # Ok::<(), ringfold::Error>(())
 /// ```
 pub fn verify(plans: &[Plan]) -> Result<Report, Fault> {
+    verify_owned(plans.to_vec())
+}
+
+/// [`verify`] without the copies.
+fn verify_owned(plans: Vec<Plan>) -> Result<Report, Fault> {
     verify_lowered(&lower_all(plans)?)
 }
 
-fn lower_all(plans: &[Plan]) -> Result<Vec<Lowered>, Fault> {
+fn lower_all(plans: Vec<Plan>) -> Result<Vec<Lowered>, Fault> {
     plans
-        .iter()
-        .map(|plan| lower(plan.clone()).map_err(|error| Fault::Malformed(error.message().to_owned())))
+        .into_iter()
+        .map(|plan| lower(plan).map_err(|error| Fault::Malformed(error.message().to_owned())))
         .collect()
 }
 
@@ -114,22 +127,50 @@ fn lower_all(plans: &[Plan]) -> Result<Vec<Lowered>, Fault> {
 /// The first [`Fault`] found.
 pub fn verify_lowered(ranks: &[Lowered]) -> Result<Report, Fault> {
     agree(ranks)?;
-    let system = blocks::System::new(ranks)?;
-    let graph = graph::Graph::new(&system)?;
+    let system = System::new(ranks)?;
+    let graph = Graph::new(&system)?;
     let order = graph.topological_order(&system)?;
-    values::follow(&system, &graph, &order)?;
-    let sent = |lowered: &Lowered| {
-        lowered.plan.steps.iter().filter(|step| step.sends_to().is_some()).map(Step::len).sum::<usize>()
-    };
+    follow(&system, &graph, &order)?;
+    let mut sent = vec![0; ranks.len()];
+    for entry in system.entries.iter().filter(|entry| entry.action == Action::Send) {
+        sent[entry.rank as usize] += entry.len;
+    }
     Ok(Report {
         steps: ranks.iter().map(|lowered| lowered.plan.steps.len()).sum(),
         messages: system.messages(),
-        elements: ranks.iter().map(sent).sum(),
-        most_sent: ranks.iter().map(sent).max().unwrap_or(0),
+        elements: sent.iter().sum(),
+        most_sent: sent.iter().copied().max().unwrap_or(0),
         most_scratch: ranks.iter().map(|lowered| lowered.plan.scratch).max().unwrap_or(0),
-        rounds: graph.depths(&system, &order).into_iter().max().unwrap_or(0) as usize,
-        nodes: order.len(),
+        rounds: order.depths.iter().max().map_or(0, |&depth| depth as usize),
+        nodes: order.nodes.len(),
     })
+}
+
+/// Goes through everything that happens, in one order in which it can.
+fn follow(system: &System<'_>, graph: &Graph, order: &Order) -> Result<(), Fault> {
+    let mut races = Races::new(system, graph, order);
+    let mut follower = Follower::new(system);
+    let mut wrong = None;
+    for &node in &order.nodes {
+        let mut sent = None;
+        for event in graph.events_of(node) {
+            let index = graph.entry(event);
+            let entry = &system.entries[index];
+            if entry.len == 0 {
+                continue;
+            }
+            races.check(event)?;
+            // A wrong value may come of a race further on, which then is what to tell.
+            if wrong.is_none() {
+                match follower.step(index, event - entry.events.start, sent) {
+                    Ok(value) => sent = value,
+                    Err(fault) => wrong = Some(fault),
+                }
+            }
+        }
+    }
+    races.check_visits()?;
+    wrong.map_or_else(|| follower.check_results(), Err)
 }
 
 /// One plan a rank, in order, all for the same request.
@@ -155,6 +196,40 @@ fn agree(ranks: &[Lowered]) -> Result<(), Fault> {
         }
         if let Some(difference) = expected.difference(&Fingerprint::of(&plan.request)) {
             return Err(Fault::Disagreement(format!("rank 0 and rank {rank}: {difference}")));
+        }
+    }
+    if matches!(first.plan.request.collective, Collective::AllToAll | Collective::SendRecv) {
+        agree_in_pairs(ranks)?;
+    }
+    Ok(())
+}
+
+/// What each rank sends to each is what that one expects from it.
+fn agree_in_pairs(ranks: &[Lowered]) -> Result<(), Fault> {
+    let count = |request: &Request, peer: usize, sends: bool| match &request.counts {
+        Counts::Same(count) => *count,
+        Counts::Pairwise { send, receive, .. } => {
+            if sends {
+                send[peer]
+            } else {
+                receive[peer]
+            }
+        }
+        Counts::Messages { send, receive, .. } => {
+            let message = if sends { send } else { receive };
+            message.filter(|(with, _)| *with == peer).map_or(0, |(_, count)| count)
+        }
+        Counts::PerRank(_) => 0,
+    };
+    for (from, sender) in ranks.iter().enumerate() {
+        for (to, receiver) in ranks.iter().enumerate() {
+            let sent = count(&sender.plan.request, to, true);
+            let expected = count(&receiver.plan.request, from, false);
+            if sent != expected {
+                return Err(Fault::Disagreement(format!(
+                    "rank {from} has {sent} elements for rank {to}, which expects {expected}"
+                )));
+            }
         }
     }
     Ok(())

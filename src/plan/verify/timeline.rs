@@ -26,29 +26,26 @@ pub struct Message {
 /// The first [`Fault`] that keeps the messages from being matched and ordered. Values are not followed: that is what
 /// [`verify`](super::verify) does.
 pub fn messages(plans: &[Plan]) -> Result<Vec<Message>, Fault> {
-    let lowered = lower_all(plans)?;
+    let lowered = lower_all(plans.to_vec())?;
     agree(&lowered)?;
     let system = blocks::System::new(&lowered)?;
     let graph = graph::Graph::new(&system)?;
     let order = graph.topological_order(&system)?;
-    let depths = graph.depths(&system, &order);
     let mut messages: Vec<Message> = system
         .entries
         .iter()
         .enumerate()
         .filter_map(|(index, entry)| {
-            let (Step::Send { range, to }, Some(partner)) = (entry.step, entry.partner) else { return None };
-            let receive = system.entries[partner].step;
-            let received = receive.writes()?;
-            let round =
-                (graph.first[index] as usize..).take(entry.ends.len()).map(|node| depths[node]).max()?;
+            let (sent, received) = (system.at(index), system.at(entry.partner()?));
+            let Step::Send { range, to } = sent.step else { return None };
+            let round = entry.events.clone().map(|event| order.depths[event as usize]).max()?;
             Some(Message {
                 round: round as usize,
-                from: entry.rank,
+                from: sent.rank,
                 to: *to,
                 sent: *range,
-                received,
-                reduces: matches!(receive, Step::RecvReduce { .. }),
+                received: received.step.writes()?,
+                reduces: matches!(received.step, Step::RecvReduce { .. }),
             })
         })
         .collect();
