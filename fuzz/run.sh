@@ -13,10 +13,14 @@ for target in fuzz_targets/*.rs; do
     echo "fuzzing $name for $seconds s"
     mkdir -p "corpus/$name" "artifacts/$name"
     seeds=(); [ -d "seeds/$name" ] && seeds=("seeds/$name")
-    "target/$host/release/$name" "corpus/$name" "${seeds[@]}" -max_total_time="$seconds" -artifact_prefix="artifacts/$name/" \
-        -print_final_stats=1 2>&1 | grep -E 'stat::number_of_executed_units|SUMMARY|ERROR|panicked' || true
-    if [ -n "$(ls -A "artifacts/$name")" ]; then
-        echo "error: $name fails on artifacts/$name" >&2
+    log="artifacts/$name.log"
+    status=0
+    "target/$host/release/$name" "corpus/$name" "${seeds[@]}" -max_total_time="$seconds" \
+        -artifact_prefix="artifacts/$name/" -print_final_stats=1 >"$log" 2>&1 || status=$?
+    grep -E 'stat::number_of_executed_units' "$log" || true
+    if [ "$status" != 0 ]; then
+        tail -n 30 "$log" >&2
+        echo "error: $name ended with status $status; what it failed on is in fuzz/artifacts/$name" >&2
         exit 1
     fi
 done

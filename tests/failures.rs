@@ -254,6 +254,31 @@ fn play(scene: &str, comm: Communicator) {
             let hurried = comm.with(Options::new().deadline(Duration::from_millis(700)));
             tell_end(hurried.all_reduce(&mut data, ReduceOp::Max));
         }
+        "one waits for a message" => {
+            // Two seconds, in which a rank that waits uses next to no CPU.
+            if rank == 0 {
+                let before = cpu_time();
+                comm.recv(&mut [0u8; 4], 1).unwrap();
+                let used = cpu_time() - before;
+                tell(if used < Duration::from_millis(200) { "fine||" } else { "busy||" });
+            } else if rank == 1 {
+                std::thread::sleep(Duration::from_secs(2));
+                comm.send(&[1u8; 4], 0).unwrap();
+                tell("fine||");
+            } else {
+                tell_end(comm.with(Options::new().deadline(Duration::from_secs(30))).send_recv(
+                    &[0u8],
+                    rank,
+                    &mut [1u8],
+                    rank,
+                ));
+            }
+        }
+        "one leaves before it has met anybody" => {
+            if !odd {
+                tell_end(comm.recv(&mut [0u8; 4], 2));
+            }
+        }
         "one leaves" => {
             if !odd {
                 tell_end(comm.all_reduce(&mut data, ReduceOp::Max));
@@ -287,6 +312,15 @@ fn play(scene: &str, comm: Communicator) {
         }
         other => panic!("no scene is called {other}"),
     }
+}
+
+/// What this process has used of its CPUs.
+fn cpu_time() -> Duration {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).unwrap();
+    let part = |time: nix::sys::time::TimeVal| {
+        Duration::from_secs(time.tv_sec() as u64) + Duration::from_micros(time.tv_usec() as u64)
+    };
+    part(usage.user_time()) + part(usage.system_time())
 }
 
 /// Only where a deadline is tested does anything depend on how soon silence is noticed.
@@ -381,6 +415,20 @@ fn a_rank_that_leaves_or_panics_is_named() {
     group.all_blame([0, 1, 3], "peer closed", 2);
     let group = Group::start("one panics", 4, PATIENT);
     group.all_blame([0, 1, 3], "user panic", 2);
+}
+
+#[test]
+fn a_rank_that_waits_for_a_message_sleeps() {
+    let group = Group::start("one waits for a message", 4, PATIENT);
+    for rank in 0..4 {
+        assert_eq!(group.end(rank).kind, "fine", "rank {rank}");
+    }
+}
+
+#[test]
+fn a_rank_that_left_without_ever_having_been_needed_is_named() {
+    let group = Group::start("one leaves before it has met anybody", 4, PATIENT);
+    group.all_blame([0, 1, 3], "peer closed", 2);
 }
 
 /// Row 34.

@@ -25,19 +25,15 @@ pub struct Buffers {
     pub output: *mut u8,
 }
 
-/// One operation, ready to be submitted.
-#[derive(Debug, Clone)]
+/// One operation, ready to be submitted. What it asks for cannot be changed any more, since its maker has vouched for
+/// memory that fits just that; and it can be submitted once only.
+#[derive(Debug)]
 pub struct Operation {
-    /// What is asked.
-    pub request: Request,
-    /// How it is to be carried out, by a backend that owns no schedule of its own.
-    pub schedule: Schedule,
-    /// Its place in the communicator's order.
-    pub sequence: u64,
-    /// Whether the group agrees on the request in a round of its own before any payload moves.
-    pub strict: bool,
-    /// How long it may take from its submission.
-    pub timeout: Duration,
+    request: Request,
+    schedule: Schedule,
+    sequence: u64,
+    strict: bool,
+    timeout: Duration,
     buffers: Buffers,
 }
 
@@ -65,8 +61,33 @@ impl Operation {
         Operation { request, schedule, sequence, strict, timeout, buffers }
     }
 
+    /// What is asked.
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// How it is to be carried out, by a backend that owns no schedule of its own.
+    pub fn schedule(&self) -> Schedule {
+        self.schedule
+    }
+
+    /// Its place in the communicator's order.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Whether the group agrees on the request in a round of its own before any payload moves.
+    pub fn strict(&self) -> bool {
+        self.strict
+    }
+
+    /// How long it may take from its submission.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// The memory.
-    pub(crate) fn buffers(&self) -> Buffers {
+    pub fn buffers(&self) -> Buffers {
         self.buffers
     }
 }
@@ -115,7 +136,8 @@ pub trait Backend: Send {
     /// The group's first failure.
     fn failure(&self) -> Option<Cause>;
 
-    /// Submits an operation and drives it, and all before it, to the end. Blocks at most for the operation's timeout
+    /// Submits an operation and drives it, and all before it, to the end; what became of those before it is not told,
+    /// so whoever has any under way drives [`progress`](Backend::progress) instead. Blocks at most for the operation's timeout
     /// and the time in which a group settles on the cause of a failure.
     ///
     /// # Errors

@@ -36,7 +36,7 @@ pub struct Fingerprint {
     pub algorithm: u16,
     /// Whether the group agrees before it starts, in a round of its own.
     pub strict: bool,
-    /// The elements of one slice of the schedule, in units of 64 (saturating); 0 for an unsliced one.
+    /// The elements of one slice of the schedule (saturating); 0 where there is no schedule.
     pub slice: u32,
     /// A hash of all operations before this one, so that a difference which no link has shown is found at the next
     /// call. See [`Fingerprint::history_after`].

@@ -224,14 +224,14 @@ impl Request {
                 return Err(Error::invalid(format!("{} with the reduction {op}", self.collective)));
             }
         }
-        let sums: Vec<Option<usize>> = match &self.counts {
+        let sums: [Option<usize>; 2] = match &self.counts {
             Counts::Same(count) => {
                 let blocks = if self.collective.has_blocks() || self.collective == Collective::AllToAll {
                     world
                 } else {
                     1
                 };
-                vec![count.checked_mul(blocks)]
+                [count.checked_mul(blocks), Some(0)]
             }
             Counts::PerRank(counts) => {
                 if !self.collective.has_blocks() {
@@ -244,7 +244,7 @@ impl Request {
                     return Err(Error::invalid(format!("{} counts for {world} ranks", counts.len()))
                         .remedy("pass one count for each rank"));
                 }
-                vec![sum(counts)]
+                [sum(counts), Some(0)]
             }
             Counts::Pairwise { rank, send, receive } => {
                 if self.collective != Collective::AllToAll {
@@ -269,7 +269,7 @@ impl Request {
                         "all_to_all in place with send and receive counts that differ",
                     ));
                 }
-                vec![sum(send), sum(receive)]
+                [sum(send), sum(receive)]
             }
             Counts::Messages { rank, send, receive } => {
                 if self.collective != Collective::SendRecv {
@@ -289,7 +289,7 @@ impl Request {
                     ))
                     .remedy("use send_recv with this rank on both sides and one length"));
                 }
-                vec![
+                [
                     send.map_or(Some(0), |(_, count)| Some(count)),
                     receive.map_or(Some(0), |(_, count)| Some(count)),
                 ]

@@ -2,8 +2,8 @@
 
 use super::options::{Check, Options};
 use crate::backend::{Backend, Buffers, Operation};
-use crate::collective::{Collective, Request};
-use crate::error::{Cause, Result};
+use crate::collective::{Collective, Order, Request};
+use crate::error::{Cause, ErrorKind, Result};
 use crate::plan::select::Table;
 use std::any::Any;
 use std::time::Duration;
@@ -52,8 +52,9 @@ impl Engine {
         // A default algorithm serves where it can; one that a call asks for must.
         let default = self.defaults.algorithm.filter(|algorithm| algorithm.check(&request).is_ok());
         let options = options.over(&Options { algorithm: default, ..self.defaults.clone() });
-        request.order = options.order.unwrap_or_default();
+        // Order and checks mean nothing to a message between two.
         let is_message = request.collective == Collective::SendRecv;
+        request.order = if is_message { Order::Default } else { options.order.unwrap_or_default() };
         let schedule = match options.algorithm {
             _ if is_message => self.table.any_schedule(),
             Some(algorithm) => {
@@ -63,6 +64,7 @@ impl Engine {
             None => self.table.select(&request)?,
         };
         let strict = match options.check.unwrap_or_default() {
+            _ if is_message => false,
             Check::Normal => false,
             Check::Strict => true,
             Check::Auto => {
@@ -76,10 +78,14 @@ impl Engine {
         let timeout = options.deadline.unwrap_or(self.deadline);
         // SAFETY: handed on to the caller of this function.
         let operation = unsafe { Operation::new(request, schedule, self.sequence, strict, timeout, buffers) };
-        // Messages are ordered in each direction of a pair; collectives among all.
-        if !is_message {
+        let result = self.backend.run(operation);
+        // What was refused has not happened. Messages are ordered in each direction of a pair; collectives among all.
+        let refused = result
+            .as_ref()
+            .is_err_and(|error| matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::Unsupported));
+        if !is_message && !refused {
             self.sequence += 1;
         }
-        self.backend.run(operation)
+        result
     }
 }

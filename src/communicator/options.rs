@@ -10,8 +10,9 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Check {
-    /// [`Check::Strict`] where the message is above 64 KiB and the collective is one of those that it helps;
-    /// else [`Check::Normal`].
+    /// [`Check::Strict`] where the message is above 64 KiB and the collective is one of those that it helps (not
+    /// all_reduce, reduce_scatter and barrier, which promise as much without it; not all_to_all with counts between
+    /// pairs, whose size is not known to all); else [`Check::Normal`].
     #[default]
     Auto,
     /// With the first bytes between every two ranks that exchange any. For all_reduce, reduce_scatter and barrier

@@ -23,8 +23,8 @@ pub use algorithm::Algorithm;
 pub use build::Builder;
 pub use step::{Place, Region, Span, Step};
 
-use crate::collective::Request;
-use crate::error::Result;
+use crate::collective::{Counts, Request};
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// How a request is carried out: by which algorithm, in which portions.
@@ -81,6 +81,16 @@ impl Plan {
     /// ```
     pub fn generate(request: &Request, rank: usize, schedule: Schedule) -> Result<Plan> {
         request.validate()?;
+        let belongs_to_another = match request.counts {
+            Counts::Pairwise { rank: owner, .. } | Counts::Messages { rank: owner, .. } => owner != rank,
+            _ => false,
+        };
+        if rank >= request.world || belongs_to_another {
+            return Err(Error::invalid(format!(
+                "this request is not one of rank {rank} of {}",
+                request.world
+            )));
+        }
         schedule.algorithm.check(request)?;
         let mut builder = Builder::new(request, rank, schedule.slice);
         if request.world == 1 {

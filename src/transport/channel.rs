@@ -357,7 +357,7 @@ impl Drop for ChannelTransport {
             self.hub.report(Cause {
                 generation: 0,
                 sequence: Cause::NO_SEQUENCE,
-                kind: CauseKind::PeerDead,
+                kind: CauseKind::UserPanic,
                 culprit: self.rank,
                 reporter: self.rank,
                 detail: "its thread panicked".into(),

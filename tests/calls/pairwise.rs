@@ -8,7 +8,7 @@ const CANDIDATES: usize = 8;
 
 /// Rows of value numbers, one for each parameter: parameter p has `values[p]` values. Pairs that `possible` denies
 /// (parameter, value, parameter, value; the lower parameter first) never meet. The same rows for the same seed.
-pub fn rows(
+pub(crate) fn rows(
     values: &[usize],
     possible: impl Fn(usize, usize, usize, usize) -> bool,
     seed: u64,

@@ -69,7 +69,7 @@ impl Agreement {
             return Ok(false);
         }
         let rest = [IoSlice::new(&self.bytes[self.sent..])];
-        let count = transport.try_send(self.listener(), Channel::COLLECTIVE, &rest)?;
+        let count = transport.try_send(self.listener(), Channel::COLLECTIVE, &rest)?.min(rest[0].len());
         self.sent += count;
         Ok(count > 0)
     }
@@ -84,7 +84,7 @@ impl Agreement {
             let teller = self.teller();
             let count =
                 knocks.receive(transport, teller, Channel::COLLECTIVE, &mut self.heard[self.received..])?;
-            self.received += count;
+            self.received = (self.received + count).min(Fingerprint::SIZE);
             moved |= count > 0;
             if self.received == Fingerprint::SIZE {
                 compare(&self.fingerprint, &self.heard, teller)?;

@@ -22,7 +22,7 @@ use crate::collective::{Collective, Counts, Fingerprint, Request};
 use crate::error::{Cause, CauseKind, Error, Result};
 use crate::observe::Time;
 use crate::plan::Schedule;
-use crate::transport::{Channel, Interest, Transport};
+use crate::transport::{Channel, Direction, Interest, Transport};
 use agree::Agreement;
 use compile::{Compiled, Plans};
 use knock::Knocks;
@@ -51,7 +51,9 @@ pub struct Planned<T: Transport> {
     history: u32,
     failure: Option<Cause>,
     interests: Vec<Interest>,
-    idle_turns: u32,
+    /// Looks at the lanes, and whether the last of them was before a wait.
+    turns: u32,
+    waited: bool,
     knocks: Knocks,
     /// When to look at links that nothing is expected on, and how long to wait until the next time.
     look_at: Time,
@@ -84,7 +86,7 @@ const PART_LOOK: Duration = Duration::from_millis(1);
 /// How long a rank that settles on a cause waits before it tries again to tell its peers what it does.
 const TELL_AGAIN: Duration = Duration::from_millis(1);
 
-/// How many idle turns pass between two looks at the clock.
+/// How many turns pass between two looks at the clock.
 const TURNS_PER_CLOCK: u32 = 32;
 
 impl<T: Transport> Planned<T> {
@@ -109,7 +111,8 @@ impl<T: Transport> Planned<T> {
             history: 0,
             failure: None,
             interests: Vec::new(),
-            idle_turns: 0,
+            turns: 0,
+            waited: false,
             knocks: Knocks::new(world),
             look_at: Time::NEVER,
             look_after: FIRST_LOOK,
@@ -132,13 +135,13 @@ impl<T: Transport> Planned<T> {
     /// Takes the next operation from the queue.
     fn start_next(&mut self) {
         let Some(queued) = self.queue.pop_front() else { return };
-        let request = &queued.operation.request;
+        let request = queued.operation.request();
         let mut fingerprint = Fingerprint {
             generation: self.generation,
             communicator: self.communicator,
-            sequence: queued.operation.sequence,
+            sequence: queued.operation.sequence(),
             algorithm: queued.plan.algorithm,
-            strict: queued.operation.strict,
+            strict: queued.operation.strict(),
             slice: queued.plan.slice,
             ..Fingerprint::of(request)
         };
@@ -150,7 +153,7 @@ impl<T: Transport> Planned<T> {
             fingerprint.history = self.history;
             self.history = fingerprint.history_after();
         }
-        let agreement = (queued.operation.strict && request.world > 1 && channel == Channel::COLLECTIVE)
+        let agreement = (queued.operation.strict() && request.world > 1 && channel == Channel::COLLECTIVE)
             .then(|| Agreement::new(self.transport.rank(), request.world, fingerprint));
         self.state.start(&queued.plan, &queued.operation, channel, |peer, sends| {
             let mut fingerprint = fingerprint;
@@ -175,7 +178,6 @@ impl<T: Transport> Planned<T> {
             }
             fingerprint
         });
-        self.idle_turns = 0;
         self.look_at = Time::NEVER;
         self.look_after = FIRST_LOOK;
         self.running = Some(Running { queued, fingerprint, agreement, settling: None });
@@ -191,8 +193,11 @@ impl<T: Transport> Planned<T> {
     fn fail(&mut self, cause: Cause) -> Progress {
         let running = self.running.as_ref().expect("an operation is running");
         let operation = &running.queued.operation;
-        let error =
-            cause.to_error(self.transport.rank(), operation.request.collective.as_str(), operation.sequence);
+        let error = cause.to_error(
+            self.transport.rank(),
+            operation.request().collective.as_str(),
+            operation.sequence(),
+        );
         self.failure.get_or_insert(cause);
         self.finish(Err(error))
     }
@@ -202,7 +207,7 @@ impl<T: Transport> Planned<T> {
         let running = self.running.as_mut().expect("an operation is running");
         let cause = Cause {
             generation: self.generation,
-            sequence: running.queued.operation.sequence,
+            sequence: running.queued.operation.sequence(),
             kind,
             culprit,
             reporter: self.transport.rank(),
@@ -212,21 +217,35 @@ impl<T: Transport> Planned<T> {
         Progress::Advanced
     }
 
+    /// Opens a link to whoever is waited for: that fails where a rank has left the group before it had any link with
+    /// this one, which nothing else would tell.
+    fn call_on_the_silent(&mut self) -> std::result::Result<(), Trouble> {
+        self.collect_interests();
+        for interest in &self.interests {
+            if interest.direction == Direction::Receive {
+                self.transport.try_send(interest.peer, interest.channel, &[])?;
+            }
+        }
+        Ok(())
+    }
+
     /// Looks at links that nothing is expected on, if it is time.
     fn look_for_knocks(&mut self, now: Time) -> std::result::Result<(), Trouble> {
-        let running = self.running.as_ref().expect("an operation is running");
-        if running.queued.operation.request.collective == Collective::SendRecv {
-            return Ok(());
-        }
         if now < self.look_at {
             return Ok(());
         }
+        if self.look_after == RAREST_LOOK {
+            self.call_on_the_silent()?;
+        }
+        let running = self.running.as_ref().expect("an operation is running");
         let state = &self.state;
         let expects = |peer| match &running.agreement {
             Some(agreement) => agreement.expects(peer),
             None => state.expects(peer),
         };
-        if self.knocks.look(&mut self.transport, &running.fingerprint, expects)? {
+        // What the collectives' links bring is no business of a message between two.
+        let is_message = running.queued.operation.request().collective == Collective::SendRecv;
+        if !is_message && self.knocks.look(&mut self.transport, &running.fingerprint, expects)? {
             // Small queues bring a fingerprint in parts.
             self.look_after = PART_LOOK;
         } else {
@@ -236,25 +255,31 @@ impl<T: Transport> Planned<T> {
         Ok(())
     }
 
-    /// The clock is looked at now and then only: reading it costs as much as a small message's kernel.
+    /// The time, if it is time to look at the clock: now and then only, since reading it costs as much as a small
+    /// message's kernel; and after every wait, whatever it brought.
     fn time_to_look(&mut self) -> Option<Time> {
-        self.idle_turns += 1;
-        self.idle_turns.is_multiple_of(TURNS_PER_CLOCK).then(|| self.transport.now())
+        self.turns += 1;
+        let due = std::mem::take(&mut self.waited) || self.turns.is_multiple_of(TURNS_PER_CLOCK);
+        due.then(|| self.transport.now())
     }
 
-    /// Nothing could move: is time up, or does somebody do something else?
-    fn idle(&mut self) -> Progress {
-        let Some(now) = self.time_to_look() else { return Progress::Idle };
+    /// Between two turns: is time up, or does somebody do something else?
+    fn look_around(&mut self, moved: bool) -> Progress {
+        let otherwise = if moved { Progress::Advanced } else { Progress::Idle };
+        let Some(now) = self.time_to_look() else { return otherwise };
         let queued = &self.running.as_ref().expect("an operation is running").queued;
         if now >= queued.deadline {
-            let timeout = queued.operation.timeout;
+            let timeout = queued.operation.timeout();
             let (culprit, whom) = self.waiting_for();
             let me = self.transport.rank();
             let detail = format!("rank {me} waited {timeout:?} {whom}, and the deadline passed");
             return self.notice(CauseKind::Deadline, culprit, detail);
         }
+        if moved {
+            return otherwise;
+        }
         match self.look_for_knocks(now) {
-            Ok(()) => Progress::Idle,
+            Ok(()) => otherwise,
             Err(trouble) => self.notice_trouble(trouble),
         }
     }
@@ -295,8 +320,8 @@ impl<T: Transport> Planned<T> {
         let mut sends: Vec<usize> = Vec::new();
         for interest in &self.interests {
             match interest.direction {
-                crate::transport::Direction::Receive => receives.push(interest.peer),
-                crate::transport::Direction::Send => sends.push(interest.peer),
+                Direction::Receive => receives.push(interest.peer),
+                Direction::Send => sends.push(interest.peer),
             }
         }
         receives.sort_unstable();
@@ -321,18 +346,18 @@ impl<T: Transport> Backend for Planned<T> {
 
     fn submit(&mut self, operation: Operation) -> Result<Ticket> {
         let rank = self.transport.rank();
-        if operation.request.world != self.transport.world() {
+        if operation.request().world != self.transport.world() {
             return Err(Error::invalid(format!(
                 "a request for {} ranks in a group of {}",
-                operation.request.world,
+                operation.request().world,
                 self.transport.world()
             ))
             .at_rank(rank));
         }
-        let plan = self.plans.get(&operation.request, operation.schedule)?;
+        let plan = self.plans.get(operation.request(), operation.schedule())?;
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        let deadline = self.transport.now().after(operation.timeout);
+        let deadline = self.transport.now().after(operation.timeout());
         self.queue.push_back(Queued { ticket, operation, plan, deadline });
         Ok(ticket)
     }
@@ -366,13 +391,10 @@ impl<T: Transport> Backend for Planned<T> {
             ),
         };
         match moved {
-            Ok(Moved::Some) => {
-                self.idle_turns = 0;
-                Progress::Advanced
-            }
+            Ok(Moved::Some) => self.look_around(true),
             Ok(Moved::All) if running.agreement.take().is_some() => Progress::Advanced,
             Ok(Moved::All) => self.finish(Ok(())),
-            Ok(Moved::None) => self.idle(),
+            Ok(Moved::None) => self.look_around(false),
             Err(trouble) => self.notice_trouble(trouble),
         }
     }
@@ -387,8 +409,7 @@ impl<T: Transport> Backend for Planned<T> {
             return;
         }
         let deadline = running.queued.deadline;
-        // The next look at the clock is due right after the wait.
-        self.idle_turns = TURNS_PER_CLOCK - 1;
+        self.waited = true;
         self.collect_interests();
         if self.look_at == Time::NEVER {
             self.look_at = self.transport.now().after(self.look_after);

@@ -91,7 +91,8 @@ pub(super) struct State {
     element: usize,
 }
 
-// SAFETY: `sources` holds addresses only while a fold runs; everything else is plain data.
+// SAFETY: the addresses in `sources` are used only while a fold runs, which writes them anew; everything else is plain
+// data.
 unsafe impl Send for State {}
 
 /// The most bytes that a lane moves before the others have a turn.
@@ -119,7 +120,7 @@ impl State {
         channel: Channel,
         mut fingerprint: impl FnMut(usize, bool) -> Fingerprint,
     ) {
-        let request = &operation.request;
+        let request = operation.request();
         self.channel = channel;
         self.element = request.dtype.size();
         self.kernels = request.op.and_then(|op| kernels(op, request.dtype));
@@ -166,7 +167,8 @@ impl State {
                 && lane.header_moved < Fingerprint::SIZE
             {
                 let rest = [IoSlice::new(&lane.header[lane.header_moved..])];
-                lane.header_moved += transport.try_send(peer, self.channel, &rest)?;
+                let room = rest[0].len();
+                lane.header_moved += transport.try_send(peer, self.channel, &rest)?.min(room);
             }
         }
         Ok(())
@@ -336,7 +338,7 @@ impl State {
                 let range = self.address(operation, *range, from);
                 let kernels = self.kernels.expect("only collectives that reduce finish");
                 // SAFETY: as above.
-                unsafe { kernels.finish(range, count, operation.request.world) }
+                unsafe { kernels.finish(range, count, operation.request().world) }
             }
             Action::Send(_) | Action::Receive(_) | Action::ReceiveReduce { .. } => {
                 unreachable!("messages are not in the compute lane")
@@ -376,6 +378,8 @@ impl State {
         } else {
             transport.try_send(peer, self.channel, &[IoSlice::new(payload)])?
         };
+        // Transports are written by anybody: what one claims is not believed beyond what it was given.
+        let count = count.min(header_len + (to - from));
         *moved |= count > 0;
         lane.header_moved += count.min(header_len);
         Ok(from + count.saturating_sub(header_len))
@@ -389,7 +393,9 @@ impl State {
         transport: &mut impl Transport,
         knocks: &mut Knocks,
     ) -> Result<bool, Trouble> {
-        let count = knocks.receive(transport, peer, self.channel, &mut lane.header[lane.header_moved..])?;
+        let rest = &mut lane.header[lane.header_moved..];
+        let room = rest.len();
+        let count = knocks.receive(transport, peer, self.channel, rest)?.min(room);
         lane.header_moved += count;
         if lane.header_moved == Fingerprint::SIZE {
             let mine = lane.fingerprint.as_ref().expect("a link has a fingerprint");
@@ -420,7 +426,7 @@ impl State {
                 // SAFETY: the range lies within the memory that the operation's maker vouches for; the dependencies
                 // let nobody else touch it now; any bytes are a value of the element type.
                 let into = unsafe { std::slice::from_raw_parts_mut(start, to - from) };
-                Ok(from + transport.try_recv(peer, self.channel, into)?)
+                Ok(from + transport.try_recv(peer, self.channel, into)?.min(to - from))
             }
             Action::ReceiveReduce { into, local } => {
                 self.receive_reduce(*into, *local, operation, lane, peer, from, to, transport, moved)
@@ -448,7 +454,8 @@ impl State {
             let part = lane.part_len;
             self.staging[..part].copy_from_slice(&lane.part[..part]);
             let room = (to - from).min(self.staging.len() - self.staging.len() % self.element);
-            let count = transport.try_recv(peer, self.channel, &mut self.staging[part..room])?;
+            let count =
+                transport.try_recv(peer, self.channel, &mut self.staging[part..room])?.min(room - part);
             if count == 0 {
                 break;
             }
