@@ -164,6 +164,7 @@ pub enum Counts {
 ///
 /// All of it must be the same on every rank, except `in_place` and counts that are between pairs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Request {
     /// What is asked.
     pub collective: Collective,

@@ -62,7 +62,7 @@ impl CauseKind {
                 "look for that process's own last words (a signal, a panic, the kernel's out-of-memory log)"
             }
             CauseKind::Mismatch => {
-                "make every rank call the same collectives in the same order with matching arguments"
+                "make every rank call the same with matching arguments; RINGFOLD_CHECK=strict finds the first call that differs"
             }
             CauseKind::UserPanic => "mend the function that panicked; its message is above",
             CauseKind::Abort => "nothing here: the abort was asked for",

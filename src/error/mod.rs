@@ -82,10 +82,10 @@ impl fmt::Display for ErrorKind {
 /// assert_eq!(error.kind(), ErrorKind::InvalidArgument);
 /// assert_eq!(error.to_string(), "invalid argument: root 7 in a group of 4; to do: pass a root below 4");
 /// ```
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 pub struct Error(Box<Inner>);
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Inner {
     kind: ErrorKind,
     message: String,
@@ -209,6 +209,13 @@ impl Error {
     /// The generation of the group that failed.
     pub fn generation(&self) -> Option<u32> {
         self.0.generation
+    }
+}
+
+/// As [`Display`](fmt::Display): `fn main() -> ringfold::Result<()>` prints errors in this form.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

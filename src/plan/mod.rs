@@ -46,6 +46,7 @@ impl Schedule {
 
 /// One rank's program for one request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Plan {
     /// What it carries out, as this rank sees it.
     pub request: Request,

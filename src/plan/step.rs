@@ -57,6 +57,7 @@ impl fmt::Display for Place {
 
 /// A range of elements: an operand of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Span {
     /// Of what.
     pub place: Place,
@@ -88,7 +89,7 @@ impl fmt::Display for Span {
 
 /// One step. All spans of a step have one length, and it works through them from front to back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Step {
     /// Sends a range to a rank. The k-th message to a rank is its k-th one from this rank.
     Send {

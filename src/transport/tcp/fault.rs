@@ -15,7 +15,11 @@ pub(super) struct End {
 
 impl End {
     pub(super) fn fault(&self, kind: CauseKind, detail: impl std::fmt::Display) -> LinkFault {
-        LinkFault { peer: self.peer, kind, detail: format!("{} {detail}", self.address) }
+        LinkFault {
+            peer: self.peer,
+            kind,
+            detail: format!("rank {} at {} {detail}", self.peer, self.address),
+        }
     }
 
     pub(super) fn left(&self) -> LinkFault {
@@ -44,7 +48,7 @@ impl End {
             io::ErrorKind::BrokenPipe => self.closed(false),
             io::ErrorKind::ConnectionRefused => {
                 // Every listener was there when the group formed: this one has left.
-                self.fault(CauseKind::Closed, "refused the connection: nothing listens there any more")
+                self.fault(CauseKind::Closed, "has left the group: nothing listens there any more")
             }
             _ => self.fault(CauseKind::Unreachable, format_args!("cannot be reached ({doing}: {error})")),
         }

@@ -2,8 +2,18 @@
 
 use super::operands::{Operands, Value};
 use ringfold::tensor::{TensorMut, TensorRef};
-use ringfold::{Collective, ReduceOp, Result, Tensors, With};
+use ringfold::{Collective, Error, ReduceOp, Result, Tensors, With};
 use std::ops::Range;
+
+/// New memory, or an error that says how much was asked for.
+fn zeroed<T: Value>(len: usize) -> Result<Vec<T>> {
+    let mut data = Vec::new();
+    data.try_reserve_exact(len).map_err(|_| {
+        Error::invalid(format!("there is no memory for {len} elements of {}", T::DTYPE)).remedy("lower -e")
+    })?;
+    data.resize(len, T::default());
+    Ok(data)
+}
 
 /// What is measured, at one size.
 pub(super) struct Case<T> {
@@ -29,7 +39,7 @@ impl<T: Value> Case<T> {
         root: usize,
         (rank, world): (usize, usize),
         whole: usize,
-    ) -> Self {
+    ) -> Result<Self> {
         let counts: Vec<usize> =
             (0..world).map(|block| whole / world + usize::from(block < whole % world)).collect();
         let mut end = 0;
@@ -53,9 +63,9 @@ impl<T: Value> Case<T> {
             input: Vec::new(),
             output: Vec::new(),
         };
-        case.input = vec![T::default(); case.input_len()];
-        case.output = vec![T::default(); case.output_len().max(case.input_len())];
-        case
+        case.input = zeroed(case.input_len())?;
+        case.output = zeroed(case.output_len().max(case.input_len()))?;
+        Ok(case)
     }
 
     fn own(&self) -> Range<usize> {

@@ -40,7 +40,7 @@ enum OrderChoice {
 
 const EXAMPLES: &str = "\
 Examples:
-  ringfold perf all_reduce -n 4                       four ranks on this host, 8 B to 64 MiB
+  ringfold perf all_reduce -n 4                       four ranks on this host, sizes from 8 B up to 64 MiB
   ringfold perf all_gather -n 2 -b 1M -e 256M -f 2    sizes double from 1 MiB to 256 MiB
   ringfold perf broadcast -n 3 --root 2 --dtype u8    another root, another type
   ringfold perf all_reduce -n 2 --json | jq .         one JSON object a line
@@ -55,7 +55,7 @@ median over samples of the slowest rank. algbw is size over time; busbw is what 
 pub(crate) struct PerfArgs {
     /// The collective: all_reduce, reduce, reduce_scatter, all_gather, broadcast, gather, scatter, all_to_all, barrier
     collective: Collective,
-    /// Start this many ranks on this host; without it, join the ranks that a launcher has started
+    /// Start this many ranks on this host; without it, or in a group of just this many, join the ranks that a launcher has started
     #[arg(short = 'n', long = "ranks", value_name = "N")]
     pub(crate) ranks: Option<usize>,
     /// The smallest size in bytes (K, M, G are powers of 1024)
@@ -88,7 +88,7 @@ pub(crate) struct PerfArgs {
     /// This many operations a size, instead of a time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     iters: Option<u32>,
-    /// Seconds a size
+    /// Seconds of samples for each size and placement; warm-ups and checks come on top
     #[arg(long, value_name = "S", default_value_t = 0.4)]
     seconds: f64,
     /// The algorithm, instead of the table's choice
@@ -225,7 +225,7 @@ fn all_sizes<T: Value>(args: &PerfArgs, comm: &Communicator) -> Result<bool> {
     let mut rows = 0;
     for bytes in args.sizes() {
         let count = bytes / args.dtype.size();
-        let mut case = Case::<T>::new(args.collective, args.op, args.root, (rank, world), count);
+        let mut case = Case::<T>::new(args.collective, args.op, args.root, (rank, world), count)?;
         let mut figures = Vec::new();
         for in_place in [false, true] {
             let measured = measure(comm, &method, &mut case, bytes, in_place)?;
@@ -245,9 +245,9 @@ fn all_sizes<T: Value>(args: &PerfArgs, comm: &Communicator) -> Result<bool> {
                     size_bytes: bytes,
                     count,
                     in_place,
-                    time_us: measured.microseconds,
-                    algbw_gb_s: algbw,
-                    busbw_gb_s: busbw,
+                    time_us: (measured.microseconds * 1e3).round() / 1e3,
+                    algbw_gb_s: (algbw * 1e6).round() / 1e6,
+                    busbw_gb_s: (busbw * 1e6).round() / 1e6,
                     wrong: measured.wrong,
                 };
                 let line = serde_json::to_string(&row).map_err(|error| Error::io("writing JSON", error))?;

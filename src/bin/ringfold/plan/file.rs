@@ -11,6 +11,7 @@ const VERSION: u32 = 1;
 
 /// The plans of all ranks, with the version of the form.
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct PlanFile {
     ringfold_plan: u32,
     /// In rank order.

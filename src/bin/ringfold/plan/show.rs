@@ -118,6 +118,9 @@ fn plans(request: &Request, schedule: Schedule, in_place: bool) -> Result<Vec<Pl
         .collect()
 }
 
+/// The most rounds that are shown as a table.
+const ROUNDS: usize = 64;
+
 /// One line a round, one column a rank: what each rank receives.
 fn print_rounds(world: usize, messages: &[Message]) {
     let mut table = Table::new();
@@ -127,23 +130,21 @@ fn print_rounds(world: usize, messages: &[Message]) {
         std::iter::once("round".to_owned()).chain((0..columns).map(|rank| format!("rank {rank} receives"))),
     );
     let rounds = messages.iter().map(|message| message.round).max().unwrap_or(0);
-    for round in 1..=rounds {
-        let cell = |rank: usize| {
-            let received: Vec<String> = messages
-                .iter()
-                .filter(|message| message.round == round && message.to == rank)
-                .map(|message| {
-                    let sign = if message.reduces { "+=" } else { "<-" };
-                    format!("{} {sign} rank {}", message.received, message.from)
-                })
-                .collect();
-            received.join("\n")
-        };
-        table.add_row(std::iter::once(round.to_string()).chain((0..columns).map(cell)));
+    let shown = rounds.min(ROUNDS);
+    let mut cells = vec![vec![String::new(); columns]; shown];
+    for message in messages.iter().filter(|message| message.to < columns && message.round <= shown) {
+        let cell = &mut cells[message.round - 1][message.to];
+        let sign = if message.reduces { "+=" } else { "<-" };
+        let line = if cell.is_empty() { "" } else { "\n" };
+        *cell += &format!("{line}{} {sign} rank {}", message.received, message.from);
+    }
+    for (round, cells) in cells.into_iter().enumerate() {
+        table.add_row(std::iter::once((round + 1).to_string()).chain(cells));
     }
     println!("{table}");
-    if world > columns {
-        println!("({} more ranks; --rank R shows one, --json all)", world - columns);
+    if world > columns || rounds > shown {
+        let more = (world - columns, rounds - shown);
+        println!("({} more ranks and {} more rounds; --rank R shows one rank, --json all)", more.0, more.1);
     }
 }
 

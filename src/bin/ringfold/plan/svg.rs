@@ -17,7 +17,7 @@ const MOVE: &str = "#1d4ed8";
 /// Draws the messages of `world` ranks.
 pub(super) fn draw(title: &str, figures: &str, world: usize, messages: &[Message]) -> String {
     let rounds = messages.iter().map(|message| message.round).max().unwrap_or(0);
-    let width = (LEFT + ROUND * rounds.max(1) as f64 + RIGHT).max(720.0);
+    let width = (LEFT + ROUND * rounds.max(1) as f64 + RIGHT).max(860.0);
     let height = TOP + LANE * world.saturating_sub(1) as f64 + BOTTOM;
     let lane = |rank: usize| TOP + LANE * rank as f64;
     let column = |round: usize| LEFT + ROUND * round.saturating_sub(1) as f64;
