@@ -38,6 +38,9 @@ pub struct Fingerprint {
     pub strict: bool,
     /// The elements of one slice of the schedule, in units of 64 (saturating); 0 for an unsliced one.
     pub slice: u32,
+    /// A hash of all operations before this one, so that a difference which no link has shown is found at the next
+    /// call. See [`Fingerprint::history_after`].
+    pub history: u32,
 }
 
 /// Where two fingerprints differ: the first field in order of importance.
@@ -68,7 +71,7 @@ impl Fingerprint {
         let (count, counts_hash) = match &request.counts {
             Counts::Same(count) => (*count as u64, 0),
             Counts::PerRank(counts) => (counts.iter().sum::<usize>() as u64, hash(counts)),
-            Counts::Pairwise { .. } => (0, 0),
+            Counts::Pairwise { .. } | Counts::Messages { .. } => (0, 0),
         };
         Fingerprint {
             generation: 0,
@@ -85,7 +88,19 @@ impl Fingerprint {
             algorithm: 0,
             strict: false,
             slice: 0,
+            history: 0,
         }
+    }
+
+    /// The history of the operation after this one: this one's with everything in it that all ranks agree on.
+    pub fn history_after(&self) -> u32 {
+        let bytes = Fingerprint { pair_count: 0, ..*self }.encode();
+        // A word a time: this is done for every operation.
+        let (words, _) = bytes.as_chunks::<8>();
+        let mix = |hash: u64, word: &[u8; 8]| {
+            (hash.rotate_left(23) ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        };
+        (words.iter().fold(0, mix) >> 32) as u32
     }
 
     /// The bytes on the wire.
@@ -108,7 +123,8 @@ impl Fingerprint {
         put(&self.algorithm.to_le_bytes());
         put(&[u8::from(self.strict), 0]);
         put(&self.slice.to_le_bytes());
-        debug_assert_eq!(at, 60);
+        put(&self.history.to_le_bytes());
+        debug_assert_eq!(at, Self::SIZE);
         bytes
     }
 
@@ -136,7 +152,8 @@ impl Fingerprint {
         let algorithm = u16::from_le_bytes(take(2).try_into().expect("2 bytes"));
         let [strict, zero] = take(2).try_into().expect("2 bytes");
         let slice = u32_of(take(4));
-        if strict > 1 || zero != 0 || take(4) != [0; 4] {
+        let history = u32_of(take(4));
+        if strict > 1 || zero != 0 {
             return None;
         }
         Some(Fingerprint {
@@ -154,6 +171,7 @@ impl Fingerprint {
             algorithm,
             strict: strict == 1,
             slice,
+            history,
         })
     }
 
@@ -193,6 +211,9 @@ impl Fingerprint {
             })
             .or_else(|| differ("algorithm (number)", self.algorithm, t.algorithm, u16::to_string))
             .or_else(|| differ("slice", self.slice, t.slice, u32::to_string))
+            .or_else(|| {
+                differ("an earlier collective (hash)", self.history, t.history, |h| format!("{h:08x}"))
+            })
     }
 }
 
@@ -226,8 +247,20 @@ mod tests {
         bytes[0] ^= 1;
         assert_eq!(Fingerprint::decode(&bytes), None);
         let mut bytes = sample().encode();
-        bytes[63] = 1;
+        bytes[55] = 1;
         assert_eq!(Fingerprint::decode(&bytes), None, "reserved bytes are zero");
+    }
+
+    #[test]
+    fn the_history_remembers_every_operation_but_for_what_is_between_pairs() {
+        let mine = sample();
+        assert_eq!(mine.history_after(), Fingerprint { pair_count: 9, ..mine }.history_after());
+        let theirs = Fingerprint { root: 1, ..mine };
+        let (mine, theirs) = (mine.history_after(), theirs.history_after());
+        assert_ne!(mine, theirs);
+        let next = |history| Fingerprint { history, sequence: 8, ..sample() };
+        assert_ne!(next(mine).history_after(), next(theirs).history_after());
+        assert!(next(mine).difference(&next(theirs)).unwrap().field.starts_with("an earlier collective"));
     }
 
     #[test]

@@ -134,7 +134,7 @@ pub enum Counts {
     Same(usize),
     /// One number a rank, the same list on every rank: reduce_scatter, all_gather, gather and scatter.
     PerRank(Arc<[usize]>),
-    /// What this rank sends to and receives from each rank: all_to_all, send and recv.
+    /// What this rank sends to and receives from each rank: all_to_all.
     Pairwise {
         /// The rank whose counts these are.
         rank: usize,
@@ -143,11 +143,20 @@ pub enum Counts {
         /// Elements received from each rank.
         receive: Arc<[usize]>,
     },
+    /// The message that this rank sends and the one that it receives: the other rank, and how many elements.
+    Messages {
+        /// The rank whose messages these are.
+        rank: usize,
+        /// To whom, how many.
+        send: Option<(usize, usize)>,
+        /// From whom, how many.
+        receive: Option<(usize, usize)>,
+    },
 }
 
 /// Everything that a schedule depends on, as one rank sees it.
 ///
-/// All of it must be the same on every rank, except `in_place` and the counts of [`Counts::Pairwise`].
+/// All of it must be the same on every rank, except `in_place` and counts that are between pairs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Request {
     /// What is asked.
@@ -232,7 +241,7 @@ impl Request {
                 vec![sum(counts)]
             }
             Counts::Pairwise { rank, send, receive } => {
-                if !matches!(self.collective, Collective::AllToAll | Collective::SendRecv) {
+                if self.collective != Collective::AllToAll {
                     return Err(Error::invalid(format!("{} takes no pairwise counts", self.collective)));
                 }
                 if *rank >= world || send.len() != world || receive.len() != world {
@@ -249,14 +258,40 @@ impl Request {
                         send[*rank], receive[*rank]
                     )));
                 }
-                if self.in_place && self.collective == Collective::AllToAll && send != receive {
+                if self.in_place && send != receive {
                     return Err(Error::invalid(
                         "all_to_all in place with send and receive counts that differ",
                     ));
                 }
                 vec![sum(send), sum(receive)]
             }
+            Counts::Messages { rank, send, receive } => {
+                if self.collective != Collective::SendRecv {
+                    return Err(Error::invalid(format!("{} is not a message", self.collective)));
+                }
+                for (peer, _) in send.iter().chain(receive) {
+                    if *peer >= world {
+                        return Err(Error::invalid(format!("rank {peer} in a group of {world} ranks"))
+                            .remedy(format!("name a rank from 0 to {}", world - 1)));
+                    }
+                }
+                let to_itself =
+                    |message: &Option<(usize, usize)>| message.is_some_and(|(peer, _)| peer == *rank);
+                if (to_itself(send) || to_itself(receive)) && send != receive {
+                    return Err(Error::invalid(format!(
+                        "rank {rank} sends to itself what it does not receive"
+                    ))
+                    .remedy("use send_recv with this rank on both sides and one length"));
+                }
+                vec![
+                    send.map_or(Some(0), |(_, count)| Some(count)),
+                    receive.map_or(Some(0), |(_, count)| Some(count)),
+                ]
+            }
         };
+        if self.collective == Collective::SendRecv && !matches!(self.counts, Counts::Messages { .. }) {
+            return Err(Error::invalid("a message without a rank to send it to or receive it from"));
+        }
         let limit = isize::MAX as usize / self.dtype.size();
         if sums.iter().any(|sum| sum.is_none_or(|sum| sum > limit)) {
             return Err(Error::invalid(format!("the counts of this {} overflow", self.collective)));
@@ -312,7 +347,7 @@ impl Request {
     pub fn whole(&self) -> usize {
         match &self.counts {
             Counts::Same(count) => *count,
-            Counts::PerRank(_) | Counts::Pairwise { .. } => 0,
+            _ => 0,
         }
     }
 
@@ -324,7 +359,7 @@ impl Request {
                 let start: usize = counts[..rank].iter().sum();
                 start..start + counts[rank]
             }
-            Counts::Pairwise { .. } => 0..0,
+            _ => 0..0,
         }
     }
 
@@ -341,7 +376,7 @@ impl Request {
                 let len = match &self.counts {
                     Counts::Same(count) => *count,
                     Counts::PerRank(counts) => counts[rank],
-                    Counts::Pairwise { .. } => 0,
+                    _ => 0,
                 };
                 start += len;
                 start - len..start
@@ -359,7 +394,14 @@ impl Request {
                 let start: usize = send[..to].iter().sum();
                 start..start + send[to]
             }
-            Counts::PerRank(_) => 0..0,
+            Counts::Messages { send: Some((peer, count)), .. } if *peer <= to => {
+                if *peer == to {
+                    0..*count
+                } else {
+                    *count..*count
+                }
+            }
+            _ => 0..0,
         }
     }
 
@@ -372,7 +414,14 @@ impl Request {
                 let start: usize = receive[..from].iter().sum();
                 start..start + receive[from]
             }
-            Counts::PerRank(_) => 0..0,
+            Counts::Messages { receive: Some((peer, count)), .. } if *peer <= from => {
+                if *peer == from {
+                    0..*count
+                } else {
+                    *count..*count
+                }
+            }
+            _ => 0..0,
         }
     }
 

@@ -105,22 +105,27 @@ impl Cause {
     /// The culprit that is no rank: the store of a launcher.
     pub const STORE: usize = u32::MAX as usize;
 
-    fn order(&self) -> (u64, CauseKind, usize, usize, &str) {
-        (self.sequence, self.kind, self.culprit, self.reporter, &self.detail)
+    /// How far a kind is from the root of a failure: a death is behind everything, and that a link is closed or time
+    /// is up may always be the consequence of something else.
+    fn distance(&self) -> u8 {
+        match self.kind {
+            CauseKind::PeerDead => 0,
+            CauseKind::Closed | CauseKind::Deadline => 2,
+            _ => 1,
+        }
     }
 
-    /// The one of two causes that counts: lowest sequence, then kind, then culprit, then reporter.
+    fn order(&self) -> (u8, u64, CauseKind, usize, usize, &str) {
+        (self.distance(), self.sequence, self.kind, self.culprit, self.reporter, &self.detail)
+    }
+
+    /// The one of two causes that counts: roots of a failure before consequences, then the lowest sequence number,
+    /// then kind, culprit and reporter.
     ///
-    /// A dead process is noticed outside of any operation by whoever watches it, and inside of one by its
-    /// neighbours; death therefore wins over every consequence of it, whatever the sequence number.
+    /// What is noticed outside of any operation (a death, a panic, an abort) has no sequence number, and its
+    /// consequences have; so the sequence number cannot come first.
     pub fn merge(self, other: Cause) -> Cause {
-        let dead = |c: &Cause| c.kind == CauseKind::PeerDead;
-        let first = match (dead(&self), dead(&other)) {
-            (true, false) => true,
-            (false, true) => false,
-            _ => self.order() <= other.order(),
-        };
-        if first { self } else { other }
+        if self.order() <= other.order() { self } else { other }
     }
 
     /// The error that a rank returns for this cause.
@@ -146,10 +151,13 @@ mod tests {
     fn merge_is_commutative_and_prefers_the_first_cause() {
         let early = cause(3, CauseKind::Deadline, 2);
         let late = cause(4, CauseKind::Mismatch, 1);
-        assert_eq!(early.clone().merge(late.clone()), early);
-        assert_eq!(late.clone().merge(early.clone()), early);
+        assert_eq!(early.clone().merge(late.clone()), late, "a deadline may be a consequence");
+        assert_eq!(late.clone().merge(early.clone()), late);
         let same = cause(3, CauseKind::Mismatch, 5);
-        assert_eq!(early.clone().merge(same.clone()), same);
+        assert_eq!(late.clone().merge(same.clone()), same);
+        let abort = cause(Cause::NO_SEQUENCE, CauseKind::Abort, 6);
+        assert_eq!(early.merge(abort.clone()), abort);
+        assert_eq!(abort.merge(same.clone()), same);
         let dead = cause(Cause::NO_SEQUENCE, CauseKind::PeerDead, 7);
         assert_eq!(same.clone().merge(dead.clone()), dead);
         assert_eq!(dead.clone().merge(same), dead);

@@ -105,6 +105,12 @@ impl<'a> Builder<'a> {
             .collect()
     }
 
+    /// The portions of a message that is one block.
+    pub fn portions(&self) -> Vec<Range<usize>> {
+        let whole = 0..self.request.whole();
+        self.slices(std::slice::from_ref(&whole)).into_iter().flatten().collect()
+    }
+
     /// Adds a send.
     pub fn send(&mut self, range: Span, to: usize) {
         self.steps.push(Step::Send { range, to });

@@ -132,7 +132,7 @@ impl Bounds {
         if rank >= request.world {
             return Err(format!("there is no such rank in a group of {}", request.world));
         }
-        if let Counts::Pairwise { rank: owner, .. } = request.counts
+        if let Counts::Pairwise { rank: owner, .. } | Counts::Messages { rank: owner, .. } = request.counts
             && owner != rank
         {
             return Err(format!("its counts are those of rank {owner}"));

@@ -88,7 +88,7 @@ impl Table {
     /// # Errors
     /// [`Unsupported`](crate::ErrorKind::Unsupported) where no rule's algorithm can do it.
     pub fn select(&self, request: &Request) -> Result<Schedule> {
-        let bytes = agreed_bytes(request);
+        let bytes = Table::agreed_bytes(request);
         self.rules
             .iter()
             .filter(|rule| rule.collective == request.collective)
@@ -104,23 +104,29 @@ impl Table {
             })
     }
 
+    /// The bytes that all ranks know of, and choices may depend on: of the whole message, or of the concatenation
+    /// of all blocks. Counts between pairs are not known to all, and count as none.
+    pub fn agreed_bytes(request: &Request) -> usize {
+        let elements = match &request.counts {
+            Counts::Pairwise { .. } | Counts::Messages { .. } => 0,
+            _ if request.collective.has_blocks() => request.blocks_end(),
+            Counts::Same(count) if request.collective == Collective::AllToAll => {
+                count.saturating_mul(request.world)
+            }
+            _ => request.whole(),
+        };
+        elements.saturating_mul(request.dtype.size())
+    }
+
+    /// A schedule for what needs none: messages.
+    pub(crate) fn any_schedule(&self) -> Schedule {
+        Schedule::whole(Algorithm::all().next().expect("there are algorithms"))
+    }
+
     /// The schedule for an algorithm that somebody has chosen.
     pub fn schedule(&self, request: &Request, algorithm: Algorithm) -> Schedule {
         Schedule { algorithm, slice: (self.slice_bytes / request.dtype.size()).max(1) }
     }
-}
-
-/// The bytes that all ranks know of: pairwise counts are not agreed, and count as none.
-fn agreed_bytes(request: &Request) -> usize {
-    let elements = match &request.counts {
-        Counts::Pairwise { .. } => 0,
-        _ if request.collective.has_blocks() => request.blocks_end(),
-        Counts::Same(count) if request.collective == Collective::AllToAll => {
-            count.saturating_mul(request.world)
-        }
-        _ => request.whole(),
-    };
-    elements.saturating_mul(request.dtype.size())
 }
 
 #[cfg(test)]

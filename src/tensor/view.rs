@@ -15,11 +15,27 @@ pub enum Device {
     Cuda(u32),
 }
 
+/// Extents. A slice has one, for which nothing is allocated.
+#[derive(Debug, Clone)]
+enum Shape {
+    Flat([usize; 1]),
+    Any(Vec<usize>),
+}
+
+impl Shape {
+    fn as_slice(&self) -> &[usize] {
+        match self {
+            Shape::Flat(extent) => extent,
+            Shape::Any(extents) => extents,
+        }
+    }
+}
+
 /// The layout that both kinds of view share.
 #[derive(Debug, Clone)]
 struct Layout {
     dtype: DType,
-    shape: Vec<usize>,
+    shape: Shape,
     /// In elements; `None` is row-major and dense.
     strides: Option<Vec<isize>>,
     device: Device,
@@ -44,14 +60,24 @@ impl Layout {
                 shape.len()
             )));
         }
-        Ok(Layout { dtype, shape: shape.to_vec(), strides: strides.map(<[isize]>::to_vec), device, count })
+        Ok(Layout {
+            dtype,
+            shape: Shape::Any(shape.to_vec()),
+            strides: strides.map(<[isize]>::to_vec),
+            device,
+            count,
+        })
+    }
+
+    fn flat(dtype: DType, count: usize) -> Self {
+        Layout { dtype, shape: Shape::Flat([count]), strides: None, device: Device::Host, count }
     }
 
     /// Whether the elements stand one after another in row-major order.
     fn is_contiguous(&self) -> bool {
         let Some(strides) = &self.strides else { return true };
         let mut expected = 1isize;
-        for (&extent, &stride) in self.shape.iter().zip(strides).rev() {
+        for (&extent, &stride) in self.shape.as_slice().iter().zip(strides).rev() {
             if extent > 1 && stride != expected {
                 return self.count == 0;
             }
@@ -72,7 +98,7 @@ impl Layout {
         if !self.is_contiguous() {
             return Err(Error::unsupported(format!(
                 "the {role} of shape {:?} has strides {:?}",
-                self.shape,
+                self.shape.as_slice(),
                 self.strides.as_deref().unwrap_or_default()
             ))
             .remedy("pass a contiguous tensor"));
@@ -90,7 +116,7 @@ macro_rules! accessors {
 
         /// The extents, outermost first.
         pub fn shape(&self) -> &[usize] {
-            &self.layout.shape
+            self.layout.shape.as_slice()
         }
 
         /// The strides in elements; `None` where the tensor is dense and row-major by construction.
@@ -146,13 +172,7 @@ unsafe impl Send for TensorMut<'_> {}
 impl<'a> TensorRef<'a> {
     /// A one-dimensional view of a slice.
     pub fn from_slice<T: Element>(data: &'a [T]) -> Self {
-        let layout = Layout {
-            dtype: T::DTYPE,
-            shape: vec![data.len()],
-            strides: None,
-            device: Device::Host,
-            count: data.len(),
-        };
+        let layout = Layout::flat(T::DTYPE, data.len());
         TensorRef { pointer: data.as_ptr().cast(), layout, memory: PhantomData }
     }
 
@@ -178,6 +198,12 @@ impl<'a> TensorRef<'a> {
 
     accessors!();
 
+    /// Nothing, of this type.
+    pub(crate) fn empty(dtype: DType) -> Self {
+        let pointer = std::ptr::NonNull::<u64>::dangling().as_ptr().cast_const().cast();
+        TensorRef { pointer, layout: Layout::flat(dtype, 0), memory: PhantomData }
+    }
+
     /// The address of the first element.
     pub fn pointer(&self) -> *const u8 {
         self.pointer
@@ -192,13 +218,7 @@ impl<'a> TensorRef<'a> {
 impl<'a> TensorMut<'a> {
     /// A one-dimensional view of a slice.
     pub fn from_slice<T: Element>(data: &'a mut [T]) -> Self {
-        let layout = Layout {
-            dtype: T::DTYPE,
-            shape: vec![data.len()],
-            strides: None,
-            device: Device::Host,
-            count: data.len(),
-        };
+        let layout = Layout::flat(T::DTYPE, data.len());
         TensorMut { pointer: data.as_mut_ptr().cast(), layout, memory: PhantomData }
     }
 
@@ -223,6 +243,12 @@ impl<'a> TensorMut<'a> {
     }
 
     accessors!();
+
+    /// Nothing, of this type.
+    pub(crate) fn empty(dtype: DType) -> Self {
+        let pointer = std::ptr::NonNull::<u64>::dangling().as_ptr().cast();
+        TensorMut { pointer, layout: Layout::flat(dtype, 0), memory: PhantomData }
+    }
 
     /// The address of the first element.
     pub fn pointer(&mut self) -> *mut u8 {

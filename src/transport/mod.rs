@@ -3,7 +3,12 @@
 //! A [`Transport`] moves byte streams; it knows nothing of collectives. An [`Exchange`] is an all-gather of small
 //! byte strings: the only thing that a bootstrap has to offer.
 
+pub mod channel;
+pub mod control;
 mod exchange;
+pub mod sim;
+pub mod tcp;
+pub(crate) mod verdict;
 
 pub use exchange::Exchange;
 
@@ -68,7 +73,8 @@ pub trait Transport: Send {
     /// needed, within this call and [`wait`](Transport::wait).
     fn try_send(&mut self, to: usize, channel: Channel, data: &[IoSlice<'_>]) -> Result<usize, LinkFault>;
 
-    /// Receives into the front of `into` what is there now; 0 where nothing is.
+    /// Receives into the front of `into` what is there now; 0 where nothing is. The contents of the rest of `into`
+    /// are unspecified afterwards.
     fn try_recv(&mut self, from: usize, channel: Channel, into: &mut [u8]) -> Result<usize, LinkFault>;
 
     /// Returns when one of the interests may make progress, the verdict is in, or `until` has come; and may

@@ -107,9 +107,8 @@ impl Tree {
 
 /// The reduction of everybody's input comes to the top and, where that is another rank, from there to the root.
 fn reduce(b: &mut Builder<'_>, tree: &Tree, root: usize) {
-    let whole = [0..b.request().whole()];
-    let portions = b.slices(&whole);
-    let longest = portions[0][0].len();
+    let portions = b.portions();
+    let longest = portions[0].len();
     let at_top = tree.number == 0;
     let ends_here = at_top && b.rank() == root;
     // Two windows take turns, so that the next portion can be summed while this one is being sent.
@@ -117,8 +116,8 @@ fn reduce(b: &mut Builder<'_>, tree: &Tree, root: usize) {
     let windows: Vec<Span> =
         (0..if partials > 0 { portions.len().min(2) } else { 0 }).map(|_| b.scratch(longest)).collect();
     for (i, portion) in portions.iter().enumerate() {
-        let mut partial = b.input(portion[0].clone());
-        let output = b.output(portion[0].clone());
+        let mut partial = b.input(portion.clone());
+        let output = b.output(portion.clone());
         for (k, child) in tree.children.iter().enumerate() {
             let last = k + 1 == tree.children.len();
             let into = if last && ends_here { output } else { windows[i % 2].part(0, partial.len) };

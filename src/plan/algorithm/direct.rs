@@ -81,14 +81,13 @@ fn generate(b: &mut Builder<'_>) {
         Collective::AllToAll => all_to_all(b),
         _ => {
             let to_all = request.collective != Collective::Reduce;
-            let whole = [0..request.whole()];
-            for portion in b.slices(&whole) {
-                let input = b.input(portion[0].clone());
+            for portion in b.portions() {
+                let input = b.input(portion.clone());
                 for to in others(b).into_iter().filter(|&to| to_all || to == root) {
                     b.send(input, to);
                 }
                 if to_all || rank == root {
-                    b.with_scratch(|b| collect(b, portion[0].clone(), portion[0].clone()));
+                    b.with_scratch(|b| collect(b, portion.clone(), portion.clone()));
                 }
             }
         }

@@ -34,9 +34,8 @@ fn generate(b: &mut Builder<'_>) {
             b.with_scratch(|b| reduce_scatter(b, &folded, &portion));
         }
     } else {
-        let whole = [0..b.request().whole()];
-        for portion in b.slices(&whole) {
-            b.with_scratch(|b| all_reduce(b, &folded, portion[0].clone()));
+        for portion in b.portions() {
+            b.with_scratch(|b| all_reduce(b, &folded, portion.clone()));
         }
     }
 }

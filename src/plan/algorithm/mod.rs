@@ -1,6 +1,6 @@
 //! The algorithms, one file each, and the one list of them.
 //!
-//! A new algorithm is a file that exports an [`Entry`] and a word in the list below. The conformance suite, the
+//! A new algorithm is a file that exports an `Entry` and a word in the list below. The conformance suite, the
 //! verifier, the benchmarks and the command line go through the list.
 
 use super::Builder;

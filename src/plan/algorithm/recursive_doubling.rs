@@ -30,12 +30,11 @@ fn generate(b: &mut Builder<'_>) {
 
 fn all_reduce(b: &mut Builder<'_>) {
     let folded = Folded::new(b.world());
-    let whole = [0..b.request().whole()];
-    let portions = b.slices(&whole);
-    let longest = portions[0][0].len();
+    let portions = b.portions();
+    let longest = portions[0].len();
     let mut windows: Vec<Span> = Vec::new();
     for portion in &portions {
-        let (input, output) = (b.input(portion[0].clone()), b.output(portion[0].clone()));
+        let (input, output) = (b.input(portion.clone()), b.output(portion.clone()));
         let (number, helped) = match folded.part(b.rank()) {
             Part::Idle(actor) => {
                 b.send(input, actor);

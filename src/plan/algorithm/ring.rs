@@ -117,16 +117,15 @@ fn broadcast(b: &mut Builder<'_>) {
 fn reduce(b: &mut Builder<'_>) {
     let n = b.world();
     let place = b.before(b.request().root + 1);
-    let whole = [0..b.request().whole()];
-    let portions = b.slices(&whole);
-    let longest = portions.iter().map(|portion| portion[0].len()).max().unwrap_or(0);
+    let portions = b.portions();
+    let longest = portions.iter().map(|portion| portion.len()).max().unwrap_or(0);
     let inner = place > 0 && place < n - 1;
     let windows: Vec<Span> = (0..if inner { portions.len().min(2) } else { 0 }).map(|_| b.scratch(longest)).collect();
     for (i, portion) in portions.iter().enumerate() {
-        let input = b.input(portion[0].clone());
+        let input = b.input(portion.clone());
         let mut partial = input;
         if place > 0 {
-            partial = if inner { windows[i % 2].part(0, input.len) } else { b.output(portion[0].clone()) };
+            partial = if inner { windows[i % 2].part(0, input.len) } else { b.output(portion.clone()) };
             b.recv_reduce(partial, input, b.before(1));
         }
         if place < n - 1 {

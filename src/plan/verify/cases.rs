@@ -145,7 +145,7 @@ impl Case {
         request.in_place = match self.placement {
             Placement::Out => false,
             Placement::In => true,
-            Placement::Mixed => rank % 2 == 0,
+            Placement::Mixed => rank.is_multiple_of(2),
         } && request.in_place_shift(rank).is_some();
         request
     }

@@ -12,18 +12,20 @@
 //!    that a mismatch anywhere is noticed before anything has changed.
 //!
 //! How: the element axis of every memory and message is cut wherever any range begins or ends, cuts travel through
-//! messages and steps until nothing changes ([`blocks`]), and what remains is finite: one node for each task and
-//! block, a send and its receive being one ([`graph`]). A topological order of the nodes exists if and only if there is
-//! no deadlock. Along it conflicting accesses are looked for ([`races`]), and the values of all memories are followed
-//! symbolically ([`values`]).
+//! messages and steps until nothing changes (`blocks`), and what remains is finite: one node for each task and
+//! block, a send and its receive being one (`graph`). A topological order of the nodes exists if and only if there is
+//! no deadlock. Along it conflicting accesses are looked for (`races`), and the values of all memories are followed
+//! symbolically (`values`).
 
 mod blocks;
 mod cases;
 mod graph;
 mod races;
+mod timeline;
 mod values;
 
-pub use cases::{Case, Placement};
+pub use cases::{Case, Placement, Shape};
+pub use timeline::{Message, messages};
 
 use super::lower::{Lowered, lower};
 use super::{Plan, Step};
@@ -109,11 +111,14 @@ pub fn verify(plans: &[Plan]) -> Result<Report, Fault> {
 
 /// [`verify`] without the copies.
 fn verify_owned(plans: Vec<Plan>) -> Result<Report, Fault> {
-    let lowered = plans
+    verify_lowered(&lower_all(plans)?)
+}
+
+fn lower_all(plans: Vec<Plan>) -> Result<Vec<Lowered>, Fault> {
+    plans
         .into_iter()
         .map(|plan| lower(plan).map_err(|error| Fault::Malformed(error.message().to_owned())))
-        .collect::<Result<Vec<_>, _>>()?;
-    verify_lowered(&lowered)
+        .collect()
 }
 
 /// Proves plans in their lowered form.
@@ -209,6 +214,10 @@ fn agree_in_pairs(ranks: &[Lowered]) -> Result<(), Fault> {
             } else {
                 receive[peer]
             }
+        }
+        Counts::Messages { send, receive, .. } => {
+            let message = if sends { send } else { receive };
+            message.filter(|(with, _)| *with == peer).map_or(0, |(_, count)| count)
         }
         Counts::PerRank(_) => 0,
     };

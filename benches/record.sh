@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Measures what the project states figures for, and writes them down: bash benches/record.sh [NAME]
+# Run it on a machine that does nothing else; what it writes says how busy the machine was.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+name="${1:-$(date +%F)}"
+out="benches/record/$name.md"
+cargo build --release --bins --examples
+ringfold=target/release/ringfold
+run() { printf '\n    $ %s\n' "$*"; "$@" 2>&1 | sed 's/^/    /'; }
+{
+    echo "# $(date +%F)"
+    echo
+    echo "- machine: $(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -1), $(nproc) CPUs," \
+        "$(free -g | awk '/^Mem/ {print $2}') GiB, Linux $(uname -r)"
+    echo "- load before: $(cut -d' ' -f1-3 /proc/loadavg)"
+    echo "- compiler: $(rustc --version)"
+    echo "- commit: $(git describe --always --dirty)"
+    printf '\n## Proving every plan (asked: under 60 s)\n'
+    run "$ringfold" plan verify --all
+    printf '\n## 64 processes start, form a group, meet and end (asked: the group forms in under 5 s)\n'
+    printf '\n    $ time ringfold perf barrier -n 64 --iters 1\n'
+    { TIMEFORMAT='    %R s'; time "$ringfold" perf barrier -n 64 --iters 1 >/dev/null; } 2>&1
+    printf '\n## A cached plan is looked up (asked: under 1 us), plans are made and proved\n'
+    printf '\n    $ cargo bench --bench plans\n'
+    cargo bench --bench plans 2>/dev/null | grep -E '^[a-z].*time:|^ +time:|^(a cached|all_reduce)' | sed 's/^/    /'
+    printf '\n## all_reduce over loopback TCP, fresh operands\n'
+    run "$ringfold" perf all_reduce -n 2 --fresh
+    run "$ringfold" perf all_reduce -n 4 --fresh
+    printf '\n## Links against bare sockets, in turn\n'
+    printf '\n    $ cargo bench --bench tcp\n'
+    cargo bench --bench tcp 2>/dev/null | grep -vE '^(running|test |$)' | sed 's/^/    /'
+    printf '\n## The main job\n'
+    run "$ringfold" run -n 4 -- target/release/examples/digits
+} > "$out.part"
+mv "$out.part" "$out"
+echo "written: $out"

@@ -1,0 +1,198 @@
+//! Lowered plans in the form that the lanes run, and their cache.
+
+use super::super::cannot;
+use crate::collective::{Collective, Counts, Request};
+use crate::error::{Error, Result};
+use crate::plan::lower::{Dependency, Lane, Lowered, lower};
+use crate::plan::{Place, Plan, Schedule, Span, Step};
+use lru::LruCache;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+/// Whose memory an operand lies in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Base {
+    Input,
+    Output,
+    Scratch,
+}
+
+/// An operand: a memory, and the byte at which it begins there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) base: Base,
+    pub(super) offset: usize,
+}
+
+/// What a task does with its elements.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Action {
+    Send(Address),
+    Receive(Address),
+    ReceiveReduce { into: Address, local: Address },
+    Copy { source: Address, into: Address },
+    Fold { sources: Box<[Address]>, into: Address },
+    Finish(Address),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Task {
+    pub(super) action: Action,
+    /// Bytes to work through.
+    pub(super) bytes: usize,
+    /// `shift` is in bytes here.
+    pub(super) dependencies: Box<[Dependency]>,
+}
+
+/// A plan as it is run.
+#[derive(Debug)]
+pub(super) struct Compiled {
+    pub(super) tasks: Vec<Task>,
+    /// Lanes with their tasks, those that compute first.
+    pub(super) lanes: Vec<(Lane, Box<[u32]>)>,
+    pub(super) scratch_bytes: usize,
+    /// The wire numbers by which ranks compare schedules.
+    pub(super) algorithm: u16,
+    pub(super) slice: u32,
+}
+
+impl Compiled {
+    fn new(lowered: &Lowered, schedule: Option<Schedule>) -> Result<Self> {
+        let size = lowered.plan.request.dtype.size();
+        let tasks = lowered
+            .tasks
+            .iter()
+            .map(|task| {
+                let step = &lowered.plan.steps[task.step];
+                let dependencies = task
+                    .dependencies
+                    .iter()
+                    .map(|dependency| Dependency {
+                        on: dependency.on,
+                        shift: match dependency.shift {
+                            Dependency::UNTIL_DONE => Dependency::UNTIL_DONE,
+                            shift => shift * size as isize,
+                        },
+                    })
+                    .collect();
+                Ok(Task { action: action(step, size)?, bytes: task.len * size, dependencies })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let mut lanes: Vec<(Lane, Box<[u32]>)> = lowered
+            .lanes
+            .iter()
+            .map(|(lane, tasks)| (*lane, tasks.iter().map(|&task| task as u32).collect()))
+            .collect();
+        lanes.sort_by_key(|(lane, _)| match lane {
+            Lane::Compute => 0,
+            Lane::Send(_) => 1,
+            Lane::Receive(_) => 2,
+        });
+        Ok(Compiled {
+            tasks,
+            lanes,
+            scratch_bytes: lowered.plan.scratch * size,
+            algorithm: schedule.map_or(0, |schedule| schedule.algorithm.to_wire()),
+            slice: schedule.map_or(0, |schedule| u32::try_from(schedule.slice).unwrap_or(u32::MAX)),
+        })
+    }
+}
+
+fn address(span: &Span, size: usize) -> Result<Address> {
+    let base = match span.place {
+        Place::Input => Base::Input,
+        Place::Output => Base::Output,
+        Place::Scratch => Base::Scratch,
+        Place::Slot | Place::Peer { .. } => return Err(cannot("planned", "see the memory of other ranks")),
+    };
+    Ok(Address { base, offset: span.start * size })
+}
+
+fn action(step: &Step, size: usize) -> Result<Action> {
+    Ok(match step {
+        Step::Send { range, .. } => Action::Send(address(range, size)?),
+        Step::Recv { range, .. } => Action::Receive(address(range, size)?),
+        Step::RecvReduce { into, local, .. } => {
+            Action::ReceiveReduce { into: address(into, size)?, local: address(local, size)? }
+        }
+        Step::Copy { source, into } => {
+            Action::Copy { source: address(source, size)?, into: address(into, size)? }
+        }
+        Step::Fold { sources, into } => Action::Fold {
+            sources: sources.iter().map(|source| address(source, size)).collect::<Result<_>>()?,
+            into: address(into, size)?,
+        },
+        Step::Finish { range } => Action::Finish(address(range, size)?),
+        Step::Signal { .. } | Step::Wait { .. } => {
+            return Err(cannot("planned", "raise flags in shared memory"));
+        }
+    })
+}
+
+/// The plans that this rank has run lately, by request and schedule.
+pub(super) struct Plans {
+    rank: usize,
+    cache: LruCache<(Request, Schedule), Arc<Compiled>, rustc_hash::FxBuildHasher>,
+    /// The last one: training loops ask for few things again and again.
+    last: Option<(Request, Schedule, Arc<Compiled>)>,
+}
+
+/// How many plans are kept: a large model's gradients have fewer different sizes.
+const KEPT: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+
+impl Plans {
+    pub(super) fn new(rank: usize) -> Self {
+        Plans { rank, cache: LruCache::with_hasher(KEPT, rustc_hash::FxBuildHasher), last: None }
+    }
+
+    /// The plan for a request, made if it is not there.
+    pub(super) fn get(&mut self, request: &Request, schedule: Schedule) -> Result<Arc<Compiled>> {
+        if let Some((last_request, last_schedule, plan)) = &self.last
+            && last_request == request
+            && *last_schedule == schedule
+        {
+            return Ok(Arc::clone(plan));
+        }
+        let key = (request.clone(), schedule);
+        let plan = match self.cache.get(&key) {
+            Some(plan) => Arc::clone(plan),
+            None => {
+                let plan = Arc::new(self.make(request, schedule)?);
+                self.cache.put(key, Arc::clone(&plan));
+                plan
+            }
+        };
+        self.last = Some((request.clone(), schedule, Arc::clone(&plan)));
+        Ok(plan)
+    }
+
+    fn make(&self, request: &Request, schedule: Schedule) -> Result<Compiled> {
+        let at_rank = |error: Error| error.at_rank(self.rank);
+        if request.collective == Collective::SendRecv {
+            let lowered = lower(messages(request, self.rank)?)?;
+            return Compiled::new(&lowered, None).map_err(at_rank);
+        }
+        let plan = Plan::generate(request, self.rank, schedule).map_err(at_rank)?;
+        Compiled::new(&lower(plan)?, Some(schedule)).map_err(at_rank)
+    }
+}
+
+/// The plan of point-to-point messages: at most one each way, both at once.
+fn messages(request: &Request, rank: usize) -> Result<Plan> {
+    request.validate()?;
+    let Counts::Messages { send, receive, .. } = request.counts else {
+        return Err(Error::invalid("a message without a rank to send it to or receive it from"));
+    };
+    let input = |count| Span { place: Place::Input, start: 0, len: count };
+    let output = |count| Span { place: Place::Output, start: 0, len: count };
+    let mut steps = Vec::new();
+    if let (Some((to, count)), Some(_)) = (send, receive)
+        && to == rank
+    {
+        steps.push(Step::Copy { source: input(count), into: output(count) });
+    } else {
+        steps.extend(send.map(|(to, count)| Step::Send { range: input(count), to }));
+        steps.extend(receive.map(|(from, count)| Step::Recv { range: output(count), from }));
+    }
+    Ok(Plan { request: request.clone(), rank, algorithm: "messages".into(), scratch: 0, slot: 0, steps })
+}

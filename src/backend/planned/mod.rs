@@ -1,0 +1,410 @@
+//! Runs lowered plans over a transport.
+//!
+//! One operation at a time is under way, the oldest. Its lanes are visited in turn; each moves as many bytes as its
+//! dependencies and the transport allow, so that a ring is one stream of bytes through each rank. Ahead of its
+//! first payload every link carries the operation's [`Fingerprint`], and no payload is consumed before that has
+//! been compared.
+//!
+//! - [`compile`]: a lowered plan with byte addresses and link numbers, cached by request;
+//! - [`state`]: how far each task of the running operation is, and the lanes that move it;
+//! - [`knock`]: what arrives on links that the running operation expects nothing on;
+//! - [`agree`]: the round in which a group agrees before anything moves (strict checks);
+//! - [`settle`]: from a fault that one rank has noticed to the cause that all ranks name.
+
+mod agree;
+mod compile;
+mod knock;
+mod settle;
+mod state;
+
+use super::{Backend, Operation, Progress, Ticket};
+use crate::collective::{Collective, Counts, Fingerprint, Request};
+use crate::error::{Cause, CauseKind, Error, Result};
+use crate::observe::Time;
+use crate::plan::Schedule;
+use crate::transport::{Channel, Interest, Transport};
+use agree::Agreement;
+use compile::{Compiled, Plans};
+use knock::Knocks;
+use settle::Settling;
+use state::{Moved, State, Trouble};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Runs verified plans over any transport.
+pub struct Planned<T: Transport> {
+    name: &'static str,
+    generation: u32,
+    communicator: u32,
+    transport: T,
+    plans: Plans,
+    queue: VecDeque<Queued>,
+    running: Option<Running>,
+    /// What the running operation writes down; kept from one to the next, so that nothing is allocated anew.
+    state: State,
+    next_ticket: u64,
+    /// The next sequence number of each direction of each pair, for point-to-point messages.
+    sent: Vec<u64>,
+    received: Vec<u64>,
+    /// The history that the next collective's fingerprint tells of.
+    history: u32,
+    failure: Option<Cause>,
+    interests: Vec<Interest>,
+    idle_turns: u32,
+    knocks: Knocks,
+    /// When to look at links that nothing is expected on, and how long to wait until the next time.
+    look_at: Time,
+    look_after: Duration,
+}
+
+struct Queued {
+    ticket: Ticket,
+    operation: Operation,
+    plan: Arc<Compiled>,
+    deadline: Time,
+}
+
+struct Running {
+    queued: Queued,
+    /// What this rank is asked for; the parts between pairs are not in it.
+    fingerprint: Fingerprint,
+    agreement: Option<Agreement>,
+    settling: Option<Settling>,
+}
+
+/// The size of a staging buffer that stays in a core's cache, in bytes.
+pub const STAGING: usize = 256 << 10;
+
+/// How long a rank is idle before it looks at links that it expects nothing on; twice as long each time.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+const RAREST_LOOK: Duration = Duration::from_secs(1);
+const PART_LOOK: Duration = Duration::from_millis(1);
+
+/// How long a rank that settles on a cause waits before it tries again to tell its peers what it does.
+const TELL_AGAIN: Duration = Duration::from_millis(1);
+
+/// How many idle turns pass between two looks at the clock.
+const TURNS_PER_CLOCK: u32 = 32;
+
+impl<T: Transport> Planned<T> {
+    /// A backend over this transport, which is called `name` on the command line.
+    ///
+    /// `staging` is the size of the buffer, in bytes, through which what is reduced on arrival passes: such that it
+    /// stays in a core's cache; tests make it tiny.
+    pub fn new(name: &'static str, transport: T, generation: u32, communicator: u32, staging: usize) -> Self {
+        let world = transport.world();
+        Planned {
+            name,
+            generation,
+            communicator,
+            plans: Plans::new(transport.rank()),
+            transport,
+            queue: VecDeque::new(),
+            running: None,
+            state: State::new(staging),
+            next_ticket: 0,
+            sent: vec![0; world],
+            received: vec![0; world],
+            history: 0,
+            failure: None,
+            interests: Vec::new(),
+            idle_turns: 0,
+            knocks: Knocks::new(world),
+            look_at: Time::NEVER,
+            look_after: FIRST_LOOK,
+        }
+    }
+
+    /// Makes the plan of a request before it is asked for, or finds it in the cache.
+    ///
+    /// # Errors
+    /// As [`submit`](Backend::submit).
+    pub fn prepare(&mut self, request: &Request, schedule: Schedule) -> Result<()> {
+        self.plans.get(request, schedule).map(|_| ())
+    }
+
+    /// The transport underneath.
+    pub fn transport(&self) -> &T {
+        &self.transport
+    }
+
+    /// Takes the next operation from the queue.
+    fn start_next(&mut self) {
+        let Some(queued) = self.queue.pop_front() else { return };
+        let request = &queued.operation.request;
+        let mut fingerprint = Fingerprint {
+            generation: self.generation,
+            communicator: self.communicator,
+            sequence: queued.operation.sequence,
+            algorithm: queued.plan.algorithm,
+            strict: queued.operation.strict,
+            slice: queued.plan.slice,
+            ..Fingerprint::of(request)
+        };
+        let channel = match request.collective {
+            Collective::SendRecv => Channel::POINT_TO_POINT,
+            _ => Channel::COLLECTIVE,
+        };
+        if channel == Channel::COLLECTIVE {
+            fingerprint.history = self.history;
+            self.history = fingerprint.history_after();
+        }
+        let agreement = (queued.operation.strict && request.world > 1 && channel == Channel::COLLECTIVE)
+            .then(|| Agreement::new(self.transport.rank(), request.world, fingerprint));
+        self.state.start(&queued.plan, &queued.operation, channel, |peer, sends| {
+            let mut fingerprint = fingerprint;
+            fingerprint.pair_count = match &request.counts {
+                Counts::Pairwise { send, receive, .. } => {
+                    if sends {
+                        send[peer]
+                    } else {
+                        receive[peer]
+                    }
+                }
+                Counts::Messages { send, receive, .. } => {
+                    if sends { *send } else { *receive }.map_or(0, |(_, count)| count)
+                }
+                _ => 0,
+            } as u64;
+            if channel == Channel::POINT_TO_POINT {
+                // The order of messages counts in each direction of a pair, not in the communicator.
+                let counter = if sends { &mut self.sent[peer] } else { &mut self.received[peer] };
+                fingerprint.sequence = *counter;
+                *counter += 1;
+            }
+            fingerprint
+        });
+        self.idle_turns = 0;
+        self.look_at = Time::NEVER;
+        self.look_after = FIRST_LOOK;
+        self.running = Some(Running { queued, fingerprint, agreement, settling: None });
+    }
+
+    /// Ends the running operation.
+    fn finish(&mut self, result: Result<()>) -> Progress {
+        let running = self.running.take().expect("an operation is running");
+        Progress::Done(running.queued.ticket, result)
+    }
+
+    /// Ends the running operation with the group's cause, which every later one will meet too.
+    fn fail(&mut self, cause: Cause) -> Progress {
+        let running = self.running.as_ref().expect("an operation is running");
+        let operation = &running.queued.operation;
+        let error =
+            cause.to_error(self.transport.rank(), operation.request.collective.as_str(), operation.sequence);
+        self.failure.get_or_insert(cause);
+        self.finish(Err(error))
+    }
+
+    /// Something is wrong, as far as this rank can see: tell the group, and settle on one cause with it.
+    fn notice(&mut self, kind: CauseKind, culprit: usize, detail: String) -> Progress {
+        let running = self.running.as_mut().expect("an operation is running");
+        let cause = Cause {
+            generation: self.generation,
+            sequence: running.queued.operation.sequence,
+            kind,
+            culprit,
+            reporter: self.transport.rank(),
+            detail,
+        };
+        running.settling = Some(Settling::begin(cause, &mut self.transport));
+        Progress::Advanced
+    }
+
+    /// Looks at links that nothing is expected on, if it is time.
+    fn look_for_knocks(&mut self, now: Time) -> std::result::Result<(), Trouble> {
+        let running = self.running.as_ref().expect("an operation is running");
+        if running.queued.operation.request.collective == Collective::SendRecv {
+            return Ok(());
+        }
+        if now < self.look_at {
+            return Ok(());
+        }
+        let state = &self.state;
+        let expects = |peer| match &running.agreement {
+            Some(agreement) => agreement.expects(peer),
+            None => state.expects(peer),
+        };
+        if self.knocks.look(&mut self.transport, &running.fingerprint, expects)? {
+            // Small queues bring a fingerprint in parts.
+            self.look_after = PART_LOOK;
+        } else {
+            self.look_after = (self.look_after * 2).clamp(FIRST_LOOK, RAREST_LOOK);
+        }
+        self.look_at = now.after(self.look_after);
+        Ok(())
+    }
+
+    /// The clock is looked at now and then only: reading it costs as much as a small message's kernel.
+    fn time_to_look(&mut self) -> Option<Time> {
+        self.idle_turns += 1;
+        self.idle_turns.is_multiple_of(TURNS_PER_CLOCK).then(|| self.transport.now())
+    }
+
+    /// Nothing could move: is time up, or does somebody do something else?
+    fn idle(&mut self) -> Progress {
+        let Some(now) = self.time_to_look() else { return Progress::Idle };
+        let queued = &self.running.as_ref().expect("an operation is running").queued;
+        if now >= queued.deadline {
+            let timeout = queued.operation.timeout;
+            let (culprit, whom) = self.waiting_for();
+            let me = self.transport.rank();
+            let detail = format!("rank {me} waited {timeout:?} {whom}, and the deadline passed");
+            return self.notice(CauseKind::Deadline, culprit, detail);
+        }
+        match self.look_for_knocks(now) {
+            Ok(()) => Progress::Idle,
+            Err(trouble) => self.notice_trouble(trouble),
+        }
+    }
+
+    fn notice_trouble(&mut self, trouble: Trouble) -> Progress {
+        match trouble {
+            Trouble::Link(fault) => self.notice(fault.kind, fault.peer, fault.detail),
+            Trouble::Mismatch { peer, difference } => {
+                let me = self.transport.rank();
+                let detail = format!(
+                    "{} differs: {} on rank {me}, {} on rank {peer}",
+                    difference.field, difference.mine, difference.theirs
+                );
+                self.notice(CauseKind::Mismatch, peer, detail)
+            }
+            Trouble::Garbled { peer } => {
+                let detail = format!("rank {peer} sent bytes that begin no operation");
+                self.notice(CauseKind::Unreachable, peer, detail)
+            }
+        }
+    }
+
+    /// Fills `interests` with what the running operation waits for.
+    fn collect_interests(&mut self) {
+        self.interests.clear();
+        if let Some(running) = &self.running {
+            match &running.agreement {
+                Some(agreement) => agreement.interests(&mut self.interests),
+                None => self.state.interests(&running.queued.plan, &mut self.interests),
+            }
+        }
+    }
+
+    /// Whom this rank waits for, in words, with the first of them.
+    fn waiting_for(&mut self) -> (usize, String) {
+        self.collect_interests();
+        let mut receives: Vec<usize> = Vec::new();
+        let mut sends: Vec<usize> = Vec::new();
+        for interest in &self.interests {
+            match interest.direction {
+                crate::transport::Direction::Receive => receives.push(interest.peer),
+                crate::transport::Direction::Send => sends.push(interest.peer),
+            }
+        }
+        receives.sort_unstable();
+        sends.sort_unstable();
+        let list = |ranks: &[usize]| ranks.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+        let mut parts = Vec::new();
+        if !receives.is_empty() {
+            parts.push(format!("for bytes from rank {}", list(&receives)));
+        }
+        if !sends.is_empty() {
+            parts.push(format!("for rank {} to take bytes", list(&sends)));
+        }
+        let culprit = receives.first().or(sends.first()).copied().unwrap_or(self.transport.rank());
+        (culprit, if parts.is_empty() { "for itself".into() } else { parts.join(" and ") })
+    }
+}
+
+impl<T: Transport> Backend for Planned<T> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn submit(&mut self, operation: Operation) -> Result<Ticket> {
+        let rank = self.transport.rank();
+        if operation.request.world != self.transport.world() {
+            return Err(Error::invalid(format!(
+                "a request for {} ranks in a group of {}",
+                operation.request.world,
+                self.transport.world()
+            ))
+            .at_rank(rank));
+        }
+        let plan = self.plans.get(&operation.request, operation.schedule)?;
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        let deadline = self.transport.now().after(operation.timeout);
+        self.queue.push_back(Queued { ticket, operation, plan, deadline });
+        Ok(ticket)
+    }
+
+    fn progress(&mut self) -> Progress {
+        if self.running.is_none() {
+            self.start_next();
+        }
+        let Some(running) = &mut self.running else { return Progress::Idle };
+        if let Some(cause) = self.failure.clone().or_else(|| self.transport.verdict()) {
+            return self.fail(cause);
+        }
+        if let Some(settling) = &running.settling {
+            // Whether a link still takes a fingerprint makes no difference to this rank any more.
+            let _ = match &mut running.agreement {
+                Some(agreement) => agreement.tell(&mut self.transport).map(|_| ()),
+                None => self.state.tell(&mut self.transport),
+            };
+            return match settling.give_up(self.transport.now()) {
+                Some(cause) => self.fail(cause),
+                None => Progress::Idle,
+            };
+        }
+        let moved = match &mut running.agreement {
+            Some(agreement) => agreement.step(&mut self.transport, &mut self.knocks),
+            None => self.state.step(
+                &running.queued.plan,
+                &running.queued.operation,
+                &mut self.transport,
+                &mut self.knocks,
+            ),
+        };
+        match moved {
+            Ok(Moved::Some) => {
+                self.idle_turns = 0;
+                Progress::Advanced
+            }
+            Ok(Moved::All) if running.agreement.take().is_some() => Progress::Advanced,
+            Ok(Moved::All) => self.finish(Ok(())),
+            Ok(Moved::None) => self.idle(),
+            Err(trouble) => self.notice_trouble(trouble),
+        }
+    }
+
+    fn wait(&mut self, until: Time) {
+        let Some(running) = &self.running else { return };
+        if let Some(settling) = &running.settling {
+            // For the verdict only: what arrives now is not read, and would be a reason to return at once. Links
+            // that have not taken a fingerprint yet are tried now and then.
+            let soon = self.transport.now().after(TELL_AGAIN);
+            self.transport.wait(&[], until.min(settling.until()).min(soon));
+            return;
+        }
+        let deadline = running.queued.deadline;
+        // The next look at the clock is due right after the wait.
+        self.idle_turns = TURNS_PER_CLOCK - 1;
+        self.collect_interests();
+        if self.look_at == Time::NEVER {
+            self.look_at = self.transport.now().after(self.look_after);
+        }
+        self.transport.wait(&self.interests, until.min(deadline).min(self.look_at));
+    }
+
+    fn spins(&self) -> u32 {
+        self.transport.spins()
+    }
+
+    fn now(&self) -> Time {
+        self.transport.now()
+    }
+
+    fn failure(&self) -> Option<Cause> {
+        self.failure.clone().or_else(|| self.transport.verdict())
+    }
+}

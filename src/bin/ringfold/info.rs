@@ -1,0 +1,92 @@
+//! `ringfold info`: what is here, what is missing, and why.
+
+use comfy_table::{Table, presets};
+use ringfold::config::Launcher;
+use ringfold::{Algorithm, Config, Error, Result};
+use std::fs;
+
+/// Prints it.
+pub(crate) fn command() -> Result<()> {
+    println!("ringfold {}", env!("CARGO_PKG_VERSION"));
+    let mut host = plain();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    host.add_row(["host", &hostname()]);
+    host.add_row(["CPUs", &format!("{cpus} that this process may use")]);
+    host.add_row(["devices", "none looked for: this version reduces host memory only"]);
+    for (label, value) in group()? {
+        host.add_row([label, &value]);
+    }
+    println!("{host}\n");
+
+    let mut backends = Table::new();
+    backends.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    backends.set_header(["backend", "here", "why, or how"]);
+    backends.add_row(["channel", "yes", "ranks that are threads of one process: Communicator::local"]);
+    backends.add_row(["tcp", "yes", &format!("interfaces: {}", interfaces()?)]);
+    backends.add_row(["shm", "no", "not in this version; ranks of one host use tcp over loopback"]);
+    backends.add_row(["mpi", "no", "not in this version; under mpirun ranks find each other and use tcp"]);
+    backends.add_row(["nccl", "no", "not in this version"]);
+    println!("{backends}\n");
+
+    let mut algorithms = Table::new();
+    algorithms.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    algorithms.set_header(["algorithm", "idea, and what it does"]);
+    for algorithm in Algorithm::all() {
+        let collectives: Vec<_> =
+            algorithm.collectives().iter().map(|collective| collective.as_str()).collect();
+        algorithms.add_row([algorithm.name(), &format!("{}\n{}", algorithm.idea(), collectives.join(", "))]);
+    }
+    println!("{algorithms}\n");
+    println!(
+        "Links between hosts are not encrypted in this version: they go in plain text over the interface that\n\
+         routes to the store (RINGFOLD_INTERFACE chooses another). Nothing listens on all interfaces."
+    );
+    Ok(())
+}
+
+fn plain() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table
+}
+
+/// The group that this process was launched into, if any.
+fn group() -> Result<Vec<(&'static str, String)>> {
+    let config = Config::from_env()?;
+    if config.launcher == Launcher::None {
+        return Ok(vec![("launched by", "nobody: a group of one".to_owned())]);
+    }
+    let (rank, world) = config.place()?;
+    let store = match &config.store {
+        Some(store) => store.clone(),
+        None => "found by ranks of this host themselves".to_owned(),
+    };
+    Ok(vec![
+        ("launched by", config.launcher.to_string()),
+        ("rank", format!("{rank} of {world}, generation {}", config.generation)),
+        ("store", store),
+    ])
+}
+
+fn hostname() -> String {
+    nix::unistd::gethostname()
+        .map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+fn interfaces() -> Result<String> {
+    let interfaces =
+        if_addrs::get_if_addrs().map_err(|error| Error::io("listing the network interfaces", error))?;
+    let speed = |name: &str| {
+        let text = fs::read_to_string(format!("/sys/class/net/{name}/speed")).ok()?;
+        text.trim().parse::<i64>().ok().filter(|&megabits| megabits > 0)
+    };
+    let list: Vec<String> = interfaces
+        .iter()
+        .map(|interface| {
+            let speed =
+                speed(&interface.name).map_or(String::new(), |megabits| format!(", {megabits} Mbit/s"));
+            format!("{} ({}{speed})", interface.name, interface.ip())
+        })
+        .collect();
+    Ok(list.join("\n            "))
+}

@@ -1,0 +1,292 @@
+//! `ringfold perf`: how fast a collective is, and whether it is right.
+
+mod case;
+mod measure;
+mod operands;
+mod report;
+
+use crate::sizes;
+use case::Case;
+use clap::{Args, ValueEnum};
+use half::{bf16, f16};
+use measure::{Method, measure};
+use operands::Value;
+use report::{Label, Row, bandwidths, print_head, print_row};
+use ringfold::collective::Request;
+use ringfold::plan::select::Table;
+use ringfold::{Algorithm, Collective, Communicator, DType, Error, Options, Order, ReduceOp, Result};
+use std::io::{self, Write};
+
+/// Where the bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum BackendChoice {
+    /// Whatever is fastest here.
+    Auto,
+    /// Shared memory.
+    Shm,
+    /// TCP.
+    Tcp,
+    /// The system's MPI library.
+    Mpi,
+    /// NVIDIA's NCCL.
+    Nccl,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OrderChoice {
+    Default,
+    Fixed,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ringfold perf all_reduce -n 4                       four ranks on this host, 8 B to 64 MiB
+  ringfold perf all_gather -n 2 -b 1M -e 256M -f 2    sizes double from 1 MiB to 256 MiB
+  ringfold perf broadcast -n 3 --root 2 --dtype u8    another root, another type
+  ringfold perf all_reduce -n 2 --json | jq .         one JSON object a line
+  mpirun -n 4 ringfold perf all_reduce -e 128M        joins the ranks that mpirun starts
+
+The table has the columns of nccl-tests. Size is the larger of a rank's whole input and output. Time is the
+median over samples of the slowest rank. algbw is size over time; busbw is what the busiest link carries.";
+
+/// What can be said of a measurement.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct PerfArgs {
+    /// The collective: all_reduce, reduce, reduce_scatter, all_gather, broadcast, gather, scatter, all_to_all, barrier
+    collective: Collective,
+    /// Start this many ranks on this host; without it, join the ranks that a launcher has started
+    #[arg(short = 'n', long = "ranks", value_name = "N")]
+    pub(crate) ranks: Option<usize>,
+    /// The smallest size in bytes (K, M, G are powers of 1024)
+    #[arg(short = 'b', long, value_name = "SIZE", default_value = "8", value_parser = sizes::parse)]
+    begin: usize,
+    /// The largest size
+    #[arg(short = 'e', long, value_name = "SIZE", default_value = "64M", value_parser = sizes::parse)]
+    end: usize,
+    /// By what the size grows from line to line
+    #[arg(short = 'f', long, value_name = "FACTOR", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..))]
+    factor: u32,
+    /// Where the bytes go
+    #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
+    backend: BackendChoice,
+    /// The element type
+    #[arg(long, default_value = "f32")]
+    dtype: DType,
+    /// The reduction, of collectives that reduce
+    #[arg(long, default_value = "sum")]
+    op: ReduceOp,
+    /// The root, of rooted collectives
+    #[arg(long, default_value_t = 0)]
+    root: usize,
+    /// Tensors in memory that the ranks share, instead of plain memory
+    #[arg(long)]
+    shared: bool,
+    /// Rewrite the input before every sample, so that no cache flatters the result
+    #[arg(long)]
+    fresh: bool,
+    /// This many operations a size, instead of a time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    iters: Option<u32>,
+    /// Seconds a size
+    #[arg(long, value_name = "S", default_value_t = 0.4)]
+    seconds: f64,
+    /// The algorithm, instead of the table's choice
+    #[arg(long, value_name = "A")]
+    algorithm: Option<Algorithm>,
+    /// What is promised about the order of combination
+    #[arg(long, value_enum, default_value_t = OrderChoice::Default)]
+    order: OrderChoice,
+    /// One JSON object a line instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+impl PerfArgs {
+    /// What can be refused before any process is started.
+    pub(crate) fn check(&self) -> Result<()> {
+        let refuse = |what: &str, remedy: &str| Err(Error::unsupported(what).remedy(remedy));
+        match self.backend {
+            BackendChoice::Auto | BackendChoice::Tcp => {}
+            BackendChoice::Shm => {
+                return refuse("this build has no shared-memory backend", "use --backend tcp");
+            }
+            BackendChoice::Mpi => return refuse("this build has no MPI backend", "use --backend tcp"),
+            BackendChoice::Nccl => return refuse("this build has no NCCL backend", "use --backend tcp"),
+        }
+        if self.shared {
+            return refuse("shared tensors need the shared-memory backend", "leave --shared out");
+        }
+        if !(self.seconds.is_finite() && (0.0..=3600.0).contains(&self.seconds)) {
+            return Err(Error::invalid(format!("--seconds {}", self.seconds)).remedy("pass 0 to 3600"));
+        }
+        if self.begin > self.end {
+            return Err(Error::invalid(format!("sizes from {} to {}", self.begin, self.end))
+                .remedy("let -b be at most -e"));
+        }
+        if self.ranks == Some(0) {
+            return Err(Error::invalid("a group of no ranks").remedy("pass -n 1 or more"));
+        }
+        if let Some(world) = self.ranks.filter(|&world| self.root >= world) {
+            return Err(Error::invalid(format!("root {} in a group of {world} ranks", self.root))
+                .remedy("pass a --root below -n"));
+        }
+        if self.collective.reduces() && self.collective != Collective::Barrier {
+            self.op.check(self.dtype)?;
+        }
+        if let Some(algorithm) = self.algorithm
+            && !algorithm.collectives().contains(&self.collective)
+        {
+            algorithm.check(&Request::new(self.collective, 2, self.dtype, 1))?;
+        }
+        Ok(())
+    }
+
+    fn options(&self) -> Options {
+        let mut options = Options::new();
+        if let Some(algorithm) = self.algorithm {
+            options = options.algorithm(algorithm);
+        }
+        if self.order == OrderChoice::Fixed {
+            options = options.order(Order::Fixed);
+        }
+        options
+    }
+
+    /// The sizes to measure, in bytes: whole elements, each once.
+    fn sizes(&self) -> Vec<usize> {
+        if self.collective == Collective::Barrier {
+            return vec![0];
+        }
+        let element = self.dtype.size();
+        let mut sizes = Vec::new();
+        let mut bytes = self.begin.max(element);
+        while bytes <= self.end.max(element) {
+            let whole = bytes / element * element;
+            if sizes.last() != Some(&whole) {
+                sizes.push(whole);
+            }
+            let Some(next) = bytes.checked_mul(self.factor as usize) else { break };
+            bytes = next;
+        }
+        sizes
+    }
+}
+
+/// Measures as one rank of the group that this process was launched into. Tells whether every result was right.
+pub(crate) fn measure_as_rank(args: &PerfArgs) -> Result<bool> {
+    args.check()?;
+    let comm = Communicator::from_env()?;
+    match args.dtype {
+        DType::F16 => all_sizes::<f16>(args, &comm),
+        DType::BF16 => all_sizes::<bf16>(args, &comm),
+        DType::F32 => all_sizes::<f32>(args, &comm),
+        DType::F64 => all_sizes::<f64>(args, &comm),
+        DType::I8 => all_sizes::<i8>(args, &comm),
+        DType::I16 => all_sizes::<i16>(args, &comm),
+        DType::I32 => all_sizes::<i32>(args, &comm),
+        DType::I64 => all_sizes::<i64>(args, &comm),
+        DType::U8 => all_sizes::<u8>(args, &comm),
+        DType::U16 => all_sizes::<u16>(args, &comm),
+        DType::U32 => all_sizes::<u32>(args, &comm),
+        DType::U64 => all_sizes::<u64>(args, &comm),
+        other => Err(Error::unsupported(format!("perf of {other}"))),
+    }
+}
+
+fn all_sizes<T: Value>(args: &PerfArgs, comm: &Communicator) -> Result<bool> {
+    let (rank, world) = (comm.rank(), comm.world_size());
+    let method = Method {
+        fresh: args.fresh,
+        iterations: args.iters.map(|iterations| iterations as usize),
+        seconds: args.seconds,
+        options: args.options(),
+    };
+    if args.root >= world {
+        return Err(Error::invalid(format!("root {} in a group of {world} ranks", args.root)));
+    }
+    let reduces = args.collective.reduces() && args.collective != Collective::Barrier;
+    let op = if reduces { args.op.as_str() } else { "none" };
+    let told = |result: io::Result<()>| result.map_err(|error| Error::io("writing the results", error));
+    let mut out = io::stdout().lock();
+    let title = format!(
+        "{} among {world} rank{} over {}{}{}",
+        args.collective,
+        if world == 1 { "" } else { "s" },
+        comm.backend(),
+        if args.fresh { ", fresh operands" } else { "" },
+        args.algorithm.map_or(String::new(), |algorithm| format!(", by {algorithm}"))
+    );
+    if rank == 0 && !args.json {
+        told(print_head(&title, &mut out))?;
+    }
+    let mut total_wrong = 0;
+    let mut bus_sum = 0.0;
+    let mut rows = 0;
+    for bytes in args.sizes() {
+        let count = bytes / args.dtype.size();
+        let mut case = Case::<T>::new(args.collective, args.op, args.root, (rank, world), count);
+        let mut figures = Vec::new();
+        for in_place in [false, true] {
+            let measured = measure(comm, &method, &mut case, bytes, in_place)?;
+            let (algbw, busbw) = bandwidths(args.collective, world, bytes, &measured);
+            total_wrong += measured.wrong;
+            bus_sum += busbw;
+            rows += 1;
+            if rank == 0 && args.json {
+                let algorithm = args.chosen(world, count)?;
+                let row = Row {
+                    collective: args.collective.as_str(),
+                    backend: comm.backend(),
+                    algorithm: algorithm.name(),
+                    ranks: world,
+                    dtype: args.dtype.as_str(),
+                    op,
+                    size_bytes: bytes,
+                    count,
+                    in_place,
+                    time_us: measured.microseconds,
+                    algbw_gb_s: algbw,
+                    busbw_gb_s: busbw,
+                    wrong: measured.wrong,
+                };
+                let line = serde_json::to_string(&row).map_err(|error| Error::io("writing JSON", error))?;
+                told(writeln!(out, "{line}").and_then(|()| out.flush()))?;
+            }
+            figures.push((measured, algbw, busbw));
+        }
+        if rank == 0 && !args.json {
+            let root = args.collective.is_rooted().then_some(args.root);
+            let label = Label { bytes, count, dtype: args.dtype, op, root };
+            told(print_row(&label, &figures, &mut out))?;
+        }
+    }
+    if rank == 0 && !args.json {
+        let verdict =
+            if total_wrong == 0 { "all results right".to_owned() } else { format!("{total_wrong} WRONG") };
+        told(writeln!(out, "# {verdict}; average busbw {:.3} GB/s", bus_sum / f64::from(rows.max(1))))?;
+    }
+    Ok(total_wrong == 0)
+}
+
+impl PerfArgs {
+    /// The algorithm that the library takes for this size.
+    fn chosen(&self, world: usize, count: usize) -> Result<Algorithm> {
+        if let Some(algorithm) = self.algorithm {
+            return Ok(algorithm);
+        }
+        let per_rank = self.collective.has_blocks();
+        let mut request = Request::new(self.collective, world, self.dtype, if per_rank { 0 } else { count });
+        if per_rank {
+            let counts = (0..world).map(|block| count / world + usize::from(block < count % world));
+            request.counts = ringfold::collective::Counts::PerRank(counts.collect());
+        }
+        if self.order == OrderChoice::Fixed {
+            request.order = Order::Fixed;
+        }
+        if request.op.is_some() && self.collective != Collective::Barrier {
+            request.op = Some(self.op);
+        }
+        Ok(Table::default().select(&request)?.algorithm)
+    }
+}

@@ -1,0 +1,74 @@
+//! `ringfold run`: a program as the ranks of a group on this host.
+
+use crate::conduct::conduct;
+use clap::Args;
+use ringfold::Config;
+use ringfold::config::environment::parse_duration;
+use ringfold::launch::{Input, Launch, Output};
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Duration;
+
+const EXAMPLES: &str = "\
+Examples:
+  ringfold run -n 4 -- ./train --epochs 3          four ranks; lines of rank 2 begin with [2]
+  ringfold run -n 2 --env OMP_NUM_THREADS=1 -- ./train
+  ringfold run -n 8 --timeout 30min -- python train.py
+  ringfold run -n 1 --no-prefix -- ./train         for progress bars and debuggers
+
+Each rank finds in its environment who it is (RINGFOLD_RANK, RINGFOLD_WORLD_SIZE, ...) and where the group meets
+(RINGFOLD_STORE); programs for torchrun find RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+Rank 0 reads the standard input, unless that is a terminal.
+
+When a rank fails, the others get an error that names it from whatever collective they are in. They have 250 ms to
+end, then SIGTERM, and 2 s later SIGKILL. The exit status is that of the rank that failed first; 128 and the signal
+where it was killed by one; 124 after --timeout; 127 where the program is not found, 126 where it cannot be run.
+Interrupting once passes SIGINT on to the ranks; twice kills them.";
+
+/// What to run, and how.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct RunArgs {
+    /// How many ranks to start
+    #[arg(short = 'n', long = "ranks", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    ranks: u32,
+    /// Let the ranks write to the terminal themselves, without their number in front of every line
+    #[arg(long)]
+    no_prefix: bool,
+    /// End the ranks after this time: 90, 1.5s, 30min
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    timeout: Option<Duration>,
+    /// A variable for the environment of every rank; may be given several times
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
+    environment: Vec<(String, String)>,
+    /// The program and its arguments
+    #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    program: Vec<OsString>,
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
+}
+
+/// Runs it. The exit status is that of the first failure.
+pub(crate) fn command(arguments: &RunArgs) -> ExitCode {
+    let mut launch = Launch::new(arguments.ranks as usize)
+        .program(&arguments.program[0])
+        .args(&arguments.program[1..])
+        .output(if arguments.no_prefix { Output::Inherit } else { Output::Prefixed })
+        .input(Input::FirstRank);
+    for (name, value) in &arguments.environment {
+        launch = launch.env(name, value);
+    }
+    if let Some(timeout) = arguments.timeout {
+        launch = launch.timeout(timeout);
+    }
+    // Whatever else may be wrong with this environment, the ranks get another one, and complain themselves.
+    if let Ok(config) = Config::from_env() {
+        launch = launch.heartbeat(config.heartbeat_deadline);
+    }
+    conduct(launch)
+}

@@ -1,0 +1,264 @@
+//! From a [`Config`] to a group whose ranks know each other.
+//!
+//! [`join`] finds the store (given, hosted here, or discovered on this host under `mpirun`), [`join_with`] brings its
+//! own all-gather. Either way the group then has a store that watches over it, every rank has a listener for data,
+//! and everybody knows everybody's address. Every wait ends with [`Config::init_deadline`].
+
+mod callback;
+mod interface;
+mod record;
+mod rendezvous;
+mod store;
+
+pub use callback::{CallbackExchange, Gathered};
+pub use record::Peer;
+pub use store::{StoreExchange, host_for_launch};
+
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::observe::Poison;
+use crate::transport::Exchange;
+use crate::transport::control::{ControlLink, Hello, LinkConfig, Server, ServerConfig, after};
+use record::Record;
+use rendezvous::Announcement;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A group that has formed, as one rank holds it.
+#[derive(Debug)]
+pub struct Joined {
+    /// This rank.
+    pub rank: usize,
+    /// The number of ranks.
+    pub world: usize,
+    /// The generation of the group.
+    pub generation: u32,
+    /// The launch.
+    pub world_id: u64,
+    /// The connection to the store. Declared before the store, and so dropped before it: its goodbye is heard.
+    pub link: ControlLink,
+    /// The store, where this rank hosts it.
+    pub server: Option<Server>,
+    /// All ranks, this one included, in rank order.
+    pub peers: Vec<Peer>,
+    /// Where this rank listens for data; its address is in `peers`.
+    pub listener: TcpListener,
+    /// The group's failure, which the link's watch thread sets.
+    pub poison: Arc<Poison>,
+}
+
+/// Joins the group that the configuration describes. Blocks until all ranks are there, at most
+/// [`Config::init_deadline`].
+///
+/// With a store given, rank 0 hosts it unless the launcher does. Without one, ranks that `mpirun` started on one
+/// host find each other by themselves, and a world of one needs nobody.
+///
+/// # Errors
+/// [`Configuration`](ErrorKind::Configuration) where the group cannot be found with what is set;
+/// [`Bootstrap`](ErrorKind::Bootstrap), naming the missing ranks, when time is up, or where the store refuses.
+pub fn join(config: &Config) -> Result<Joined> {
+    let (rank, world) = config.place()?;
+    let until = after(config.init_deadline);
+    join_place(config, rank, world, until).map_err(|e| e.at_rank(rank))
+}
+
+fn join_place(config: &Config, rank: usize, world: usize, until: Instant) -> Result<Joined> {
+    let form = Form { config, rank, world, until };
+    if let Some(store) = &config.store {
+        let server = match rank {
+            0 if !config.launcher_hosts_store => {
+                let listener = store::bind(store, config.interface.as_deref(), until)?;
+                Some(form.serve(listener, config.world_id)?)
+            }
+            _ => None,
+        };
+        let link = match &server {
+            Some(server) => form.connect(server.address(), config.world_id)?,
+            None => form.connect(store, config.world_id)?,
+        };
+        return form.exchange_peers(link, server, config.world_id);
+    }
+    if world > 1 && (config.local_size != Some(world) || config.job.is_none()) {
+        let known = match config.local_size {
+            Some(size) if size == world => {
+                "and nothing tells which of the launches on this host they belong to"
+            }
+            Some(_) => "not all of them on this host",
+            None => "on hosts that are not known",
+        };
+        let text = format!("no store is given for {world} ranks, {known}");
+        return Err(Error::new(ErrorKind::Configuration, text)
+            .remedy("set RINGFOLD_STORE=host:port on every rank: a free port on the host of rank 0"));
+    }
+    let own_id = || if config.world_id == 0 { fastrand::u64(1..) } else { config.world_id };
+    if world == 1 || rank == 0 {
+        let world_id = own_id();
+        let server = form.serve(bind(IpAddr::V4(Ipv4Addr::LOCALHOST))?, world_id)?;
+        let announcement = match &config.job {
+            Some(job) if world > 1 => {
+                Some(Announcement::start(job, config.generation, world, server.address(), world_id, until)?)
+            }
+            _ => None,
+        };
+        let link = form.connect(server.address(), world_id)?;
+        let joined = form.exchange_peers(link, Some(server), world_id);
+        drop(announcement);
+        return joined;
+    }
+    let Some(job) = &config.job else { return Err(Error::new(ErrorKind::Configuration, "no job")) };
+    let found = rendezvous::find(job, config.generation, rank, until)?;
+    let link = form.connect(found.address, found.world_id)?;
+    form.exchange_peers(link, None, found.world_id)
+}
+
+/// Joins by somebody else's all-gather, which is used once. Blocks as [`join`] does.
+///
+/// Rank 0 hosts the store, on [`Config::interface`]; without one on loopback, which serves ranks on one host.
+///
+/// # Errors
+/// As [`join`], and whatever the exchange fails with.
+pub fn join_with(exchange: &mut dyn Exchange, config: &Config) -> Result<Joined> {
+    let (rank, world) = (exchange.rank(), exchange.world());
+    join_by(exchange, config).map_err(|e| if rank < world { e.at_rank(rank) } else { e })
+}
+
+fn join_by(exchange: &mut dyn Exchange, config: &Config) -> Result<Joined> {
+    let (rank, world) = (exchange.rank(), exchange.world());
+    if rank >= world {
+        return Err(Error::invalid(format!("an exchange of {world} ranks whose own rank is {rank}")));
+    }
+    for (what, asked, given) in [("rank", config.rank, rank), ("world size", config.world_size, world)] {
+        // A process that nothing launched is rank 0 of 1 by default: that is no contradiction.
+        let by_default = config.launcher == crate::config::Launcher::None && config.world_size == Some(1);
+        if let Some(asked) = asked.filter(|&asked| asked != given && !by_default) {
+            let text = format!("the configuration says {what} {asked}, and the exchange says {given}");
+            return Err(Error::new(ErrorKind::Configuration, text));
+        }
+    }
+    let until = after(config.init_deadline);
+    let form = Form { config, rank, world, until };
+    let ip = match config.interface.as_deref() {
+        Some(name) => interface::find(name)?,
+        None => IpAddr::V4(Ipv4Addr::LOCALHOST),
+    };
+    let listener = bind(ip)?;
+    let own_id = if config.world_id == 0 { fastrand::u64(1..) } else { config.world_id };
+    let server = if rank == 0 { Some(form.serve(bind(ip)?, own_id)?) } else { None };
+    let mut record = form.record(address_of(&listener)?, own_id);
+    record.store = server.as_ref().map(Server::address);
+    let messages = exchange.all_gather(&record.encode(), form.left())?;
+    let first = messages.first().map(|m| Record::decode(m, 0)).transpose()?;
+    let (Some(store), world_id) = first.map_or((None, 0), |r| (r.store, r.world_id)) else {
+        return Err(Error::new(ErrorKind::Bootstrap, "rank 0 does not say where its store is"));
+    };
+    let expected = (config.world_id != 0).then_some(config.world_id);
+    let peers = form.peers(&messages, expected)?;
+    let link = form.connect(store, world_id)?;
+    // Nobody goes on before the store knows everybody: whoever dies from here on is noticed.
+    link.all_gather(&[], form.left())?;
+    Ok(form.joined(link, server, peers, listener, world_id))
+}
+
+/// What the steps of forming a group have in common.
+struct Form<'a> {
+    config: &'a Config,
+    rank: usize,
+    world: usize,
+    until: Instant,
+}
+
+impl Form<'_> {
+    fn left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+
+    fn serve(&self, listener: TcpListener, world_id: u64) -> Result<Server> {
+        Server::start(
+            listener,
+            ServerConfig {
+                world: self.world,
+                world_id,
+                generation: self.config.generation,
+                heartbeat_deadline: self.config.heartbeat_deadline,
+                host_rank: Some(0),
+            },
+        )
+    }
+
+    fn connect(
+        &self,
+        address: impl std::net::ToSocketAddrs + std::fmt::Display,
+        world_id: u64,
+    ) -> Result<ControlLink> {
+        let hello = Hello::new(self.rank, self.world, world_id, self.config.generation);
+        let times = LinkConfig { heartbeat_deadline: self.config.heartbeat_deadline, timeout: self.left() };
+        ControlLink::connect(address, hello, times, Arc::new(Poison::new()))
+    }
+
+    fn record(&self, address: SocketAddr, world_id: u64) -> Record {
+        Record::here(self.rank, self.world, self.config.generation, world_id, address)
+    }
+
+    /// Listens for data, and tells everybody where.
+    fn exchange_peers(&self, link: ControlLink, server: Option<Server>, world_id: u64) -> Result<Joined> {
+        let ip = match self.config.interface.as_deref() {
+            Some(name) => interface::find(name)?,
+            None => link.local_address(),
+        };
+        let listener = bind(ip)?;
+        let record = self.record(address_of(&listener)?, world_id);
+        let mut exchange = StoreExchange::new(&link);
+        let messages = exchange.all_gather(&record.encode(), self.left())?;
+        let peers = self.peers(&messages, Some(world_id))?;
+        Ok(self.joined(link, server, peers, listener, world_id))
+    }
+
+    fn peers(&self, messages: &[Vec<u8>], world_id: Option<u64>) -> Result<Vec<Peer>> {
+        let peers = record::peers(messages, self.world, self.config.generation, world_id)?;
+        let several = peers.iter().any(|p| p.host_id != peers[0].host_id);
+        if let Some(loopback) = peers.iter().find(|p| several && p.address.ip().is_loopback()) {
+            let text = format!(
+                "the ranks are on several hosts, and rank {} on {} listens on {}, which only its own host reaches",
+                loopback.rank,
+                loopback.host,
+                loopback.address.ip()
+            );
+            return Err(Error::new(ErrorKind::Configuration, text).blame(loopback.rank).remedy(
+                "set RINGFOLD_INTERFACE on every rank to the interface, or the address, that the others reach",
+            ));
+        }
+        Ok(peers)
+    }
+
+    fn joined(
+        &self,
+        link: ControlLink,
+        server: Option<Server>,
+        peers: Vec<Peer>,
+        listener: TcpListener,
+        world_id: u64,
+    ) -> Joined {
+        tracing::debug!(rank = self.rank, world = self.world, "the group has formed");
+        let poison = Arc::clone(link.poison());
+        Joined {
+            rank: self.rank,
+            world: self.world,
+            generation: self.config.generation,
+            world_id,
+            link,
+            server,
+            peers,
+            listener,
+            poison,
+        }
+    }
+}
+
+fn bind(ip: IpAddr) -> Result<TcpListener> {
+    TcpListener::bind((ip, 0)).map_err(|error| Error::io(format!("listening on {ip}"), error))
+}
+
+fn address_of(listener: &TcpListener) -> Result<SocketAddr> {
+    listener.local_addr().map_err(|error| Error::io("asking for the listener's address", error))
+}

@@ -1,0 +1,75 @@
+//! Stopping a group from outside.
+
+use crate::error::{Cause, CauseKind};
+use crate::observe::Poison;
+use std::fmt;
+use std::sync::Arc;
+
+/// Stops a group from any thread: every rank's call in progress, and every later one, returns
+/// [`Aborted`](crate::ErrorKind::Aborted).
+///
+/// Send, Sync and Clone. It takes no lock of the communicator, does not block, and does nothing once the communicator
+/// is gone.
+#[derive(Clone)]
+pub struct AbortHandle {
+    rank: usize,
+    generation: u32,
+    poison: Arc<Poison>,
+    report: Arc<dyn Fn(&Cause) + Send + Sync>,
+}
+
+impl AbortHandle {
+    pub(super) fn new(
+        rank: usize,
+        generation: u32,
+        poison: Arc<Poison>,
+        report: Arc<dyn Fn(&Cause) + Send + Sync>,
+    ) -> Self {
+        AbortHandle { rank, generation, poison, report }
+    }
+
+    /// Aborts the group for this reason, which every rank's error tells.
+    ///
+    /// ```
+    /// use ringfold::{Communicator, ErrorKind};
+    /// let mut comms = Communicator::local(2);
+    /// let (b, a) = (comms.pop().unwrap(), comms.pop().unwrap());
+    /// let handle = a.abort_handle();
+    /// std::thread::scope(|scope| {
+    ///     let waiting = scope.spawn(move || b.barrier());
+    ///     handle.abort("the user pressed stop");
+    ///     assert_eq!(waiting.join().unwrap().unwrap_err().kind(), ErrorKind::Aborted);
+    /// });
+    /// ```
+    pub fn abort(&self, reason: &str) {
+        self.spoil(CauseKind::Abort, format!("rank {} aborted the group: {reason}", self.rank));
+    }
+
+    /// Tells the group that this rank's thread is panicking.
+    pub(super) fn panicked(&self, rank: usize) {
+        self.spoil(CauseKind::UserPanic, format!("rank {rank} panicked and left the group"));
+    }
+
+    fn spoil(&self, kind: CauseKind, detail: String) {
+        if self.poison.is_set() {
+            return;
+        }
+        let cause = Cause {
+            generation: self.generation,
+            sequence: Cause::NO_SEQUENCE,
+            kind,
+            culprit: self.rank,
+            reporter: self.rank,
+            detail,
+        };
+        (self.report)(&cause);
+        // This rank does not wait for the verdict: an abort returns even where nobody is left to give one.
+        self.poison.set(cause);
+    }
+}
+
+impl fmt::Debug for AbortHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AbortHandle").field("rank", &self.rank).finish_non_exhaustive()
+    }
+}

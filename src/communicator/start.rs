@@ -1,0 +1,179 @@
+//! How communicators come to be.
+
+use super::abort::AbortHandle;
+use super::engine::Engine;
+use super::{Check, Communicator, Options};
+use crate::backend::{Backend, Planned, STAGING};
+use crate::bootstrap::{self, Joined, Peer};
+use crate::config::Config;
+use crate::error::{Cause, Error, ErrorKind, Result};
+use crate::plan::Algorithm;
+use crate::transport::channel::channel;
+use crate::transport::tcp::{TcpSetup, TcpTransport};
+use crate::transport::{Exchange, Transport};
+use std::any::Any;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex};
+
+/// How often a rank that has a CPU of its own looks again before it sleeps: about as long as two ranks of one host
+/// take to answer each other.
+const SPINS: u32 = 200;
+
+impl Communicator {
+    /// Joins the group that this process was launched into: by `ringfold run`, Open MPI, MPICH or torchrun, or by
+    /// whoever sets the names that [`config::environment`](crate::config::environment) lists. Without any of them
+    /// it is a group of one. Blocks until all ranks are there.
+    ///
+    /// # Errors
+    /// As [`connect`](Communicator::connect), and [`Configuration`](ErrorKind::Configuration) for an environment that
+    /// makes no sense.
+    ///
+    /// ```
+    /// let comm = ringfold::Communicator::from_env()?;
+    /// assert!(comm.rank() < comm.world_size());
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    pub fn from_env() -> Result<Communicator> {
+        Communicator::connect(&Config::from_env()?)
+    }
+
+    /// Joins the group that a configuration describes, over TCP. Blocks until all ranks are there, at most for the
+    /// configuration's `init_deadline`.
+    ///
+    /// # Errors
+    /// [`Configuration`](ErrorKind::Configuration) where the group cannot be found with what is set;
+    /// [`Bootstrap`](ErrorKind::Bootstrap), naming the ranks that are missing, when time is up.
+    ///
+    /// ```
+    /// use ringfold::{Communicator, Config, ReduceOp};
+    /// # let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    /// let config = Config::default().with_world_size(2).with_store(free.to_string());
+    /// std::thread::scope(|scope| {
+    ///     for rank in 0..2 {
+    ///         let config = config.clone().with_rank(rank);
+    ///         scope.spawn(move || {
+    ///             let comm = Communicator::connect(&config).unwrap();
+    ///             let mut data = [comm.rank() as i32 + 1];
+    ///             comm.all_reduce(&mut data, ReduceOp::Sum).unwrap();
+    ///             assert_eq!(data, [3]);
+    ///         });
+    ///     }
+    /// });
+    /// ```
+    pub fn connect(config: &Config) -> Result<Communicator> {
+        let defaults = defaults(config)?;
+        over_tcp(bootstrap::join(config)?, config, defaults)
+    }
+
+    /// Joins a group by somebody else's all-gather of small byte strings, used once: Spark's barrier context, MPI,
+    /// or a function of the user's ([`CallbackExchange`](crate::bootstrap::CallbackExchange)). Blocks until all
+    /// ranks are there.
+    ///
+    /// # Errors
+    /// As [`connect`](Communicator::connect), and whatever the exchange fails with.
+    pub fn with_exchange(exchange: &mut dyn Exchange, config: &Config) -> Result<Communicator> {
+        let defaults = defaults(config)?;
+        over_tcp(bootstrap::join_with(exchange, config)?, config, defaults)
+    }
+
+    /// A group whose ranks are threads of this process: one communicator for each, in rank order.
+    ///
+    /// # Panics
+    /// Where `world` is 0.
+    pub fn local(world: usize) -> Vec<Communicator> {
+        assert!(world > 0, "a group has one rank at least");
+        channel(world)
+            .into_iter()
+            .map(|transport| {
+                let rank = transport.rank();
+                let abort = AbortHandle::new(rank, 0, transport.poison(), Arc::new(transport.reporter()));
+                let place = Place { rank, world, generation: 0, hosts: Vec::new() };
+                let backend = Planned::new("channel", transport, 0, 0, STAGING);
+                assemble(place, Box::new(backend), abort, &Config::default(), Options::new(), Box::new(()))
+            })
+            .collect()
+    }
+}
+
+struct Place {
+    rank: usize,
+    world: usize,
+    generation: u32,
+    hosts: Vec<String>,
+}
+
+fn assemble(
+    place: Place,
+    backend: Box<dyn Backend>,
+    abort: AbortHandle,
+    config: &Config,
+    defaults: Options,
+    held: Box<dyn Any + Send>,
+) -> Communicator {
+    Communicator {
+        rank: place.rank,
+        world: place.world,
+        generation: place.generation,
+        hosts: place.hosts,
+        engine: Mutex::new(Engine::new(backend, defaults, config.deadline, held)),
+        abort,
+        not_sync: PhantomData,
+    }
+}
+
+/// A group that has formed, over TCP.
+fn over_tcp(joined: Joined, config: &Config, defaults: Options) -> Result<Communicator> {
+    let Joined { rank, world, generation, world_id, link, server, peers, listener, poison } = joined;
+    let reporter = link.reporter();
+    let for_abort = reporter.clone();
+    let abort = AbortHandle::new(
+        rank,
+        generation,
+        Arc::clone(&poison),
+        Arc::new(move |cause: &Cause| for_abort.report(cause)),
+    );
+    let transport = TcpTransport::new(TcpSetup {
+        rank,
+        world,
+        generation,
+        world_id,
+        communicator: 0,
+        listener,
+        peers: peers.iter().map(|peer| peer.address).collect(),
+        poison,
+        report: Box::new(move |cause| reporter.report(cause)),
+        spins: spins(rank, &peers),
+    })
+    .map_err(|error| error.at_rank(rank))?;
+    let place = Place { rank, world, generation, hosts: peers.into_iter().map(|peer| peer.host).collect() };
+    let backend = Planned::new("tcp", transport, generation, 0, STAGING);
+    Ok(assemble(place, Box::new(backend), abort, config, defaults, Box::new((link, server))))
+}
+
+/// Ranks that must share CPUs leave them to each other when they wait.
+fn spins(rank: usize, peers: &[Peer]) -> u32 {
+    let here = peers.iter().filter(|peer| peer.host_id == peers[rank].host_id).count();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    if here <= cpus { SPINS } else { 0 }
+}
+
+/// What the configuration says for all calls.
+fn defaults(config: &Config) -> Result<Options> {
+    let mut options = Options::new();
+    if let Some(name) = &config.algorithm {
+        let named = Algorithm::named(name);
+        options.algorithm = Some(named.map_err(|error| misconfigured("algorithm", &error))?);
+    }
+    if let Some(name) = &config.check {
+        options.check = Some(name.parse::<Check>().map_err(|error| misconfigured("check", &error))?);
+    }
+    Ok(options)
+}
+
+fn misconfigured(what: &str, error: &Error) -> Error {
+    let configured = Error::new(ErrorKind::Configuration, format!("{what}: {}", error.message()));
+    match error.what_to_do() {
+        Some(remedy) => configured.remedy(remedy),
+        None => configured,
+    }
+}

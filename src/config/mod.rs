@@ -1,0 +1,241 @@
+//! Who this process is in its group, how the group finds itself, and how patient it is.
+//!
+//! A [`Config`] is plain data. [`Config::from_env`] fills it from whatever launched the process; what is set on it
+//! afterwards wins. Only `environment.rs` reads the process environment.
+
+pub mod environment;
+
+pub use environment::Launcher;
+
+use crate::error::{Error, ErrorKind, Result};
+use std::time::Duration;
+
+/// Everything that has to be known before a group can form. Plain data: Send, Sync, cheap to clone.
+///
+/// ```
+/// use ringfold::config::Config;
+/// let config = Config::default().with_rank(1).with_world_size(4).with_store("10.0.0.7:29500");
+/// assert_eq!(config.place().unwrap(), (1, 4));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// This rank.
+    pub rank: Option<usize>,
+    /// The number of ranks.
+    pub world_size: Option<usize>,
+    /// The place of this rank among those on its host.
+    pub local_rank: Option<usize>,
+    /// The number of ranks on this host.
+    pub local_size: Option<usize>,
+    /// Where the store listens, as `host:port`.
+    pub store: Option<String>,
+    /// Whether the launcher hosts the store; else rank 0 does.
+    pub launcher_hosts_store: bool,
+    /// The interface that this rank listens on: a name such as `eth0`, or one of this host's addresses.
+    pub interface: Option<String>,
+    /// The generation of the group: an older one is refused.
+    pub generation: u32,
+    /// The launch: ranks of another one are refused.
+    pub world_id: u64,
+    /// How long an operation may take.
+    pub deadline: Duration,
+    /// How long the forming of the group may take.
+    pub init_deadline: Duration,
+    /// How long a rank may be silent.
+    pub heartbeat_deadline: Duration,
+    /// The port that rank 0's store listens on under torchrun.
+    pub port: Option<u16>,
+    /// The algorithm to use where one is asked for.
+    pub algorithm: Option<String>,
+    /// How strictly ranks agree before an operation.
+    pub check: Option<String>,
+    /// What launched the process.
+    pub launcher: Launcher,
+    /// What the ranks of one launch have in common, by which those on one host find each other without a store.
+    pub job: Option<Job>,
+}
+
+/// Something that all local ranks of one launch share and no other launch has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Job {
+    /// A name that the launcher gave.
+    Name(String),
+    /// Descriptors inherited from MPICH's process manager: its own end of the first is one process for all local
+    /// ranks, and the second is one socket for all of them.
+    Inherited {
+        /// The number in `PMI_FD`.
+        pmi: Option<i32>,
+        /// The number in `HYDI_CONTROL_FD`.
+        control: Option<i32>,
+    },
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            rank: None,
+            world_size: None,
+            local_rank: None,
+            local_size: None,
+            store: None,
+            launcher_hosts_store: false,
+            interface: None,
+            generation: 0,
+            world_id: 0,
+            deadline: Duration::from_secs(30 * 60),
+            init_deadline: Duration::from_secs(120),
+            heartbeat_deadline: Duration::from_secs(2),
+            port: None,
+            algorithm: None,
+            check: None,
+            launcher: Launcher::None,
+            job: None,
+        }
+    }
+}
+
+impl Config {
+    /// The configuration that the process environment gives; see [`environment`] for the names. Without any, this
+    /// process is rank 0 of 1.
+    ///
+    /// # Errors
+    /// [`Configuration`](ErrorKind::Configuration), naming the variable, its value and what is allowed.
+    pub fn from_env() -> Result<Config> {
+        environment::read_process()
+    }
+
+    /// The rank and the number of ranks.
+    ///
+    /// # Errors
+    /// [`Configuration`](ErrorKind::Configuration) where one of them is missing, or they contradict each other.
+    pub fn place(&self) -> Result<(usize, usize)> {
+        let (rank, world) = match (self.rank, self.world_size) {
+            (Some(rank), Some(world)) => (rank, world),
+            (None, None) | (None, Some(1)) => (0, 1),
+            (Some(rank), None) => {
+                return Err(configuration(format!("rank {rank} does not know the number of ranks"))
+                    .remedy(format!("set {}", environment::WORLD_SIZE)));
+            }
+            (None, Some(world)) => {
+                return Err(configuration(format!("which of {world} ranks this process is, is not known"))
+                    .remedy(format!("set {}", environment::RANK)));
+            }
+        };
+        check_range("rank", rank, "world size", world)?;
+        if let (Some(local), Some(size)) = (self.local_rank, self.local_size) {
+            check_range("local rank", local, "local size", size)?;
+        }
+        if self.local_size.is_some_and(|size| size > world) {
+            return Err(configuration(format!("a local size beyond the world size of {world}")));
+        }
+        Ok((rank, world))
+    }
+
+    /// Sets the rank.
+    pub fn with_rank(mut self, rank: usize) -> Self {
+        self.rank = Some(rank);
+        self
+    }
+
+    /// Sets the number of ranks.
+    pub fn with_world_size(mut self, world: usize) -> Self {
+        self.world_size = Some(world);
+        self
+    }
+
+    /// Sets the place among the ranks of this host, and their number.
+    pub fn with_local(mut self, rank: usize, size: usize) -> Self {
+        (self.local_rank, self.local_size) = (Some(rank), Some(size));
+        self
+    }
+
+    /// Sets where the store listens, as `host:port`.
+    pub fn with_store(mut self, store: impl Into<String>) -> Self {
+        self.store = Some(store.into());
+        self
+    }
+
+    /// Says whether the launcher hosts the store.
+    pub fn with_launcher_hosts_store(mut self, hosts: bool) -> Self {
+        self.launcher_hosts_store = hosts;
+        self
+    }
+
+    /// Sets the interface to listen on, by name or address.
+    pub fn with_interface(mut self, interface: impl Into<String>) -> Self {
+        self.interface = Some(interface.into());
+        self
+    }
+
+    /// Sets the generation.
+    pub fn with_generation(mut self, generation: u32) -> Self {
+        self.generation = generation;
+        self
+    }
+
+    /// Sets the launch's identity.
+    pub fn with_world_id(mut self, world_id: u64) -> Self {
+        self.world_id = world_id;
+        self
+    }
+
+    /// Sets how long an operation may take.
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Sets how long the forming of the group may take.
+    pub fn with_init_deadline(mut self, deadline: Duration) -> Self {
+        self.init_deadline = deadline;
+        self
+    }
+
+    /// Sets how long a rank may be silent.
+    pub fn with_heartbeat_deadline(mut self, deadline: Duration) -> Self {
+        self.heartbeat_deadline = deadline;
+        self
+    }
+}
+
+fn configuration(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Configuration, message)
+}
+
+fn check_range(what: &str, rank: usize, of: &str, size: usize) -> Result<()> {
+    if rank < size {
+        return Ok(());
+    }
+    let remedy =
+        if size == 0 { format!("set a {of} of at least 1") } else { format!("choose 0 to {}", size - 1) };
+    Err(configuration(format!("{what} {rank} and {of} {size}: a {what} is below its {of}")).remedy(remedy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lone_process_is_rank_0_of_1() {
+        assert_eq!(Config::default().place().unwrap(), (0, 1));
+        assert_eq!(Config::default().with_world_size(1).place().unwrap(), (0, 1));
+    }
+
+    #[test]
+    fn half_a_place_and_impossible_places_are_refused() {
+        for (config, says) in [
+            (Config::default().with_rank(2), "RINGFOLD_WORLD_SIZE"),
+            (Config::default().with_world_size(2), "RINGFOLD_RANK"),
+            (Config::default().with_rank(2).with_world_size(2), "rank 2 and world size 2"),
+            (Config::default().with_rank(0).with_world_size(0), "at least 1"),
+            (Config::default().with_rank(0).with_world_size(2).with_local(3, 2), "local rank 3"),
+            (Config::default().with_rank(0).with_world_size(2).with_local(0, 3), "local size"),
+        ] {
+            let error = config.place().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Configuration);
+            assert!(error.to_string().contains(says), "{error}");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Starting the ranks of a group as processes of this host, and ending them.
+//!
+//! - [`Launch`] says what to start and how; [`Launch::start`] starts it;
+//! - [`Running`] is the group while it lives: wait for it, signal it, drop it;
+//! - [`Outcome`] is what became of it: who failed first, and how every rank ended.
+//!
+//! A launch hosts the store of its group, and tells every process by its environment which rank it is. One thread
+//! starts the processes and watches over them; where output is prefixed another one carries it.
+//!
+//! # When a rank fails
+//! A rank fails by a status other than 0 or by a signal. The store then tells the others, which get
+//! [`PeerDead`](crate::ErrorKind::PeerDead) from whatever they are doing and have 250 ms to say so and to end by
+//! themselves. Those that are still there get `SIGTERM`, and 2 s later `SIGKILL`. What counts is the first failure:
+//! that of the rank which the group itself blames, if it failed without help, else the one that was seen first.
+//!
+//! # What is left behind
+//! Nothing. Each rank has a process group of its own, and signals go to the whole group. When the last rank has
+//! ended, what it started has a second to end too; what is then left of the groups is killed. Where the launching
+//! process itself is killed, the kernel kills the ranks, and a guard process (a shell that does nothing else) kills
+//! their groups. What leaves its process group on purpose (`setsid`) has left the launch.
+//!
+//! # Terminals
+//! Ranks are never in the foreground process group of a terminal: they write to it and cannot read from it. The
+//! first rank can read this process's standard input where that is a file or a pipe, see [`Input`].
+
+mod child;
+mod group;
+mod guard;
+mod lines;
+mod outcome;
+mod pump;
+mod running;
+mod supervisor;
+
+pub use outcome::{Failure, Outcome, Status};
+pub use running::{Running, Signaller};
+
+/// A signal, as [`Signaller::signal`] sends it.
+pub use nix::sys::signal::Signal;
+
+use crate::error::{Error, Result};
+use std::ffi::{OsStr, OsString};
+use std::time::Duration;
+
+/// Where the ranks' output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Output {
+    /// To this process's own standard output and standard error, line by line, each after the rank: `[2] loss 0.3`.
+    ///
+    /// Lines are never mixed; those longer than 64 KiB are cut. Bytes are passed on as they are. A progress bar that
+    /// returns to the beginning of its line is shown as a line, at most once a second, and in its final state.
+    #[default]
+    Prefixed,
+    /// The ranks have this process's standard output and standard error, and write there themselves.
+    Inherit,
+    /// Nowhere.
+    Null,
+}
+
+/// What the ranks read as standard input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Input {
+    /// Nothing.
+    #[default]
+    Null,
+    /// Rank 0 reads this process's standard input, unless that is a terminal; the others nothing.
+    FirstRank,
+}
+
+/// What to start: one program, as every rank of a group.
+///
+/// ```no_run
+/// use ringfold::launch::Launch;
+/// let outcome = Launch::new(4).program("./train").arg("--fast").start()?.wait();
+/// if let Some(failure) = &outcome.first_failure {
+///     eprintln!("{failure}"); // rank 2 (pid 4711) was killed by signal 9 (SIGKILL)
+/// }
+/// # Ok::<(), ringfold::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Launch {
+    ranks: usize,
+    program: OsString,
+    arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+    output: Output,
+    input: Input,
+    heartbeat: Option<Duration>,
+    timeout: Option<Duration>,
+    generation: u32,
+}
+
+impl Launch {
+    /// A launch of this many ranks, of a program that is yet to be said.
+    pub fn new(ranks: usize) -> Self {
+        Launch {
+            ranks,
+            program: OsString::new(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            output: Output::default(),
+            input: Input::default(),
+            heartbeat: None,
+            timeout: None,
+            generation: 0,
+        }
+    }
+
+    /// The program: a path, or a name that is looked for in `PATH`.
+    pub fn program(mut self, program: impl AsRef<OsStr>) -> Self {
+        self.program = program.as_ref().to_owned();
+        self
+    }
+
+    /// One more argument.
+    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.arguments.push(argument.as_ref().to_owned());
+        self
+    }
+
+    /// More arguments.
+    pub fn args(mut self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
+        self
+    }
+
+    /// A variable of the ranks' environment, beside those of this process and those that say who is which rank,
+    /// which it does not override.
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.environment.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Where the output goes. Default: [`Output::Prefixed`].
+    pub fn output(mut self, output: Output) -> Self {
+        self.output = output;
+        self
+    }
+
+    /// What the ranks read. Default: [`Input::Null`].
+    pub fn input(mut self, input: Input) -> Self {
+        self.input = input;
+        self
+    }
+
+    /// How long a rank may be silent before the group takes it for unresponsive. Default: 2 s.
+    pub fn heartbeat(mut self, deadline: Duration) -> Self {
+        self.heartbeat = Some(deadline);
+        self
+    }
+
+    /// How long the whole may take. When it has passed, the ranks are ended. Default: no limit.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Which attempt this is. Default: 0.
+    pub fn generation(mut self, generation: u32) -> Self {
+        self.generation = generation;
+        self
+    }
+
+    /// Starts all ranks: when this returns, either all of them run or none.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for no ranks or no program; [`StartError`] says more
+    /// where a program could not be started.
+    pub fn start(self) -> std::result::Result<Running, StartError> {
+        self.check()?;
+        Running::start(self)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.ranks == 0 || u32::try_from(self.ranks).is_err() {
+            return Err(Error::invalid(format!("a launch of {} ranks", self.ranks)).remedy("start 1 or more"));
+        }
+        if self.program.is_empty() {
+            return Err(Error::invalid("a launch without a program").remedy("say which program to start"));
+        }
+        Ok(())
+    }
+}
+
+/// Why a launch has not begun.
+#[derive(Debug, Clone)]
+pub struct StartError {
+    error: Error,
+    reason: Option<std::io::ErrorKind>,
+}
+
+impl StartError {
+    /// What the system said of the program, where it is the program that could not be started:
+    /// [`NotFound`](std::io::ErrorKind::NotFound), [`PermissionDenied`](std::io::ErrorKind::PermissionDenied).
+    pub fn program(&self) -> Option<std::io::ErrorKind> {
+        self.reason
+    }
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<Error> for StartError {
+    fn from(error: Error) -> Self {
+        StartError { error, reason: None }
+    }
+}
+
+impl From<StartError> for Error {
+    fn from(error: StartError) -> Self {
+        error.error
+    }
+}

@@ -1,0 +1,345 @@
+//! The thread that starts the ranks, watches over them and ends them.
+
+use super::child::{Rank, World, free_port};
+use super::group::any_alive;
+use super::guard::Guard;
+use super::pump::{Pump, Streams, To};
+use super::running::Shared;
+use super::{Failure, Launch, Outcome, Output, Signal, StartError, Status};
+use crate::bootstrap::host_for_launch;
+use crate::config::Config;
+use crate::error::{Cause, CauseKind};
+use crate::transport::control::{Server, after, readiness, wait};
+use nix::poll::{PollFd, PollFlags};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long the others have to end by themselves after the first failure.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// The same after somebody has asked all ranks to end: they may have something to save.
+const GRACE_WHEN_ASKED: Duration = Duration::from_secs(10);
+
+/// How long after `SIGTERM` to send `SIGKILL`.
+const TERM_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long after `SIGKILL` to believe that a process cannot end.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long what the ranks have started may outlive the last of them.
+const AFTERGLOW: Duration = Duration::from_secs(1);
+
+/// How long a rank that has exited is given for what it said before to be heard. One that was killed said nothing.
+const LAST_WORDS: Duration = Duration::from_millis(50);
+
+/// How often to look where the system cannot tell.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How far the end has come, and when the next step is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Running,
+    /// A rank has failed.
+    Grace(Instant),
+    /// `SIGTERM` has been sent.
+    Terminated(Instant),
+    /// `SIGKILL` has been sent.
+    Killed(Instant),
+}
+
+pub(super) struct Supervisor {
+    shared: Arc<Shared>,
+    server: Server,
+    guard: Guard,
+    ranks: Vec<Rank>,
+    pump: Option<Pump>,
+    generation: u32,
+    /// When the whole has to be over.
+    limit: Option<Instant>,
+    stage: Stage,
+    timed_out: bool,
+    /// The ranks that have failed without being told to end, in the order in which that was seen.
+    failed: Vec<usize>,
+    /// The ranks that were told to end.
+    ended: Vec<usize>,
+    /// What the store is still to be told, and when.
+    reports: Vec<(Instant, Cause)>,
+}
+
+impl Supervisor {
+    /// Starts all ranks, and tells their processes; or none, and tells why.
+    pub(super) fn start(launch: Launch, shared: Arc<Shared>) -> Result<(Supervisor, Vec<u32>), StartError> {
+        let id = fastrand::u64(1..);
+        let heartbeat = launch.heartbeat.unwrap_or(Config::default().heartbeat_deadline);
+        let server = host_for_launch(launch.ranks, id, launch.generation, heartbeat)?;
+        let world = World { launch: &launch, id, store: server.address(), torch_port: free_port()? };
+        let mut supervisor = Supervisor {
+            shared,
+            guard: Guard::start(),
+            ranks: Vec::with_capacity(launch.ranks),
+            pump: None,
+            generation: launch.generation,
+            limit: launch.timeout.map(after),
+            stage: Stage::Running,
+            timed_out: false,
+            failed: Vec::new(),
+            ended: Vec::new(),
+            reports: Vec::new(),
+            server,
+        };
+        match supervisor.start_all(&world) {
+            Ok(()) => {
+                let pids = supervisor.ranks.iter().map(|rank| rank.child.id()).collect();
+                Ok((supervisor, pids))
+            }
+            Err(error) => {
+                supervisor.cancel();
+                Err(error)
+            }
+        }
+    }
+
+    fn start_all(&mut self, world: &World<'_>) -> Result<(), StartError> {
+        let size = world.launch.ranks;
+        let mut streams = Streams::default();
+        for number in 0..size {
+            let mut rank = world.start(number)?;
+            let (stdout, stderr) = (rank.child.stdout.take(), rank.child.stderr.take());
+            self.guard.watch(rank.group.leader().as_raw());
+            self.shared.lock().groups.push(rank.group);
+            self.ranks.push(rank);
+            if let Some(pipe) = stdout {
+                streams.add(OwnedFd::from(pipe), To::Stdout, number, size)?;
+            }
+            if let Some(pipe) = stderr {
+                streams.add(OwnedFd::from(pipe), To::Stderr, number, size)?;
+            }
+        }
+        if world.launch.output == Output::Prefixed {
+            self.pump = Some(Pump::start(streams)?);
+        }
+        Ok(())
+    }
+
+    /// Takes back what has been started.
+    fn cancel(mut self) {
+        self.shared.lock().kill = true;
+        self.watch();
+        self.clear();
+        self.guard.done();
+    }
+
+    /// Watches until all is over, and says what became of it.
+    pub(super) fn run(mut self) {
+        // Whoever waits is told something, whatever happens here.
+        let settle = Settle { shared: Arc::clone(&self.shared), outcome: Some(self.outcome()) };
+        self.watch();
+        self.await_afterglow();
+        self.clear();
+        if let Some(pump) = self.pump.take() {
+            if self.shared.lock().dropped { pump.abandon() } else { pump.finish() }
+        }
+        let outcome = self.outcome();
+        self.guard.done();
+        drop(self.server);
+        settle.with(outcome);
+    }
+
+    /// Until the last rank has ended.
+    fn watch(&mut self) {
+        self.look(&vec![true; self.ranks.len()]);
+        while self.ranks.iter().any(|rank| rank.status.is_none()) {
+            let now = Instant::now();
+            if self.give_up(now) {
+                break;
+            }
+            self.report(now);
+            self.advance(now);
+            let ended = self.poll();
+            self.shared.bell.silence();
+            self.look(&ended);
+        }
+    }
+
+    /// Waits for something to happen. For each rank, whether to look at it.
+    fn poll(&self) -> Vec<bool> {
+        let due = match self.stage {
+            Stage::Running => None,
+            Stage::Grace(at) | Stage::Terminated(at) | Stage::Killed(at) => Some(at),
+        };
+        let limit = self.limit.filter(|_| matches!(self.stage, Stage::Running | Stage::Grace(_)));
+        let alive = |rank: &&Rank| rank.status.is_none();
+        let blind = self.ranks.iter().filter(alive).any(|rank| rank.end.is_none());
+        let look = blind.then(|| Instant::now() + LOOK);
+        let reports = self.reports.iter().map(|&(due, _)| due);
+        let until = due.into_iter().chain(limit).chain(look).chain(reports).min();
+        let mut fds = vec![PollFd::new(self.shared.bell.as_fd(), PollFlags::POLLIN)];
+        let ends = self.ranks.iter().filter(alive).filter_map(|rank| rank.end.as_ref());
+        fds.extend(ends.map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN)));
+        wait(&mut fds, until);
+        let mut ready = fds[1..].iter().map(|fd| readiness(fd).0);
+        let look_at = |rank: &Rank| match (&rank.status, &rank.end) {
+            (Some(_), _) => false,
+            (None, None) => true,
+            (None, Some(_)) => ready.next().unwrap_or(true),
+        };
+        self.ranks.iter().map(look_at).collect()
+    }
+
+    /// Notes which ranks have ended, and what to tell the group of those that have failed.
+    fn look(&mut self, at: &[bool]) {
+        let mut failed = Vec::new();
+        for (number, (rank, look)) in self.ranks.iter_mut().zip(at).enumerate() {
+            if !look || rank.status.is_some() {
+                continue;
+            }
+            let Some(status) = rank.look() else { continue };
+            tracing::debug!(rank = number, %status, "a rank has ended");
+            if !status.success() && !self.ended.contains(&number) {
+                // Among those seen at once, a signal tells of the cause rather than of its consequences.
+                failed.push((!matches!(status, Status::Killed(_)), number));
+            }
+        }
+        failed.sort_unstable();
+        for (_, number) in failed {
+            self.failed.push(number);
+            let rank = &self.ranks[number];
+            let Some(status) = rank.status else { continue };
+            let delay = if matches!(status, Status::Killed(_)) { Duration::ZERO } else { LAST_WORDS };
+            let cause = Cause {
+                generation: self.generation,
+                sequence: Cause::NO_SEQUENCE,
+                kind: CauseKind::PeerDead,
+                culprit: number,
+                // Its status is the rank's own word. It counts for more than what the store makes of a closed link.
+                reporter: number,
+                detail: format!("rank {number} (pid {}) {status}", rank.child.id()),
+            };
+            self.reports.push((Instant::now() + delay, cause));
+        }
+    }
+
+    /// Tells the store of failures, as far as it is time.
+    fn report(&mut self, now: Instant) {
+        for (_, cause) in self.reports.extract_if(.., |(due, _)| *due <= now) {
+            self.server.report(cause);
+        }
+    }
+
+    /// Takes the next step towards the end, if it is due.
+    fn advance(&mut self, now: Instant) {
+        let (asked, kill) = {
+            let state = self.shared.lock();
+            (state.asked, state.kill)
+        };
+        if let (Stage::Running, false) = (self.stage, self.failed.is_empty()) {
+            self.stage = Stage::Grace(now + if asked { GRACE_WHEN_ASKED } else { GRACE });
+        }
+        let late = self.limit.is_some_and(|limit| now >= limit);
+        let next = match self.stage {
+            Stage::Killed(_) => return,
+            _ if kill => Signal::SIGKILL,
+            Stage::Running | Stage::Grace(_) if late => {
+                self.timed_out = true;
+                Signal::SIGTERM
+            }
+            Stage::Grace(until) if now >= until => Signal::SIGTERM,
+            Stage::Terminated(until) if now >= until => Signal::SIGKILL,
+            _ => return,
+        };
+        for (number, rank) in self.ranks.iter().enumerate().filter(|(_, rank)| rank.status.is_none()) {
+            rank.group.signal(next);
+            if next == Signal::SIGTERM {
+                // Who is stopped cannot end.
+                rank.group.signal(Signal::SIGCONT);
+            }
+            if !self.ended.contains(&number) {
+                self.ended.push(number);
+            }
+        }
+        self.stage = match next {
+            Signal::SIGTERM => Stage::Terminated(now + TERM_PATIENCE),
+            _ => Stage::Killed(now + KILL_PATIENCE),
+        };
+    }
+
+    /// Whether a process does not even end when it is killed.
+    fn give_up(&mut self, now: Instant) -> bool {
+        let Stage::Killed(until) = self.stage else { return false };
+        if now < until {
+            return false;
+        }
+        for (number, rank) in self.ranks.iter_mut().enumerate().filter(|(_, rank)| rank.status.is_none()) {
+            tracing::error!(rank = number, pid = rank.child.id(), "a rank does not end when it is killed");
+            rank.status = Some(Status::Unknown);
+        }
+        true
+    }
+
+    /// What the ranks have started may end by itself: it may have something to write down.
+    fn await_afterglow(&self) {
+        self.await_silence(AFTERGLOW, |kill| !kill);
+    }
+
+    /// Ends what is left of the groups and lets their numbers go.
+    fn clear(&mut self) {
+        self.shared.lock().groups.iter().for_each(|group| group.signal(Signal::SIGKILL));
+        self.await_silence(AFTERGLOW, |_| true);
+        self.shared.lock().groups.clear();
+        self.ranks.iter_mut().for_each(Rank::reap);
+    }
+
+    /// Waits until nothing of the groups is alive, for as long as that is of use.
+    fn await_silence(&self, patience: Duration, of_use: impl Fn(bool) -> bool) {
+        let until = Instant::now() + patience;
+        loop {
+            let (groups, kill) = {
+                let state = self.shared.lock();
+                (state.groups.clone(), state.kill)
+            };
+            if !of_use(kill) || Instant::now() >= until || !any_alive(&groups) {
+                return;
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        let status = |rank: &Rank| rank.status.unwrap_or(Status::Unknown);
+        let verdict = self.server.verdict();
+        let blamed = verdict.map(|cause| cause.culprit).filter(|culprit| self.failed.contains(culprit));
+        let told = || self.ranks.iter().position(|rank| !status(rank).success());
+        let first = blamed.or(self.failed.first().copied()).or_else(told);
+        let first_failure = first.map(|rank| Failure {
+            rank,
+            pid: self.ranks[rank].child.id(),
+            status: status(&self.ranks[rank]),
+            cause: verdict.cloned(),
+        });
+        let mut ended = self.ended.clone();
+        ended.sort_unstable();
+        let statuses = self.ranks.iter().map(status).collect();
+        Outcome { first_failure, statuses, ended, timed_out: self.timed_out }
+    }
+}
+
+/// Settles the outcome, if only by being dropped.
+struct Settle {
+    shared: Arc<Shared>,
+    outcome: Option<Outcome>,
+}
+
+impl Settle {
+    fn with(mut self, outcome: Outcome) {
+        self.outcome = Some(outcome);
+    }
+}
+
+impl Drop for Settle {
+    fn drop(&mut self) {
+        if let Some(outcome) = self.outcome.take() {
+            self.shared.settle(outcome);
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The control plane: one small connection from every rank to the store.
+//!
+//! The [`Server`] gathers small messages while a group forms, and afterwards watches: a rank whose link closes
+//! without a goodbye is dead, one that sends nothing for a heartbeat deadline is unresponsive. Whatever happens
+//! first, by its own eyes or by a rank's report, it lets settle for [`SETTLE`], merges what it has heard, and tells
+//! every rank one and the same verdict. A rank's end is the [`ControlLink`], whose watch thread turns the verdict,
+//! or the loss of the store, into poison.
+//!
+//! ```text
+//! rank                           store
+//!  | -- hello (128 bytes) -------> |   checked: magic, versions, world id, generation, world size, rank
+//!  | <- welcome, or refuse ------- |   a refusal says why in words, then the connection closes
+//!  | -- contribute --------------> |   rounds of the all-gather, in order
+//!  | <- part (one a rank) -------- |
+//!  | -- heartbeat, report -------> |   at any time after the welcome
+//!  | <- heartbeat, verdict ------- |
+//!  | -- goodbye -----------------> |   whoever closes without one has died
+//! ```
+
+mod admission;
+mod buffer;
+#[doc(hidden)]
+pub mod frame;
+mod hello;
+mod judge;
+mod link;
+mod notice;
+mod rounds;
+mod server;
+mod server_loop;
+mod watch;
+
+pub use hello::{Hello, Refusal};
+pub use link::{ControlLink, LinkConfig, Reporter};
+pub use server::{Server, ServerConfig};
+
+pub(crate) use hello::hostname;
+pub(crate) use notice::{Bell, after, readiness, wait};
+
+use std::time::Duration;
+
+/// The longest message of one rank in one round, in bytes.
+pub const MESSAGE_LIMIT: usize = 64 * 1024;
+
+/// How long the store collects causes, after the first, before it gives its verdict.
+pub const SETTLE: Duration = Duration::from_millis(20);
+
+/// The same while nothing but deadlines is heard of: they pass on one rank after another.
+pub const SETTLE_DEADLINE: Duration = Duration::from_millis(150);
+
+/// The oldest and the newest version of the protocol that this build speaks.
+pub const VERSIONS: (u16, u16) = (1, 1);

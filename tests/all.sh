@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Everything that has to hold before a change lands. Stops at the first thing that does not.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s\n' "$*"; }
+
+need() { # need COMMAND PACKAGE
+    command -v "$1" >/dev/null && return
+    if ! command -v apt-get >/dev/null; then
+        echo "error: $1 is missing; install the package that has it ($2 on Debian)" >&2
+        exit 1
+    fi
+    local root=()
+    [ "$(id -u)" = 0 ] || root=(sudo)
+    "${root[@]}" apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq "$2" >/dev/null
+}
+
+step "what the tests need: a compiler for C++, Open MPI, MPICH"
+need c++ g++
+need mpirun.openmpi openmpi-bin
+need mpirun.mpich mpich
+
+step "formatting"
+cargo fmt --all --check
+
+step "clippy"
+cargo clippy --workspace --all-targets --all-features -- -D warnings
+cargo clippy -p ringfold --lib --no-default-features -- -D warnings
+
+step "tests, doc examples and examples"
+cargo test --workspace --all-features
+
+step "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps
+
+step "the main job of the README"
+cargo build --release --bins --examples
+target/release/ringfold run -n 4 -- target/release/examples/digits
+
+step "every plan is proved"
+target/release/ringfold plan verify --all
+
+step "fuzzing what strangers send"
+bash fuzz/run.sh "${RINGFOLD_FUZZ_SECONDS:-10}"
+
+printf '\nall is well\n'

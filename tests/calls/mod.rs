@@ -1,0 +1,11 @@
+//! What the suites share: a naive oracle, seeded inputs, guarded memory, calls as data, and groups to run them on.
+
+// Each suite uses a part of it.
+#![allow(dead_code, unreachable_pub)]
+
+pub mod call;
+pub mod group;
+pub mod memory;
+pub mod oracle;
+pub mod pairwise;
+pub mod value;

@@ -1,0 +1,329 @@
+//! Ranks that ask for different things: everyone is told who differs in what, nobody hangs, and where it is promised
+//! nobody's memory changes.
+
+use crate::algorithms;
+use crate::calls::call::{Call, Job, Placement, Shape, prepare};
+use crate::calls::group::{Done, WAYS, Way};
+use fastrand::Rng;
+use ringfold::plan::Algorithm;
+use ringfold::{Check, Collective, DType, Error, ErrorKind, Order, ReduceOp};
+use std::time::Duration;
+
+/// Long against the time in which a mismatch is told, even on a machine under load.
+const SOON: Duration = Duration::from_secs(10);
+
+/// Where nobody may be left to tell, since everybody waits for somebody else.
+const IN_A_CIRCLE: Duration = Duration::from_millis(500);
+
+/// What one rank can say otherwise, and how the error calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Count,
+    Counts,
+    DType,
+    Op,
+    Root,
+    Collective,
+    Algorithm,
+    Check,
+    Order,
+}
+
+const FIELDS: [(Field, &str); 9] = [
+    (Field::Count, "count differs"),
+    (Field::Counts, "list of counts (hash) differs"),
+    (Field::DType, "element type differs"),
+    (Field::Op, "reduction differs"),
+    (Field::Root, "root differs"),
+    (Field::Collective, "collective differs"),
+    (Field::Algorithm, "algorithm (number) differs"),
+    (Field::Check, "check differs"),
+    (Field::Order, "order differs"),
+];
+
+/// The collectives in which a mismatch is told to everyone before anything changes, whatever the check.
+const ALWAYS: [Collective; 3] = [Collective::AllReduce, Collective::ReduceScatter, Collective::Barrier];
+
+/// The same call but for one field; `None` where it has no such field.
+fn other(call: &Call, field: Field, world: usize) -> Option<Call> {
+    let mut other = call.clone();
+    let barrier = call.collective == Collective::Barrier;
+    match field {
+        Field::Count if !barrier => match &mut other.shape {
+            Shape::Same(count) => *count += 1,
+            _ => return None,
+        },
+        Field::Counts => match &mut other.shape {
+            Shape::Blocks(counts) => counts.swap(0, 1),
+            _ => return None,
+        },
+        Field::DType if !barrier => other.dtype = DType::I32,
+        Field::Op if call.collective.reduces() && !barrier => other.op = ReduceOp::Max,
+        Field::Root if call.collective.is_rooted() => other.root = (call.root + 1) % world,
+        Field::Collective => {
+            let place = ALWAYS.iter().position(|collective| *collective == call.collective);
+            let collective = match place {
+                Some(place) => ALWAYS[(place + 1) % 3],
+                None if call.collective == Collective::Gather => Collective::Scatter,
+                None => Collective::Gather,
+            };
+            other = Call { collective, algorithm: None, ..Call::new(collective, call.dtype, 37) };
+            (other.check, other.placement, other.deadline) = (call.check, call.placement, call.deadline);
+        }
+        Field::Algorithm => {
+            let able = |algorithm: &Algorithm| algorithm.collectives().contains(&call.collective);
+            let mut others = Algorithm::all().filter(able).filter(|a| Some(*a) != call.algorithm);
+            call.algorithm?;
+            other.algorithm = Some(others.next()?);
+        }
+        Field::Check => {
+            other.check = if call.check == Check::Strict { Check::Normal } else { Check::Strict };
+        }
+        Field::Order if call.collective.reduces() && !barrier => {
+            other.order = Order::Fixed;
+            let request = other.request(world, 0);
+            if call.algorithm.is_none_or(|algorithm| algorithm.check(&request).is_err()) {
+                return None;
+            }
+        }
+        _ => return None,
+    }
+    Some(other)
+}
+
+/// The call that all but one rank make.
+fn base(collective: Collective, field: Field, world: usize, random: &mut Rng) -> Call {
+    let shape = match field {
+        Field::Counts if collective.has_blocks() => {
+            Shape::Blocks((0..world).map(|rank| 3 + 5 * rank).collect())
+        }
+        _ => Shape::Same(37),
+    };
+    let call = Call::new(collective, DType::F32, 0);
+    let shape = if collective == Collective::Barrier { call.shape.clone() } else { shape };
+    call.shape(shape)
+        .root(random.usize(..world))
+        .placement([Placement::Out, Placement::In, Placement::Mixed][random.usize(..3)])
+        .deadline(SOON)
+}
+
+/// One rank makes another call than the others, then all meet in a barrier; what came of it.
+fn meet(way: &Way, world: usize, odd: usize, common: &Call, odd_call: &Call) -> Vec<Vec<Done>> {
+    let barrier = Call::new(Collective::Barrier, DType::U8, 1).deadline(common.deadline);
+    let jobs_of = |call: &Call| prepare(call, world, call.draw(), 1).0;
+    let (mut jobs, mut odd_jobs, after) = (jobs_of(common), jobs_of(odd_call), jobs_of(&barrier));
+    jobs[odd] = odd_jobs.swap_remove(odd);
+    let both: Vec<Vec<Job>> = jobs.into_iter().zip(after).map(|(job, after)| vec![job, after]).collect();
+    (way.form)(world).run(both)
+}
+
+/// Every rank has the same mismatch, which names the field and the odd rank, and unchanged memory.
+fn check_told_to_all(done: &[Vec<Done>], odd: usize, name: &str) -> Result<(), String> {
+    let first = done[0][0].1.clone().err().ok_or("rank 0 succeeds")?;
+    for (rank, done) in done.iter().enumerate() {
+        for (job, result) in done {
+            let error = result.clone().err().ok_or(format!("rank {rank} succeeds"))?;
+            let told = |error: &Error| (error.kind(), error.culprit(), error.message().to_owned());
+            if told(&error) != told(&first) {
+                return Err(format!("rank {rank} is told {error}, rank 0 {first}"));
+            }
+            job.unchanged().map_err(|fault| format!("rank {rank}: {fault}, {error}"))?;
+        }
+    }
+    let names_odd = first.message().contains(&format!("on rank {odd}"));
+    if first.kind() != ErrorKind::Mismatch || !first.message().starts_with(name) || !names_odd {
+        return Err(format!("{first}, which does not name {name:?} and rank {odd}"));
+    }
+    Ok(())
+}
+
+fn told_to_all(way: &Way, collectives: &[Collective], check: Check, worlds: &[usize]) {
+    let mut random = Rng::with_seed(7);
+    let (mut cases, mut faults) = (0, Vec::new());
+    for &collective in collectives {
+        for algorithm in algorithms(collective) {
+            for &world in worlds {
+                for (field, name) in FIELDS {
+                    let common =
+                        base(collective, field, world, &mut random).algorithm(algorithm).check(check);
+                    let Some(odd_call) = other(&common, field, world) else { continue };
+                    // A rank that leaves out the strict round may be through before anyone can know.
+                    if field == Field::Check && !ALWAYS.contains(&collective) {
+                        continue;
+                    }
+                    let odd = random.usize(..world);
+                    let done = meet(way, world, odd, &common, &odd_call);
+                    cases += 1;
+                    if let Err(fault) = check_told_to_all(&done, odd, name) {
+                        faults.push(format!("{fault}\n  odd rank {odd} of {world}, {field:?}: {common:?}"));
+                    }
+                }
+            }
+        }
+    }
+    let shown = faults.iter().take(5).cloned().collect::<Vec<_>>().join("\n");
+    assert!(faults.is_empty(), "{}: {} of {cases} fail:\n{shown}", way.name, faults.len());
+    assert!(cases > 10);
+}
+
+#[test]
+fn reductions_and_barriers_tell_everyone_over_threads() {
+    told_to_all(&WAYS[0], &ALWAYS, Check::Normal, &[2, 3, 4, 5, 8]);
+}
+
+#[test]
+fn reductions_and_barriers_tell_everyone_through_tiny_queues() {
+    told_to_all(&WAYS[1], &ALWAYS, Check::Normal, &[2, 3, 6, 7]);
+}
+
+#[test]
+fn reductions_and_barriers_tell_everyone_over_sockets() {
+    told_to_all(&WAYS[2], &ALWAYS, Check::Normal, &[3, 4]);
+}
+
+#[test]
+fn strict_checks_tell_everyone_over_threads() {
+    told_to_all(&WAYS[0], &Collective::ALL, Check::Strict, &[2, 5]);
+}
+
+#[test]
+fn strict_checks_tell_everyone_over_sockets() {
+    told_to_all(&WAYS[2], &Collective::ALL, Check::Strict, &[3]);
+}
+
+/// Without strict checks a rank may be through its part before another notices. It learns of it at its next call.
+///
+/// Ranks that disagree on the root, or on the collective, may all wait for each other without a byte having been sent:
+/// then the deadline ends it.
+fn told_at_the_next_call(way: &Way, worlds: &[usize], collective: Collective) {
+    let mut random = Rng::with_seed(8 + collective as u64);
+    for algorithm in algorithms(collective) {
+        for &world in worlds {
+            for (field, _) in FIELDS {
+                let common = base(collective, field, world, &mut random).algorithm(algorithm);
+                let circle =
+                    matches!(field, Field::Root | Field::Collective) && !ALWAYS.contains(&collective);
+                let common = common.deadline(if circle { IN_A_CIRCLE } else { SOON });
+                let Some(odd_call) = other(&common, field, world) else { continue };
+                let odd = random.usize(..world);
+                let done = meet(way, world, odd, &common, &odd_call);
+                for (rank, done) in done.iter().enumerate() {
+                    let last = done[1].1.as_ref().err();
+                    let as_expected = last.is_some_and(|error| match error.kind() {
+                        ErrorKind::Mismatch => true,
+                        ErrorKind::Deadline => circle,
+                        _ => false,
+                    });
+                    assert!(
+                        as_expected,
+                        "{}: rank {rank} is told {last:?}; odd rank {odd} of {world}, {field:?}: {common:?}",
+                        way.name
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn without_strict_checks_everyone_is_told_at_the_next_call() {
+    std::thread::scope(|scope| {
+        for collective in Collective::ALL {
+            scope.spawn(move || told_at_the_next_call(&WAYS[0], &[2, 3, 6], collective));
+        }
+    });
+}
+
+#[test]
+fn without_strict_checks_everyone_is_told_at_the_next_call_over_sockets() {
+    std::thread::scope(|scope| {
+        for collective in Collective::ALL {
+            scope.spawn(move || told_at_the_next_call(&WAYS[2], &[3], collective));
+        }
+    });
+}
+
+#[test]
+fn counts_between_a_pair_are_compared_by_the_pair() {
+    for way in [&WAYS[0], &WAYS[1], &WAYS[2]] {
+        for algorithm in algorithms(Collective::AllToAll) {
+            for check in [Check::Normal, Check::Strict] {
+                let (world, odd) = (4, 2);
+                let counts = |more: usize| {
+                    let mut counts = vec![vec![2; world]; world];
+                    counts[odd][1] += more;
+                    Shape::Pairs(counts)
+                };
+                let common = Call::new(Collective::AllToAll, DType::I16, 0).algorithm(algorithm).check(check);
+                let common = common.deadline(SOON).shape(counts(0));
+                let done = meet(way, world, odd, &common, &common.clone().shape(counts(1)));
+                for (rank, done) in done.iter().enumerate() {
+                    let error = done[1].1.as_ref().expect_err("everybody is told at the next call");
+                    assert_eq!(error.kind(), ErrorKind::Mismatch, "{}: rank {rank}: {error}", way.name);
+                }
+                let error = done[1][0].1.as_ref().expect_err("who receives too much notices");
+                let text = error.message();
+                assert!(
+                    text.starts_with("count between the pair differs: 2 on rank 1, 3 on rank 2"),
+                    "{text}"
+                );
+            }
+        }
+    }
+}
+
+/// One rank leaves out a call. No rank may get a wrong result for it, and none may hang.
+#[test]
+fn a_skipped_call_is_a_mismatch() {
+    for way in [&WAYS[0], &WAYS[1], &WAYS[2]] {
+        for (world, odd, skipped) in [(2, 1, 0), (3, 0, 2), (4, 3, 3), (5, 2, 4)] {
+            let mut jobs: Vec<Vec<Job>> = vec![Vec::new(); world];
+            let mut expected = Vec::new();
+            for index in 0..6 {
+                let collective =
+                    [Collective::AllReduce, Collective::AllGather, Collective::Barrier][index % 3];
+                let call = Call::new(collective, DType::F32, 5 + index).deadline(SOON);
+                let (of_ranks, outputs) = prepare(&call, world, call.draw(), index as u64);
+                of_ranks.into_iter().zip(&mut jobs).for_each(|(job, jobs)| jobs.push(job));
+                expected.push(outputs);
+            }
+            jobs[odd].remove(skipped);
+            for (rank, done) in (way.form)(world).run(jobs).iter().enumerate() {
+                for (index, (job, result)) in done.iter().enumerate() {
+                    let call = index + usize::from(rank == odd && index >= skipped);
+                    match result {
+                        Ok(()) => job.check(&expected[call][rank]).unwrap(),
+                        Err(error) => assert_eq!(error.kind(), ErrorKind::Mismatch, "{}: {error}", way.name),
+                    }
+                    assert!(result.is_ok() || call >= skipped, "{}", way.name);
+                }
+                assert!(done.last().is_some_and(|(_, result)| result.is_err()), "{}: rank {rank}", way.name);
+            }
+        }
+    }
+}
+
+/// Where all calls are alike nothing tells that one was left out, until the last, which one rank does not make.
+#[test]
+fn the_last_call_that_a_rank_does_not_make_passes_its_deadline() {
+    for way in [&WAYS[0], &WAYS[1], &WAYS[2]] {
+        let world = 3;
+        let call = Call::new(Collective::AllReduce, DType::F32, 9).deadline(Duration::from_millis(300));
+        let mut jobs: Vec<Vec<Job>> = vec![Vec::new(); world];
+        for _ in 0..4 {
+            let of_ranks = prepare(&call, world, call.draw(), 3).0;
+            of_ranks.into_iter().zip(&mut jobs).for_each(|(job, jobs)| jobs.push(job));
+        }
+        jobs[1].pop();
+        for (rank, done) in (way.form)(world).run(jobs).iter().enumerate() {
+            let (_, last) = done.last().expect("there are calls");
+            match last {
+                Ok(()) => assert_eq!(rank, 1, "{}", way.name),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Deadline, "{}: {error}", way.name);
+                    assert_eq!(error.culprit(), Some(1), "{}: {error}", way.name);
+                }
+            }
+        }
+    }
+}

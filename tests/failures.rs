@@ -1,0 +1,394 @@
+//! What ranks say when something goes wrong, with real processes over TCP.
+//!
+//! Each test starts this binary again, once a rank, to play a scene; the ranks tell what their last call returned.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use ringfold::bootstrap::host_for_launch;
+use ringfold::config::environment;
+use ringfold::transport::control::Server;
+use ringfold::{Check, Communicator, Error, Options, ReduceOp};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+const SCENE: &str = "RINGFOLD_TEST_SCENE";
+
+/// Only detects a hang.
+const HANG: Duration = Duration::from_secs(60);
+
+/// What a rank tells of its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Told {
+    kind: String,
+    culprit: Option<usize>,
+    text: String,
+}
+
+/// A group of processes that play a scene.
+struct Group {
+    children: Vec<Child>,
+    lines: Vec<Receiver<String>>,
+    _store: Option<Server>,
+}
+
+impl Group {
+    /// The store lives in this process, as under a launcher.
+    fn start(scene: &str, world: usize, heartbeat: Duration) -> Group {
+        let store = host_for_launch(world, 99, 0, heartbeat).unwrap();
+        let address = store.address().to_string();
+        Group::spawn(scene, world, heartbeat, &address, "launcher", Some(store))
+    }
+
+    /// The store lives in rank 0's process.
+    fn start_alone(scene: &str, world: usize, heartbeat: Duration) -> Group {
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        Group::spawn(scene, world, heartbeat, &address, "rank0", None)
+    }
+
+    fn spawn(
+        scene: &str,
+        world: usize,
+        heartbeat: Duration,
+        address: &str,
+        host: &str,
+        store: Option<Server>,
+    ) -> Group {
+        let mut children = Vec::new();
+        let mut lines = Vec::new();
+        for rank in 0..world {
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "rank", "--nocapture"])
+                .env(SCENE, scene)
+                .env(environment::RANK, rank.to_string())
+                .env(environment::WORLD_SIZE, world.to_string())
+                .env(environment::STORE, address)
+                .env(environment::STORE_HOST, host)
+                .env(environment::WORLD_ID, "99")
+                .env(environment::HEARTBEAT, format!("{}ms", heartbeat.as_millis()))
+                .env(environment::INIT_DEADLINE, "30s")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let out = BufReader::new(child.stdout.take().unwrap());
+            let (say, hear) = channel();
+            std::thread::spawn(move || {
+                for line in out.lines().map_while(Result::ok) {
+                    if let Some((_, told)) = line.split_once("told: ") {
+                        let _ = say.send(told.to_owned());
+                    }
+                }
+            });
+            children.push(child);
+            lines.push(hear);
+        }
+        Group { children, lines, _store: store }
+    }
+
+    fn line(&self, rank: usize) -> String {
+        self.lines[rank].recv_timeout(HANG).unwrap_or_else(|_| panic!("rank {rank} says nothing"))
+    }
+
+    /// Waits until every rank has said that it works.
+    fn all_at_work(&self) {
+        for rank in 0..self.children.len() {
+            assert_eq!(self.line(rank), "at work", "rank {rank}");
+        }
+    }
+
+    /// What a rank's last call returned.
+    fn end(&self, rank: usize) -> Told {
+        let line = self.line(rank);
+        let mut parts = line.splitn(3, '|').map(str::to_owned);
+        let mut next = || parts.next().unwrap_or_default();
+        let kind = next();
+        Told { kind, culprit: next().parse().ok(), text: next() }
+    }
+
+    /// All of these ranks tell of the same kind and culprit.
+    fn all_blame(&self, ranks: impl IntoIterator<Item = usize>, kind: &str, culprit: usize) -> Vec<Told> {
+        ranks
+            .into_iter()
+            .map(|rank| {
+                let told = self.end(rank);
+                assert_eq!(
+                    (told.kind.as_str(), told.culprit),
+                    (kind, Some(culprit)),
+                    "rank {rank}: {}",
+                    told.text
+                );
+                assert!(told.text.starts_with(&format!("rank {rank}: ")), "{}", told.text);
+                told
+            })
+            .collect()
+    }
+
+    fn signal(&self, rank: usize, signal: Signal) {
+        kill(Pid::from_raw(self.children[rank].id() as i32), signal).unwrap();
+    }
+
+    /// Says a word to a rank's scene.
+    fn say(&mut self, rank: usize) {
+        let input = self.children[rank].stdin.as_mut().unwrap();
+        input.write_all(b"go\n").and_then(|()| input.flush()).unwrap();
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn tell(text: &str) {
+    println!("told: {text}");
+}
+
+fn tell_end(result: Result<(), Error>) {
+    match result {
+        Ok(()) => tell("fine||"),
+        Err(error) => {
+            let culprit = error.culprit().map_or(String::new(), |culprit| culprit.to_string());
+            tell(&format!("{}|{culprit}|{error}", error.kind()));
+        }
+    }
+}
+
+fn wait_for_word() {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+}
+
+/// A rank's part; a test of its own name, which does nothing unless it is started as a rank.
+#[test]
+fn rank() {
+    let Some(scene) = std::env::var_os(SCENE) else { return };
+    let comm = match Communicator::from_env() {
+        Ok(comm) => comm,
+        Err(error) => return tell_end(Err(error)),
+    };
+    play(scene.to_str().unwrap(), comm);
+}
+
+fn play(scene: &str, comm: Communicator) {
+    let (rank, world) = (comm.rank(), comm.world_size());
+    let odd = rank == 2;
+    // Everybody has met everybody before anything goes wrong.
+    comm.barrier().unwrap();
+    let mut data = vec![rank as f32; 300_000];
+    match scene {
+        "reduce for ever" => {
+            tell("at work");
+            tell_end((0..).try_for_each(|_| comm.all_reduce(&mut data, ReduceOp::Max)));
+        }
+        "broadcast for ever" => {
+            tell("at work");
+            tell_end((0..).try_for_each(|_| comm.broadcast(&mut data, 0)));
+        }
+        "compute, then reduce" => {
+            if odd {
+                // Longer than the heartbeat deadline, without a call of the library.
+                let end = Instant::now() + Duration::from_millis(1500);
+                while Instant::now() < end {
+                    std::hint::black_box(data.iter().sum::<f32>());
+                }
+            }
+            tell_end(comm.all_reduce(&mut data, ReduceOp::Max));
+        }
+        "count differs" => {
+            let mut mine = vec![1u32; if odd { 1001 } else { 1000 }];
+            let result = comm.all_reduce(&mut mine, ReduceOp::Sum);
+            assert!(mine.iter().all(|&value| value == 1), "memory has changed");
+            tell_end(result);
+        }
+        "type differs" => {
+            let result = if odd {
+                comm.all_reduce(&mut [1u32; 1000], ReduceOp::Sum)
+            } else {
+                comm.all_reduce(&mut [1.0f32; 1000], ReduceOp::Sum)
+            };
+            tell_end(result);
+        }
+        "reduction differs" => {
+            let op = if odd { ReduceOp::Max } else { ReduceOp::Sum };
+            tell_end(comm.reduce_scatter(&vec![1i64; 10 * world], &mut [0; 10], op));
+        }
+        "root differs, strictly" => {
+            let mut mine = vec![rank as u8; 100];
+            let strict = comm.with(Options::new().check(Check::Strict));
+            let result = strict.broadcast(&mut mine, usize::from(odd));
+            assert!(mine.iter().all(|&value| value == rank as u8), "memory has changed");
+            tell_end(result);
+        }
+        "root differs" => {
+            let mut mine = vec![rank as u8; 100];
+            let first = comm.broadcast(&mut mine, usize::from(odd));
+            tell_end(first.and_then(|()| comm.barrier()));
+        }
+        "counts between a pair differ" => {
+            let sends: Vec<usize> = (0..world).map(|to| if odd && to == 0 { 3 } else { 2 }).collect();
+            let input = vec![0u16; sends.iter().sum()];
+            let first = comm.all_to_all_v(&input, &sends, &mut vec![0; 2 * world], &vec![2; world]);
+            tell_end(first.and_then(|()| comm.barrier()));
+        }
+        "one skips a call" => {
+            if !odd {
+                comm.all_reduce(&mut data, ReduceOp::Max).unwrap_or_else(|error| {
+                    tell_end(Err(error));
+                    std::process::exit(0);
+                });
+            }
+            tell_end(comm.barrier());
+        }
+        "one never comes" => {
+            if odd {
+                wait_for_word();
+                return;
+            }
+            let hurried = comm.with(Options::new().deadline(Duration::from_millis(700)));
+            tell_end(hurried.all_reduce(&mut data, ReduceOp::Max));
+        }
+        "one leaves" => {
+            if !odd {
+                tell_end(comm.all_reduce(&mut data, ReduceOp::Max));
+            }
+        }
+        "one panics" => {
+            if odd {
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+                    let _leaving = comm;
+                    panic!("as the scene says");
+                }));
+                return;
+            }
+            tell_end(comm.all_reduce(&mut data, ReduceOp::Max));
+        }
+        "one aborts" => {
+            let handle = comm.abort_handle();
+            if odd {
+                std::thread::spawn(move || {
+                    std::thread::sleep(Duration::from_millis(200));
+                    handle.abort("enough");
+                });
+            }
+            tell("at work");
+            let mut result = Ok(());
+            while result.is_ok() {
+                result =
+                    if odd { comm.recv(&mut [0u8], 0) } else { comm.all_reduce(&mut data, ReduceOp::Max) };
+            }
+            tell_end(result);
+        }
+        other => panic!("no scene is called {other}"),
+    }
+}
+
+/// Only where a deadline is tested does anything depend on how soon silence is noticed.
+const PATIENT: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_killed_rank_is_named_by_every_survivor() {
+    let group = Group::start("reduce for ever", 4, PATIENT);
+    group.all_at_work();
+    group.signal(2, Signal::SIGKILL);
+    for told in group.all_blame([0, 1, 3], "peer dead", 2) {
+        assert!(told.text.contains("all_reduce #") && told.text.contains("is on host"), "{}", told.text);
+        assert!(told.text.contains("to do:"), "{}", told.text);
+    }
+}
+
+#[test]
+fn a_killed_host_of_the_store_is_named_too() {
+    let group = Group::start_alone("broadcast for ever", 3, PATIENT);
+    group.all_at_work();
+    group.signal(0, Signal::SIGKILL);
+    group.all_blame([1, 2], "peer dead", 0);
+}
+
+/// Row 4 and 5: silence is not death, and who was silent learns that the group went on without it.
+#[test]
+fn a_stopped_rank_is_unresponsive_and_learns_of_it() {
+    let group = Group::start("reduce for ever", 4, Duration::from_millis(500));
+    group.all_at_work();
+    group.signal(1, Signal::SIGSTOP);
+    group.all_blame([0, 2, 3], "peer unresponsive", 1);
+    group.signal(1, Signal::SIGCONT);
+    group.all_blame([1], "peer unresponsive", 1);
+}
+
+/// Row 6.
+#[test]
+fn a_rank_that_computes_is_not_taken_for_a_silent_one() {
+    let group = Group::start("compute, then reduce", 4, Duration::from_millis(500));
+    for rank in 0..4 {
+        assert_eq!(group.end(rank).kind, "fine");
+    }
+}
+
+/// Row 24.
+#[test]
+fn what_differs_is_told_by_every_rank() {
+    for (scene, field) in [
+        ("count differs", "count differs"),
+        ("type differs", "element type differs"),
+        ("reduction differs", "reduction differs"),
+        ("root differs, strictly", "root differs"),
+    ] {
+        let group = Group::start(scene, 4, PATIENT);
+        let told = group.all_blame(0..4, "mismatch", 2);
+        for told in &told {
+            assert!(told.text.contains(field), "{scene}: {}", told.text);
+            assert!(told.text.contains("rank 2"), "{scene}: {}", told.text);
+        }
+    }
+}
+
+/// Row 24, where the promise is weaker.
+#[test]
+fn without_strict_checks_every_rank_knows_at_its_next_call() {
+    for scene in ["root differs", "counts between a pair differ"] {
+        let group = Group::start(scene, 4, PATIENT);
+        for rank in 0..4 {
+            let told = group.end(rank);
+            assert_eq!(told.kind, "mismatch", "{scene}, rank {rank}: {}", told.text);
+        }
+    }
+}
+
+/// Row 25.
+#[test]
+fn a_skipped_call_is_a_mismatch_or_a_deadline() {
+    let group = Group::start("one skips a call", 4, PATIENT);
+    for told in group.all_blame(0..4, "mismatch", 2) {
+        assert!(told.text.contains("differs"), "{}", told.text);
+    }
+    let mut group = Group::start("one never comes", 4, PATIENT);
+    for told in group.all_blame([0, 1, 3], "deadline passed", 2) {
+        assert!(told.text.contains("waited 700ms"), "{}", told.text);
+    }
+    group.say(2);
+}
+
+#[test]
+fn a_rank_that_leaves_or_panics_is_named() {
+    let group = Group::start("one leaves", 4, PATIENT);
+    group.all_blame([0, 1, 3], "peer closed", 2);
+    let group = Group::start("one panics", 4, PATIENT);
+    group.all_blame([0, 1, 3], "user panic", 2);
+}
+
+/// Row 34.
+#[test]
+fn an_abort_ends_every_call() {
+    let group = Group::start("one aborts", 4, PATIENT);
+    group.all_at_work();
+    for told in group.all_blame(0..4, "aborted", 2) {
+        assert!(told.text.contains("enough"), "{}", told.text);
+    }
+}

@@ -1,0 +1,119 @@
+//! A rank as a process of its own: this test's binary, run again.
+
+use ringfold::bootstrap::join;
+use ringfold::config::{Config, environment};
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const MARK: &str = "RINGFOLD_TEST_MEMBER";
+/// The mark's value by which a member leaves without being told.
+const SOON: &str = "soon";
+
+/// A child process that joins a group, says `joined`, and then either its poison or, once told to leave, `left`.
+pub(crate) struct Member {
+    child: Child,
+    lines: BufReader<ChildStderr>,
+}
+
+impl Member {
+    pub(crate) fn start(rank: usize, world: usize, store: &str, heartbeat: Duration) -> Member {
+        Member::start_with(rank, world, store, heartbeat, super::LONG)
+    }
+
+    pub(crate) fn start_with(
+        rank: usize,
+        world: usize,
+        store: &str,
+        heartbeat: Duration,
+        init: Duration,
+    ) -> Member {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "member", "--nocapture"])
+            .env(MARK, "1")
+            .env(environment::RANK, rank.to_string())
+            .env(environment::WORLD_SIZE, world.to_string())
+            .env(environment::STORE, store)
+            .env(environment::INIT_DEADLINE, format!("{}ms", init.as_millis()))
+            .env(environment::HEARTBEAT, format!("{}ms", heartbeat.as_millis()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap());
+        Member { child, lines }
+    }
+
+    /// The next thing it says.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        line.trim().to_string()
+    }
+
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    /// Lets it leave, and waits until it has.
+    pub(crate) fn leave(&mut self) {
+        drop(self.child.stdin.take());
+        assert_eq!(self.line(), "left");
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs members that leave soon under a launcher. What they said; `None` where there is no such launcher.
+pub(crate) fn under_mpirun(command: &str, options: &[&str], through_a_shell: bool) -> Option<String> {
+    let exe = std::env::current_exe().unwrap();
+    let mut launcher = Command::new(command);
+    launcher.args(options).env(MARK, SOON).env(environment::INIT_DEADLINE, "20s");
+    // Open MPI asks to be asked before it runs as root, which tests in a container do.
+    launcher.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    if through_a_shell {
+        let line = format!("'{}' --exact member --nocapture; exit $?", exe.display());
+        launcher.args(["sh", "-c", &line]);
+    } else {
+        launcher.arg(exe).args(["--exact", "member", "--nocapture"]);
+    }
+    match launcher.stdin(Stdio::null()).output() {
+        Ok(output) => Some(String::from_utf8_lossy(&output.stderr).into_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => panic!("{command}: {error}"),
+    }
+}
+
+/// What the child does.
+pub(crate) fn run() {
+    let Some(mark) = std::env::var_os(MARK) else { return };
+    let joined = match join(&Config::from_env().unwrap()) {
+        Ok(joined) => joined,
+        Err(error) => return eprintln!("{error}"),
+    };
+    eprintln!("joined");
+    let (told, leave) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        if mark == SOON {
+            std::thread::sleep(Duration::from_millis(50));
+        } else {
+            let _ = std::io::stdin().read(&mut [0]);
+        }
+        let _ = told.send(());
+    });
+    let start = Instant::now();
+    while leave.recv_timeout(Duration::from_millis(1)).is_err() && start.elapsed() < Duration::from_secs(60) {
+        if let Some(cause) = joined.poison.cause() {
+            return eprintln!("{:?} {}", cause.kind, cause.culprit);
+        }
+    }
+    drop(joined);
+    eprintln!("left");
+}

@@ -1,0 +1,8 @@
+//! What every transport promises, asked of all of them, and what each promises beyond that.
+
+mod channel;
+mod program;
+mod sim;
+mod suite;
+mod tcp;
+mod tcp_intruders;
