@@ -80,6 +80,12 @@ impl Collective {
         )
     }
 
+    /// Whether the order in which contributions are combined can be seen in the result. A barrier reduces too, but
+    /// nobody sees what.
+    pub const fn combines(self) -> bool {
+        self.reduces() && !matches!(self, Collective::Barrier)
+    }
+
     /// Whether one rank plays a part of its own.
     pub const fn is_rooted(self) -> bool {
         matches!(self, Collective::Reduce | Collective::Broadcast | Collective::Gather | Collective::Scatter)

@@ -15,7 +15,7 @@ pub use abort::AbortHandle;
 pub use options::{Check, Options};
 pub use verbs::Tensors;
 
-use crate::error::{Cause, Error};
+use crate::error::{Cause, Error, ErrorKind, Result};
 use engine::Engine;
 use std::cell::Cell;
 use std::fmt;
@@ -106,6 +106,15 @@ impl Communicator {
 
     fn engine(&self) -> MutexGuard<'_, Engine> {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The engine, unless a call has panicked inside of it: an operation may then still hold on to memory that was
+    /// borrowed for that call only.
+    fn engine_for_call(&self) -> Result<MutexGuard<'_, Engine>> {
+        self.engine.lock().map_err(|_| {
+            Error::new(ErrorKind::UserPanic, "an earlier call panicked inside the library")
+                .remedy("drop this communicator and report what the panic said")
+        })
     }
 
     /// Adds what an error of this rank's engine does not know: the culprit's host.

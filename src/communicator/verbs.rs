@@ -125,9 +125,12 @@ impl With<'_> {
                 Buffers { input: from, output: to }
             }
         };
+        let mut engine = comm.engine_for_call().map_err(of_rank)?;
         // SAFETY: the tensors are borrowed until this returns, dense and long enough as just checked; two of
         // them lie apart because one is borrowed exclusively; in place, the pointers are laid out by the shift.
-        let result = unsafe { comm.engine().run(request, buffers, &self.options) };
+        // Where this unwinds instead, the engine is never run again.
+        let result = unsafe { engine.run(request, buffers, &self.options) };
+        drop(engine);
         drop(tensors);
         result.map_err(of_rank)
     }

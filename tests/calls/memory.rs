@@ -44,6 +44,11 @@ impl Memory {
         &mut self.bytes[self.start..self.start + self.len]
     }
 
+    /// Changes the byte before (0) or after (1) the content.
+    pub fn spoil_guard(&mut self, side: usize) {
+        self.bytes[if side == 0 { self.start - 1 } else { self.start + self.len }] ^= 1;
+    }
+
     pub fn guards_intact(&self) -> bool {
         let (before, rest) = self.bytes.split_at(self.start);
         before.iter().chain(&rest[self.len..]).all(|&byte| byte == PATTERN)

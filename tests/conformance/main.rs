@@ -13,10 +13,11 @@ mod mismatch;
 mod order;
 mod refusals;
 
-use calls::call::{Call, Job, prepare};
-use calls::group::Group;
-use ringfold::Collective;
+use calls::call::{Call, Job, Tensors, prepare};
+use calls::group::{Group, run_one};
+use calls::memory::Memory;
 use ringfold::plan::Algorithm;
+use ringfold::{Collective, Communicator, DType, ReduceOp};
 
 /// How many calls a group makes before their results are looked at.
 const BATCH: usize = 48;
@@ -56,4 +57,30 @@ fn run_all(group: &mut dyn Group, world: usize, calls: &[Seeded]) -> Result<(), 
 fn algorithms(collective: Collective) -> Vec<Option<Algorithm>> {
     let able = Algorithm::all().filter(|algorithm| algorithm.collectives().contains(&collective));
     std::iter::once(None).chain(able.map(Some)).collect()
+}
+
+/// One wrong byte in the output, the input, or beside them does not pass.
+#[test]
+fn the_checks_see_what_they_are_there_for() {
+    let call = Call::new(Collective::AllReduce, DType::I32, 9);
+    let (jobs, expected) = prepare(&call, 2, call.draw(), 1);
+    let mut group = Communicator::local(2);
+    let (job, result) = run_one(&mut group, jobs).swap_remove(0);
+    result.unwrap();
+    job.check(&expected[0]).unwrap();
+    assert!(job.check(&expected[0][4..]).is_err());
+    let spoilt = |spoil: fn(&mut Memory, &mut Memory)| {
+        let mut job = job.clone();
+        let Tensors::Two(input, output) = &mut job.tensors else { unreachable!("it is out of place") };
+        spoil(input, output);
+        job.check(&expected[0]).unwrap_err()
+    };
+    assert!(spoilt(|_, output| output.content_mut()[35] ^= 1).contains("element 8"));
+    assert!(spoilt(|input, _| input.content_mut()[0] ^= 1).contains("must stay"));
+    assert!(spoilt(|_, output| output.spoil_guard(0)).contains("beside"));
+    assert!(spoilt(|input, _| input.spoil_guard(1)).contains("beside"));
+    let mut wrong = call.clone();
+    wrong.op = ReduceOp::Max;
+    let inputs = call.inputs(2, call.draw(), 1);
+    assert!(job.check(&calls::oracle::outputs(&wrong, &inputs)[0]).is_err());
 }

@@ -156,8 +156,8 @@ fn a_message_of_another_length_or_type_is_a_mismatch() {
             let error = done[1][0].1.as_ref().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Mismatch, "{}: {error}", way.name);
             done[1][0].0.unchanged().unwrap();
-            for rank in 0..2 {
-                let error = done[rank][1].1.as_ref().unwrap_err();
+            for of_rank in &done {
+                let error = of_rank[1].1.as_ref().unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Mismatch, "{}: {error}", way.name);
             }
         }

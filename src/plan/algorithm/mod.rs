@@ -87,7 +87,7 @@ impl Algorithm {
                 .remedy(format!("use one of {}", able.join(", "))));
         }
         if request.order == Order::Fixed
-            && request.collective.reduces()
+            && request.collective.combines()
             && request.world > 1
             && !(entry.fixed_order)(request)
         {

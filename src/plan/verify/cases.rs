@@ -112,7 +112,7 @@ impl Case {
                         let case =
                             Case { algorithm, collective, world, root, shape, slice, placement, order };
                         let fixed = order == Order::Fixed;
-                        if !fixed || (collective.reduces() && algorithm.check(&case.request(0)).is_ok()) {
+                        if !fixed || (collective.combines() && algorithm.check(&case.request(0)).is_ok()) {
                             cases.push(case);
                         }
                     }
