@@ -206,6 +206,13 @@ fn an_order_that_is_not_the_fixed_one() {
 }
 
 #[test]
+fn a_barrier_has_no_order() {
+    let mut barrier = request(Collective::Barrier, 3, 1);
+    barrier.order = Order::Fixed;
+    verify(&generated("ring", &barrier)).unwrap();
+}
+
+#[test]
 fn a_partial_sum_in_user_memory() {
     let plans = exchange(|_| {
         vec![

@@ -261,7 +261,7 @@ impl<'s, 'a> Follower<'s, 'a> {
     /// Every output is what the collective promises.
     pub(super) fn check_results(&mut self) -> Result<(), Fault> {
         let mut first: Option<Vec<(usize, Id)>> = None;
-        let fixed = self.request(0).order == Order::Fixed && self.request(0).collective.reduces();
+        let fixed = self.request(0).order == Order::Fixed && self.request(0).collective.combines();
         let promised = fixed.then(|| {
             let tree = self.expressions.balanced(0..self.system.ranks.len());
             self.expressions.finish(tree).expect("the tree has all ranks")
