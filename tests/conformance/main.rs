@@ -11,6 +11,7 @@ mod matrix;
 mod messages;
 mod mismatch;
 mod order;
+mod product;
 mod refusals;
 
 use calls::call::{Call, Job, Tensors, prepare};
