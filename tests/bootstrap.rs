@@ -220,9 +220,9 @@ fn link(server: &Server, rank: usize, world: usize) -> ringfold::Result<ControlL
     ControlLink::connect(server.address(), hello(rank, world), times, Arc::new(Poison::new()))
 }
 
-/// Row 23.
+/// Row 23, on one process's links; with real processes in `failures.rs`.
 #[test]
-fn the_second_of_two_processes_with_one_rank_is_refused() {
+fn the_second_with_one_rank_is_refused() {
     let server = launcher(2, BEAT);
     let first = link(&server, 0, 2).unwrap();
     let error = link(&server, 0, 2).unwrap_err();

@@ -55,37 +55,59 @@ impl Group {
         host: &str,
         store: Option<Server>,
     ) -> Group {
-        let mut children = Vec::new();
-        let mut lines = Vec::new();
+        let mut group = Group { children: Vec::new(), lines: Vec::new(), _store: store };
         for rank in 0..world {
-            let mut child = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "rank", "--nocapture"])
-                .env(SCENE, scene)
-                .env(environment::RANK, rank.to_string())
-                .env(environment::WORLD_SIZE, world.to_string())
-                .env(environment::STORE, address)
-                .env(environment::STORE_HOST, host)
-                .env(environment::WORLD_ID, "99")
-                .env(environment::HEARTBEAT, format!("{}ms", heartbeat.as_millis()))
-                .env(environment::INIT_DEADLINE, "30s")
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            let out = BufReader::new(child.stdout.take().unwrap());
-            let (say, hear) = channel();
-            std::thread::spawn(move || {
-                for line in out.lines().map_while(Result::ok) {
-                    if let Some((_, told)) = line.split_once("told: ") {
-                        let _ = say.send(told.to_owned());
-                    }
-                }
-            });
-            children.push(child);
-            lines.push(hear);
+            group.add(scene, rank, world, heartbeat, address, host, &[]);
         }
-        Group { children, lines, _store: store }
+        group
+    }
+
+    /// One more process, with these variables on top.
+    #[expect(clippy::too_many_arguments)]
+    fn add(
+        &mut self,
+        scene: &str,
+        rank: usize,
+        world: usize,
+        heartbeat: Duration,
+        address: &str,
+        host: &str,
+        more: &[(&str, &str)],
+    ) {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "rank", "--nocapture"])
+            .env(SCENE, scene)
+            .env(environment::RANK, rank.to_string())
+            .env(environment::WORLD_SIZE, world.to_string())
+            .env(environment::STORE, address)
+            .env(environment::STORE_HOST, host)
+            .env(environment::WORLD_ID, "99")
+            .env(environment::HEARTBEAT, format!("{}ms", heartbeat.as_millis()))
+            .env(environment::INIT_DEADLINE, "30s")
+            .envs(more.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let (say, hear) = channel();
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                if let Some((_, told)) = line.split_once("told: ") {
+                    let _ = say.send(told.to_owned());
+                }
+            }
+        });
+        self.children.push(child);
+        self.lines.push(hear);
+    }
+
+    /// A store for so many ranks, none of which is there yet; and its address.
+    fn empty(world: usize) -> (Group, String) {
+        let store = host_for_launch(world, 99, 0, PATIENT).unwrap();
+        let address = store.address().to_string();
+        (Group { children: Vec::new(), lines: Vec::new(), _store: Some(store) }, address)
     }
 
     fn line(&self, rank: usize) -> String {
@@ -183,6 +205,7 @@ fn play(scene: &str, comm: Communicator) {
     comm.barrier().unwrap();
     let mut data = vec![rank as f32; 300_000];
     match scene {
+        "nothing more" => tell("fine||"),
         "reduce for ever" => {
             tell("at work");
             tell_end((0..).try_for_each(|_| comm.all_reduce(&mut data, ReduceOp::Max)));
@@ -362,6 +385,65 @@ fn a_rank_that_computes_is_not_taken_for_a_silent_one() {
     let group = Group::start("compute, then reduce", 4, Duration::from_millis(500));
     for rank in 0..4 {
         assert_eq!(group.end(rank).kind, "fine");
+    }
+}
+
+/// Row 20.
+#[test]
+fn a_process_of_another_launch_generation_or_world_is_refused_and_the_group_forms() {
+    let (mut group, address) = Group::empty(2);
+    for (name, value) in
+        [(environment::GENERATION, "5"), (environment::WORLD_ID, "7"), (environment::WORLD_SIZE, "3")]
+    {
+        group.add("nothing more", 1, 2, PATIENT, &address, "launcher", &[(name, value)]);
+    }
+    for stranger in 0..3 {
+        let told = group.end(stranger);
+        assert_eq!(told.kind, "bootstrap", "{}", told.text);
+        assert!(told.text.contains("refuse"), "{}", told.text);
+    }
+    for rank in 0..2 {
+        group.add("nothing more", rank, 2, PATIENT, &address, "launcher", &[]);
+    }
+    assert_eq!((group.end(3).kind.as_str(), group.end(4).kind.as_str()), ("fine", "fine"));
+}
+
+/// Row 22.
+#[test]
+fn a_process_that_was_never_started_is_listed() {
+    let (mut group, address) = Group::empty(4);
+    for rank in [0, 1, 3] {
+        let hurried = [(environment::INIT_DEADLINE, "1500ms")];
+        group.add("nothing more", rank, 4, PATIENT, &address, "launcher", &hurried);
+    }
+    for index in 0..3 {
+        let told = group.end(index);
+        assert_eq!(told.kind, "bootstrap", "{}", told.text);
+        assert!(told.text.contains("rank 2"), "{}", told.text);
+    }
+}
+
+/// Row 23.
+#[test]
+fn a_process_started_twice_is_refused_the_second_time() {
+    let (mut group, address) = Group::empty(3);
+    for rank in [0, 1, 1] {
+        group.add("nothing more", rank, 3, PATIENT, &address, "launcher", &[]);
+    }
+    // Which of the two is the second is theirs to settle; the one that is refused ends at once.
+    let end = Instant::now() + HANG;
+    let refused = loop {
+        let told = (1..3).find_map(|index| Some((index, group.lines[index].try_recv().ok()?)));
+        match told {
+            Some(told) => break told,
+            None => assert!(Instant::now() < end, "nobody is refused"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert!(refused.1.starts_with("bootstrap|") && refused.1.contains("connected already"), "{}", refused.1);
+    group.add("nothing more", 2, 3, PATIENT, &address, "launcher", &[]);
+    for index in [0, 3 - refused.0, 3] {
+        assert_eq!(group.end(index).kind, "fine");
     }
 }
 
