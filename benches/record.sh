@@ -30,6 +30,12 @@ run() { printf '\n    $ %s\n' "$*"; "$@" 2>&1 | sed 's/^/    /'; }
     printf '\n## Links against bare sockets, in turn\n'
     printf '\n    $ cargo bench --bench tcp\n'
     cargo bench --bench tcp 2>/dev/null | grep -vE '^(running|test |$)' | sed 's/^/    /'
+    printf '\n## Batches, the fixed order, overlap\n'
+    printf '\n    $ cargo bench --bench calls\n'
+    cargo bench --bench calls 2>/dev/null | sed 's/^/    /'
+    printf '\n## Kernels beside memcpy\n'
+    printf '\n    $ cargo bench --bench kernels -- table\n'
+    cargo bench --bench kernels -- table 2>/dev/null | sed 's/^/    /'
     printf '\n## The main job\n'
     run "$ringfold" run -n 4 -- target/release/examples/digits
 } > "$out.part"

@@ -1,10 +1,13 @@
-//! What a link over TCP costs beside a bare socket: both between two threads over loopback, in alternation.
+//! What TCP costs beside bare sockets, between two threads over loopback, in alternation: links, and a whole
+//! all_reduce.
 //!
-//! `cargo bench --bench tcp` prints the figures. Bare sockets use the same congestion control as the links.
+//! `cargo bench --bench tcp` prints the figures. Bare sockets beside links use the congestion control that these have;
+//! beside an all_reduce, which is to be measured against the limit, whatever is fastest of all there is.
 
 use ringfold::observe::{Poison, Time};
-use ringfold::transport::tcp::{TcpSetup, TcpTransport};
+use ringfold::transport::tcp::{Seat, TcpSetup, TcpTransport};
 use ringfold::transport::{Channel, Direction, Interest, Transport};
+use ringfold::{Communicator, Config, ReduceOp};
 use socket2::{SockRef, Socket};
 use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -13,7 +16,7 @@ use std::time::{Duration, Instant};
 
 const C: Channel = Channel::COLLECTIVE;
 const BULK: usize = 16 << 20;
-const WINDOW: usize = 512 << 10;
+const WINDOW: usize = 1 << 20;
 
 /// The shape of a raw exchange and of one over links.
 trait Pipe: Send {
@@ -47,10 +50,16 @@ impl Pipe for Links {
     }
 }
 
-/// Two connections, one each way, as the links have.
+/// Two ends of one connection, as the links of two ranks are in the end, or of one each way.
 struct Bare {
     there: Socket,
-    back: Socket,
+    back: Option<Socket>,
+}
+
+impl Bare {
+    fn back(&self) -> &Socket {
+        self.back.as_ref().unwrap_or(&self.there)
+    }
 }
 
 impl Pipe for Bare {
@@ -63,7 +72,7 @@ impl Pipe for Bare {
     }
 
     fn recv(&mut self, into: &mut [u8]) -> usize {
-        match self.back.read(into) {
+        match self.back().read(into) {
             Ok(received) => received,
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
             Err(error) => panic!("{error}"),
@@ -75,7 +84,7 @@ impl Pipe for Bare {
         use std::os::fd::AsFd;
         let mut list = [
             PollFd::new(self.there.as_fd(), if send { PollFlags::POLLOUT } else { PollFlags::empty() }),
-            PollFd::new(self.back.as_fd(), if recv { PollFlags::POLLIN } else { PollFlags::empty() }),
+            PollFd::new(self.back().as_fd(), if recv { PollFlags::POLLIN } else { PollFlags::empty() }),
         ];
         poll(&mut list, PollTimeout::NONE).unwrap();
     }
@@ -92,7 +101,7 @@ fn links() -> (Links, Links) {
                 generation: 0,
                 world_id: 1,
                 communicator: 0,
-                listener,
+                seat: Seat::new(listener).unwrap(),
                 peers: peers.clone(),
                 poison: Arc::new(Poison::new()),
                 report: Box::new(|_| {}),
@@ -104,7 +113,8 @@ fn links() -> (Links, Links) {
     (ends.next().unwrap(), ends.next().unwrap())
 }
 
-fn bare() -> (Bare, Bare) {
+/// Bare sockets with this congestion control, if there is such a one.
+fn bare(congestion: &str, one_way: bool) -> Option<(Bare, Bare)> {
     let pair = || {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let out = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -112,13 +122,16 @@ fn bare() -> (Bare, Bare) {
         for socket in [&out, &into] {
             socket.set_nodelay(true).unwrap();
             socket.set_nonblocking(true).unwrap();
-            let _ = SockRef::from(socket).set_tcp_congestion(b"reno");
+            SockRef::from(socket).set_tcp_congestion(congestion.as_bytes()).ok()?;
         }
-        (Socket::from(out), Socket::from(into))
+        Some((Socket::from(out), Socket::from(into)))
     };
-    let (a_out, b_in) = pair();
-    let (b_out, a_in) = pair();
-    (Bare { there: a_out, back: a_in }, Bare { there: b_out, back: b_in })
+    let (a, b) = pair()?;
+    if !one_way {
+        return Some((Bare { there: a, back: None }, Bare { there: b, back: None }));
+    }
+    let (b_out, a_in) = pair()?;
+    Some((Bare { there: a, back: Some(a_in) }, Bare { there: b_out, back: Some(b) }))
 }
 
 fn spin_send(pipe: &mut impl Pipe, data: &[u8]) {
@@ -159,22 +172,23 @@ fn ping_pong<P: Pipe>((a, b): &mut (P, P), bytes: usize, rounds: usize) -> Durat
 }
 
 fn stream(pipe: &mut impl Pipe, send: bool, recv: bool, data: &mut [u8], into: &mut [u8]) {
-    let (mut sent, mut received) = (if send { 0 } else { BULK }, if recv { 0 } else { BULK });
-    while sent < BULK || received < BULK {
+    let all = data.len();
+    let (mut sent, mut received) = (if send { 0 } else { all }, if recv { 0 } else { all });
+    while sent < all || received < all {
         let mut moved = 0;
-        if sent < BULK {
-            let end = (sent + WINDOW).min(BULK);
+        if sent < all {
+            let end = (sent + WINDOW).min(all);
             moved += pipe.send(&data[sent..end]);
             sent += moved;
         }
-        if received < BULK {
-            let end = (received + WINDOW).min(BULK);
+        if received < all {
+            let end = (received + WINDOW).min(all);
             let came = pipe.recv(&mut into[received..end]);
             received += came;
             moved += came;
         }
         if moved == 0 {
-            pipe.rest(sent < BULK, received < BULK);
+            pipe.rest(sent < all, received < all);
         }
     }
 }
@@ -211,11 +225,109 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// Whoever moves a message of each rank to the other: sockets as fast as they can, or an all_reduce.
+enum Contender {
+    Sockets(Bare),
+    AllReduce(Box<Communicator>),
+}
+
+/// One operation: up to 64 KiB by spinning, beyond that by waiting.
+fn exchange(contender: &mut Contender, data: &mut [u8], into: &mut [u8]) {
+    match contender {
+        Contender::Sockets(bare) if data.len() <= 64 << 10 => {
+            spin_send(bare, data);
+            spin_recv(bare, into);
+        }
+        Contender::Sockets(bare) => stream(bare, true, true, data, into),
+        Contender::AllReduce(comm) => {
+            // SAFETY: any bytes are floats, and the bytes are aligned as floats are (whole pages).
+            let (data, into) = unsafe { (data.align_to::<f32>().1, into.align_to_mut::<f32>().1) };
+            comm.all_reduce_into(data, into, ReduceOp::Sum).unwrap();
+        }
+    }
+}
+
+/// The seconds of one operation, for each contender and turn. Ranks rewrite what they send before each operation
+/// that is long enough to be timed alone.
+fn alternate(
+    contenders: &mut [(Contender, Contender)],
+    bytes: usize,
+    turns: usize,
+    rounds: usize,
+) -> Vec<Vec<f64>> {
+    let (mut left, mut right): (Vec<_>, Vec<_>) = contenders.iter_mut().map(|(a, b)| (a, b)).unzip();
+    let barrier = Barrier::new(2);
+    let run = |ends: &mut Vec<&mut Contender>| {
+        let (mut data, mut into) = (vec![0f32; bytes / 4], vec![0f32; bytes / 4]);
+        // SAFETY: floats are bytes.
+        let (data, into) = unsafe { (data.align_to_mut::<u8>().1, into.align_to_mut::<u8>().1) };
+        let mut times = vec![Vec::new(); ends.len()];
+        for turn in 0..=turns {
+            for (end, times) in ends.iter_mut().zip(&mut times) {
+                data.fill(turn as u8 % 16);
+                exchange(end, data, into);
+                barrier.wait();
+                let start = Instant::now();
+                for _ in 0..rounds {
+                    exchange(end, data, into);
+                }
+                // The first turn makes links and warms up.
+                if turn > 0 {
+                    times.push(start.elapsed().as_secs_f64() / rounds as f64);
+                }
+            }
+        }
+        times
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| run(&mut right));
+        run(&mut left)
+    })
+}
+
+/// Ranks of a group over TCP.
+fn group() -> (Communicator, Communicator) {
+    let store = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let config = Config::default().with_world_size(2).with_store(store);
+    let join = |rank| Communicator::connect(&config.clone().with_rank(rank)).unwrap();
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| join(1));
+        (join(0), other.join().unwrap())
+    })
+}
+
+fn against_the_limit(turns: usize, short: bool) {
+    let mut names = Vec::new();
+    let mut contenders = Vec::new();
+    for congestion in ["reno", "cubic", "bbr"] {
+        for one_way in [false, true] {
+            let Some((a, b)) = bare(congestion, one_way) else { continue };
+            names.push(format!("{congestion}, {}", if one_way { "one each way" } else { "one" }));
+            contenders.push((Contender::Sockets(a), Contender::Sockets(b)));
+        }
+    }
+    let (a, b) = group();
+    contenders.push((Contender::AllReduce(Box::new(a)), Contender::AllReduce(Box::new(b))));
+    println!("{:>12} {:>12} {:>12} {:>8}  fastest sockets", "all_reduce", "sockets us", "us", "ratio");
+    for bytes in [8, 1 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, BULK] {
+        let rounds = if short || bytes == BULK { 1 } else { (4 << 20) / (bytes + 2048) };
+        let mut times = alternate(&mut contenders, bytes, turns, rounds);
+        let ours = times.pop().unwrap();
+        let medians: Vec<f64> = times.iter().map(|times| median(times.clone())).collect();
+        let best = (0..medians.len()).min_by(|&a, &b| medians[a].total_cmp(&medians[b])).unwrap();
+        let ratio = median(ours.iter().zip(&times[best]).map(|(ours, raw)| ours / raw).collect());
+        let (raw, ours) = (medians[best] * 1e6, median(ours) * 1e6);
+        println!("{bytes:>12} {raw:>12.2} {ours:>12.2} {ratio:>8.3}  {}", names[best]);
+    }
+}
+
 fn main() {
     // Under `cargo test` this only has to work.
     let short = !std::env::args().any(|argument| argument == "--bench");
     let (turns, rounds, copies) = if short { (1, 50, 1) } else { (15, 4000, 7) };
-    let (mut links, mut bare) = (links(), bare());
+    against_the_limit(if short { 1 } else { 31 }, short);
+    let congestion = if bare("reno", false).is_some() { "reno" } else { "cubic" };
+    let (mut links, mut bare) = (links(), bare(congestion, false).unwrap());
     println!("{:>12} {:>12} {:>12} {:>8}", "half trip", "bare us", "links us", "ratio");
     for bytes in [8, 64, 512, 1024, 4096, 16 << 10, 64 << 10] {
         let (mut of_bare, mut of_links, mut ratios) = (vec![], vec![], vec![]);

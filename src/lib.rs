@@ -37,12 +37,16 @@ pub mod launch;
 
 mod communicator;
 
+pub use backend::Counters;
 pub use collective::{Collective, Order};
-pub use communicator::{AbortHandle, Check, Communicator, Options, Tensors, With};
+pub use communicator::{
+    AbortHandle, Bucket, Buffer, Check, Communicator, Incoming, Many, Nothing, Options, Outgoing, Owner,
+    Pending, Prepared, Scope, Tensors, With,
+};
 pub use config::Config;
 pub use error::{Error, ErrorKind, Result};
 pub use plan::Algorithm;
-pub use reduce::ReduceOp;
+pub use reduce::{CustomOp, ReduceOp};
 pub use tensor::{DType, Element};
 
 /// The examples of the README run as tests.

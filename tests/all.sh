@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 
 step() { printf '\n== %s\n' "$*"; }
 
-need() { # need COMMAND PACKAGE
+need() { # need COMMAND PACKAGE [OPTION]
     command -v "$1" >/dev/null && return
     if ! command -v apt-get >/dev/null; then
         echo "error: $1 is missing; install the package that has it ($2 on Debian)" >&2
@@ -14,13 +14,19 @@ need() { # need COMMAND PACKAGE
     local root=()
     [ "$(id -u)" = 0 ] || root=(sudo)
     "${root[@]}" apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq "$2" >/dev/null
+    DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq "${@:2}" >/dev/null
 }
 
-step "what the tests need: a compiler for C++, Open MPI, MPICH"
+step "what the tests need: a compiler for C++, Open MPI, MPICH, torchrun (150 MB, 650 MB on the disk)"
 need c++ g++
 need mpirun.openmpi openmpi-bin
 need mpirun.mpich mpich
+need script bsdutils
+cached="${XDG_CACHE_HOME:-$HOME/.cache}/ringfold-torch"
+PATH="$PATH:$cached/bin"
+# Where the system has no such package: some gigabytes, for it comes with libraries for GPUs.
+(need torchrun python3-torch --no-install-recommends) ||
+    { python3 -m venv "$cached" && "$cached/bin/pip" install --quiet torch; }
 
 step "formatting"
 cargo fmt --all --check

@@ -12,7 +12,7 @@ use fastrand::Rng;
 use rayon::prelude::*;
 use ringfold::backend::{Backend, Progress};
 use ringfold::error::{Cause, CauseKind};
-use ringfold::observe::Time;
+use ringfold::observe::{Time, Waker};
 use ringfold::plan::Algorithm;
 use ringfold::plan::select::Table;
 use ringfold::transport::sim::{Sim, SimConfig, SimTransport};
@@ -508,6 +508,10 @@ impl Transport for Spoiling {
 
     fn wait(&mut self, interests: &[Interest], until: Time) {
         self.inner.wait(interests, until);
+    }
+
+    fn waker(&self) -> Waker {
+        self.inner.waker()
     }
 
     fn now(&self) -> Time {

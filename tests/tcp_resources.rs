@@ -4,7 +4,7 @@
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use ringfold::error::CauseKind;
 use ringfold::observe::{Poison, Time};
-use ringfold::transport::tcp::{TcpSetup, TcpTransport};
+use ringfold::transport::tcp::{Seat, TcpSetup, TcpTransport};
 use ringfold::transport::{Channel, Direction, Interest, Transport};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs::File;
@@ -45,7 +45,7 @@ fn world() -> Vec<TcpTransport> {
             generation: 0,
             world_id: 1,
             communicator: 0,
-            listener,
+            seat: Seat::new(listener).unwrap(),
             peers: peers.clone(),
             poison: Arc::new(Poison::new()),
             report: Box::new(|_| {}),

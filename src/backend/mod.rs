@@ -3,14 +3,20 @@
 //! A [`Backend`] takes operations one after another and drives them. [`Planned`] runs verified plans over any
 //! [`Transport`](crate::transport::Transport); libraries that own their schedules fit behind the same three calls.
 
+mod meter;
+mod pieces;
 mod planned;
 
+pub use meter::{Count, Counters, Meter, OperationCounters, PeerCounters};
+pub use pieces::{Piece, Pieces};
 pub use planned::{Planned, STAGING};
 
-use crate::collective::Request;
+use crate::collective::{Collective, Request};
 use crate::error::{Cause, Error, Result};
-use crate::observe::Time;
+use crate::observe::{Time, Waker};
 use crate::plan::Schedule;
+use crate::reduce::CustomOp;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What an operation works on: the addresses of its first elements.
@@ -35,6 +41,9 @@ pub struct Operation {
     strict: bool,
     timeout: Duration,
     buffers: Buffers,
+    pieces: Option<Arc<Pieces>>,
+    custom: Option<CustomOp>,
+    span: tracing::Span,
 }
 
 // SAFETY: whoever made the operation promised that its memory may be used until it is complete, from whichever
@@ -58,7 +67,25 @@ impl Operation {
         timeout: Duration,
         buffers: Buffers,
     ) -> Self {
-        Operation { request, schedule, sequence, strict, timeout, buffers }
+        let span = tracing::Span::none();
+        Operation { request, schedule, sequence, strict, timeout, buffers, pieces: None, custom: None, span }
+    }
+
+    /// The same over the tensors of a batch instead of its buffers: of an all_reduce, reduce or broadcast, whose input
+    /// and output are cut alike.
+    ///
+    /// # Safety
+    /// As [`new`](Operation::new) of its buffers, of all pieces together: each piece's input and output are one memory
+    /// where the request is in place, and apart where it is not; different pieces lie apart.
+    pub unsafe fn in_pieces(mut self, pieces: Arc<Pieces>) -> Self {
+        self.pieces = Some(pieces);
+        self
+    }
+
+    /// The same with the user's reduction that its request has the signature of.
+    pub fn reducing_by(mut self, custom: CustomOp) -> Self {
+        self.custom = Some(custom);
+        self
     }
 
     /// What is asked.
@@ -84,6 +111,59 @@ impl Operation {
     /// How long it may take from its submission.
     pub fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// The tensors of a batch, where it is one.
+    pub fn pieces(&self) -> Option<&Pieces> {
+        self.pieces.as_deref()
+    }
+
+    /// The user's reduction, where it reduces by one.
+    pub fn custom(&self) -> Option<&CustomOp> {
+        self.custom.as_ref()
+    }
+
+    /// The word for its reduction: `none` where it has none, `custom` where that is the user's own.
+    pub fn op_name(&self) -> &'static str {
+        match (self.request.op, &self.custom) {
+            (_, Some(_)) => "custom",
+            (Some(op), None) => op.as_str(),
+            (None, None) => "none",
+        }
+    }
+
+    /// The word for its algorithm: `none` where it is a message between two, which needs none.
+    pub fn algorithm_name(&self) -> &'static str {
+        match self.request.collective {
+            Collective::SendRecv => "none",
+            _ => self.schedule.algorithm.name(),
+        }
+    }
+
+    /// The span that tells of it, where somebody listens.
+    pub fn span(&self) -> &tracing::Span {
+        &self.span
+    }
+
+    /// The same with a span that tells of it.
+    pub fn told_by(mut self, span: tracing::Span) -> Self {
+        self.span = span;
+        self
+    }
+
+    /// Fails where its parts do not fit each other.
+    fn check(&self) -> Result<()> {
+        let Operation { request, pieces, custom, .. } = self;
+        if custom.as_ref().map(CustomOp::signature) != request.custom {
+            return Err(Error::invalid("an operation without the reduction that its request names"));
+        }
+        let Some(pieces) = pieces else { return Ok(()) };
+        let whole =
+            matches!(request.collective, Collective::AllReduce | Collective::Reduce | Collective::Broadcast);
+        if !whole || pieces.bytes() != request.whole() * request.element_size() {
+            return Err(Error::invalid(format!("a batch that does not fit its {}", request.collective)));
+        }
+        Ok(())
     }
 
     /// The memory.
@@ -127,6 +207,12 @@ pub trait Backend: Send {
     /// Blocks until [`progress`](Backend::progress) may achieve something, at most until `until`.
     fn wait(&mut self, until: Time);
 
+    /// What makes a present call of [`wait`](Backend::wait), or else the next one, return at once.
+    fn waker(&self) -> Waker;
+
+    /// What it counts.
+    fn meter(&self) -> Arc<Meter>;
+
     /// How often to look again before waiting.
     fn spins(&self) -> u32;
 
@@ -151,14 +237,20 @@ pub trait Backend: Send {
                 Progress::Done(..) | Progress::Advanced => idle = 0,
                 Progress::Idle if idle < self.spins() => {
                     idle += 1;
-                    // Whoever is waited for may want this very CPU.
-                    std::thread::yield_now();
+                    if idle > UNYIELDING {
+                        // Whoever is waited for may want this very CPU.
+                        std::thread::yield_now();
+                    }
                 }
                 Progress::Idle => self.wait(Time::NEVER),
             }
         }
     }
 }
+
+/// How often a rank that has a CPU of its own looks again before it offers that to others: answers to small messages
+/// are mostly there by then, and an offer costs as much as two looks.
+const UNYIELDING: u32 = 20;
 
 /// The error of an operation that a backend cannot carry out as asked.
 pub(crate) fn cannot(backend: &str, what: &str) -> Error {

@@ -1,10 +1,12 @@
 //! From a [`Config`] to a group whose ranks know each other.
 //!
-//! [`join`] finds the store (given, hosted here, or discovered on this host under `mpirun`), [`join_with`] brings its
-//! own all-gather. Either way the group then has a store that watches over it, every rank has a listener for data,
-//! and everybody knows everybody's address. Every wait ends with [`Config::init_deadline`].
+//! [`join`] finds the store (given, hosted here, noted in a shared directory, or discovered on this host under
+//! `mpirun`), [`join_with`] brings its own all-gather. Either way the group then has a store that watches over it,
+//! every rank has a listener for data, and everybody knows everybody's address. Every wait ends with
+//! [`Config::init_deadline`].
 
 mod callback;
+mod directory;
 mod interface;
 mod record;
 mod rendezvous;
@@ -17,8 +19,10 @@ pub use store::{StoreExchange, host_for_launch};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Poison;
+use crate::plan::select::Table;
 use crate::transport::Exchange;
 use crate::transport::control::{ControlLink, Hello, LinkConfig, Server, ServerConfig, after};
+use directory::{Note, Place};
 use record::Record;
 use rendezvous::Announcement;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -46,13 +50,16 @@ pub struct Joined {
     pub listener: TcpListener,
     /// The group's failure, which the link's watch thread sets.
     pub poison: Arc<Poison>,
+    /// The table by which every rank chooses algorithms.
+    pub table: Table,
 }
 
 /// Joins the group that the configuration describes. Blocks until all ranks are there, at most
 /// [`Config::init_deadline`].
 ///
-/// With a store given, rank 0 hosts it unless the launcher does. Without one, ranks that `mpirun` started on one
-/// host find each other by themselves, and a world of one needs nobody.
+/// With a store given, rank 0 hosts it unless the launcher does; where that is a directory, rank 0 listens on
+/// [`Config::interface`], without one on loopback, and says there where. Without a store, ranks that `mpirun` or
+/// `srun` started on one host find each other by themselves, and a world of one needs nobody.
 ///
 /// # Errors
 /// [`Configuration`](ErrorKind::Configuration) where the group cannot be found with what is set;
@@ -64,8 +71,12 @@ pub fn join(config: &Config) -> Result<Joined> {
 }
 
 fn join_place(config: &Config, rank: usize, world: usize, until: Instant) -> Result<Joined> {
-    let form = Form { config, rank, world, until };
-    if let Some(store) = &config.store {
+    let form = Form::new(config, rank, world, until)?;
+    let own_id = || if config.world_id == 0 { fastrand::u64(1..) } else { config.world_id };
+    if let Some(store) = &config.meeting_place() {
+        if let Some(place) = Place::of(store, config.world_id, config.generation) {
+            return form.meet(&place, own_id());
+        }
         let server = match rank {
             0 if !config.launcher_hosts_store => {
                 let listener = store::bind(store, config.interface.as_deref(), until)?;
@@ -91,7 +102,6 @@ fn join_place(config: &Config, rank: usize, world: usize, until: Instant) -> Res
         return Err(Error::new(ErrorKind::Configuration, text)
             .remedy("set RINGFOLD_STORE=host:port on every rank: a free port on the host of rank 0"));
     }
-    let own_id = || if config.world_id == 0 { fastrand::u64(1..) } else { config.world_id };
     if world == 1 || rank == 0 {
         let world_id = own_id();
         let server = form.serve(bind(IpAddr::V4(Ipv4Addr::LOCALHOST))?, world_id)?;
@@ -137,11 +147,8 @@ fn join_by(exchange: &mut dyn Exchange, config: &Config) -> Result<Joined> {
         }
     }
     let until = after(config.init_deadline);
-    let form = Form { config, rank, world, until };
-    let ip = match config.interface.as_deref() {
-        Some(name) => interface::find(name)?,
-        None => IpAddr::V4(Ipv4Addr::LOCALHOST),
-    };
+    let form = Form::new(config, rank, world, until)?;
+    let ip = form.own_ip()?;
     let listener = bind(ip)?;
     let own_id = if config.world_id == 0 { fastrand::u64(1..) } else { config.world_id };
     let server = if rank == 0 { Some(form.serve(bind(ip)?, own_id)?) } else { None };
@@ -166,9 +173,21 @@ struct Form<'a> {
     rank: usize,
     world: usize,
     until: Instant,
+    table: Table,
 }
 
-impl Form<'_> {
+impl<'a> Form<'a> {
+    fn new(config: &'a Config, rank: usize, world: usize, until: Instant) -> Result<Self> {
+        let table = match &config.table {
+            None => Table::default(),
+            Some(text) => text.parse().map_err(|error: Error| {
+                Error::new(ErrorKind::Configuration, error.message())
+                    .remedy(error.what_to_do().unwrap_or_default())
+            })?,
+        };
+        Ok(Form { config, rank, world, until, table })
+    }
+
     fn left(&self) -> Duration {
         self.until.saturating_duration_since(Instant::now())
     }
@@ -196,8 +215,28 @@ impl Form<'_> {
         ControlLink::connect(address, hello, times, Arc::new(Poison::new()))
     }
 
+    /// Meets the others in a directory that all ranks share.
+    fn meet(&self, place: &Place, world_id: u64) -> Result<Joined> {
+        if self.rank > 0 {
+            let note = place.find(self.rank, self.until)?;
+            return self.exchange_peers(self.connect(note.address, note.world_id)?, None, note.world_id);
+        }
+        let server = self.serve(bind(self.own_ip()?)?, world_id)?;
+        let note = Note::here(server.address(), world_id, self.config.generation);
+        let announcement = place.announce(&note, self.until)?;
+        let link = self.connect(server.address(), world_id)?;
+        let joined = self.exchange_peers(link, Some(server), world_id);
+        drop(announcement);
+        joined
+    }
+
+    /// Where to listen with no store that tells: on the interface that is asked for, else on loopback.
+    fn own_ip(&self) -> Result<IpAddr> {
+        self.config.interface.as_deref().map_or(Ok(Ipv4Addr::LOCALHOST.into()), interface::find)
+    }
+
     fn record(&self, address: SocketAddr, world_id: u64) -> Record {
-        Record::here(self.rank, self.world, self.config.generation, world_id, address)
+        Record::here(self.rank, self.world, self.config.generation, world_id, address, &self.table)
     }
 
     /// Listens for data, and tells everybody where.
@@ -239,7 +278,7 @@ impl Form<'_> {
         listener: TcpListener,
         world_id: u64,
     ) -> Joined {
-        tracing::debug!(rank = self.rank, world = self.world, "the group has formed");
+        tracing::info!(rank = self.rank, world = self.world, "the group has formed");
         let poison = Arc::clone(link.poison());
         Joined {
             rank: self.rank,
@@ -251,6 +290,7 @@ impl Form<'_> {
             peers,
             listener,
             poison,
+            table: self.table.clone(),
         }
     }
 }
@@ -261,4 +301,28 @@ fn bind(ip: IpAddr) -> Result<TcpListener> {
 
 fn address_of(listener: &TcpListener) -> Result<SocketAddr> {
     listener.local_addr().map_err(|error| Error::io("asking for the listener's address", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::environment;
+    use std::thread;
+
+    #[test]
+    fn ranks_join_at_the_port_that_is_set() {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let server_of = |rank: &'static str| {
+            let told =
+                [("RANK", rank), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "29500")];
+            let lookup = |name: &str| told.iter().find(|(n, _)| *n == name).map(|(_, value)| value.into());
+            let joined = join(&environment::read(lookup).unwrap().with_port(port)).unwrap();
+            (joined.server.as_ref().map(|server| server.address().port()), joined)
+        };
+        thread::scope(|scope| {
+            let other = scope.spawn(|| server_of("1"));
+            assert_eq!(server_of("0").0, Some(port));
+            assert_eq!(other.join().unwrap().0, None);
+        });
+    }
 }

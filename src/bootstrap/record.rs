@@ -1,12 +1,14 @@
 //! What every rank tells all others of itself.
 
+use crate::collective::Collective;
 use crate::error::{Error, ErrorKind, Result};
+use crate::plan::select::Table;
 use crate::transport::control::hostname;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// The version of the record; ranks of another one are refused.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// A rank as the others know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +40,11 @@ pub(super) struct Record {
     /// Where rank 0's store listens, in an exchange that has no store yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) store: Option<SocketAddr>,
+    /// The hash of the table by which it chooses algorithms.
+    table_hash: u64,
+    /// That table, where it is not the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    table: Option<String>,
 }
 
 impl Record {
@@ -47,7 +54,9 @@ impl Record {
         generation: u32,
         world_id: u64,
         address: SocketAddr,
+        table: &Table,
     ) -> Self {
+        let is_default = *table == Table::default();
         Record {
             version: VERSION,
             generation,
@@ -59,6 +68,8 @@ impl Record {
             pid: std::process::id(),
             address,
             store: None,
+            table_hash: table.hash(),
+            table: (!is_default).then(|| table.to_string()),
         }
     }
 
@@ -88,6 +99,7 @@ pub(super) fn peers(
         return Err(Error::new(ErrorKind::Bootstrap, text));
     }
     let mut peers = Vec::with_capacity(world);
+    let mut tables = Vec::with_capacity(world);
     for (rank, message) in messages.iter().enumerate() {
         let record = Record::decode(message, rank)?;
         let fits = [
@@ -109,6 +121,7 @@ pub(super) fn peers(
             let text = format!("rank {rank} says that it listens on {}, which is no address", record.address);
             return Err(Error::new(ErrorKind::Bootstrap, text).blame(rank));
         }
+        tables.push((record.table_hash, record.table));
         peers.push(Peer {
             rank,
             host: record.host,
@@ -117,11 +130,50 @@ pub(super) fn peers(
             address: record.address,
         });
     }
+    agree_on_tables(&peers, &tables).map_err(|error| error.in_generation(generation))?;
     Ok(peers)
 }
 
+/// Ranks that choose by different tables would run different schedules. Every rank has the same records before it, and so
+/// finds the same one that differs from most, of equally many from the lowest rank's.
+fn agree_on_tables(peers: &[Peer], tables: &[(u64, Option<String>)]) -> Result<()> {
+    let votes = |hash: u64| tables.iter().filter(|(other, _)| *other == hash).count();
+    let Some(usual) = (0..tables.len()).rev().max_by_key(|&rank| votes(tables[rank].0)) else {
+        return Ok(());
+    };
+    let Some(odd) = tables.iter().position(|(hash, _)| *hash != tables[usual].0) else { return Ok(()) };
+    let read = |rank: usize| match &tables[rank].1 {
+        None => Ok(Table::default()),
+        Some(text) => text.parse::<Table>(),
+    };
+    let differs = match (read(odd), read(usual)) {
+        (Ok(odd), Ok(usual)) => difference(&odd, &usual),
+        _ => None,
+    };
+    let differs = differs.unwrap_or_else(|| "as another version writes it".to_owned());
+    let text = format!(
+        "rank {odd} on {} chooses algorithms by another table than rank {usual}: {differs}",
+        peers[odd].host
+    );
+    Err(Error::new(ErrorKind::Configuration, text)
+        .blame(odd)
+        .remedy("give every rank the same RINGFOLD_TABLE, or none, and the same version"))
+}
+
+/// What the first table says where the second one says something else.
+fn difference(one: &Table, other: &Table) -> Option<String> {
+    let of_collectives = Collective::ALL.into_iter().find_map(|collective| {
+        let (one, other) = (one.rules_of(collective), other.rules_of(collective));
+        (one != other).then(|| format!("{collective} is `{one}` there, and `{other}` here"))
+    });
+    of_collectives.or_else(|| {
+        let (one, other) = (one.slice_bytes, other.slice_bytes);
+        (one != other).then(|| format!("slices are of {one} bytes there, and of {other} here"))
+    })
+}
+
 /// The boot of this host's kernel and the network namespace: the reach of shared memory and local sockets.
-fn host_id() -> String {
+pub(super) fn host_id() -> String {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_else(|_| hostname());
     let namespace = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
     format!("{} {}", boot.trim(), namespace.display())
@@ -133,7 +185,7 @@ mod tests {
 
     fn records(world: usize) -> Vec<Record> {
         let address = "127.0.0.1:4000".parse().unwrap();
-        (0..world).map(|rank| Record::here(rank, world, 5, u64::MAX, address)).collect()
+        (0..world).map(|rank| Record::here(rank, world, 5, u64::MAX, address, &Table::default())).collect()
     }
 
     fn read(records: &[Record]) -> Result<Vec<Peer>> {
@@ -153,7 +205,7 @@ mod tests {
     fn a_record_of_another_group_is_a_typed_error_that_blames_its_rank() {
         type Case = (fn(&mut Record), &'static str);
         let spoil: [Case; 6] = [
-            (|r| r.version = 2, "version 2"),
+            (|r| r.version = 3, "version 3"),
             (|r| r.generation = 4, "generation 4"),
             (|r| r.rank = 0, "rank 0"),
             (|r| r.world = 3, "world size 3"),
@@ -170,5 +222,33 @@ mod tests {
         let garbage = peers(&[b"{".to_vec()], 1, 0, None).unwrap_err();
         assert_eq!(garbage.culprit(), Some(0));
         assert!(peers(&[], 1, 0, None).is_err());
+    }
+
+    #[test]
+    fn another_table_is_an_error_that_names_the_rank_and_the_difference() {
+        let address = "127.0.0.1:4000".parse().unwrap();
+        let read = |tables: &[&str]| {
+            let world = tables.len();
+            let messages: Vec<Vec<u8>> = tables
+                .iter()
+                .enumerate()
+                .map(|(rank, table)| {
+                    Record::here(rank, world, 5, u64::MAX, address, &table.parse().unwrap()).encode()
+                })
+                .collect();
+            peers(&messages, world, 5, None)
+        };
+        let (usual, odd) = ("slice: 1M", "all_reduce: .. ring");
+        assert!(read(&[odd, odd]).is_ok());
+        for (tables, culprit, says) in [
+            (&[usual, usual, odd][..], 2, "all_reduce is `.. ring` there"),
+            (&[odd, usual, usual], 0, "all_reduce is `.. ring` there"),
+            (&[usual, odd], 1, "and `..32K recursive_doubling"),
+            (&[usual, "slice: 2M", usual], 1, "slices are of 2097152 bytes there"),
+        ] {
+            let error = read(tables).unwrap_err();
+            assert_eq!((error.kind(), error.culprit()), (ErrorKind::Configuration, Some(culprit)), "{error}");
+            assert!(error.to_string().contains(says), "{error}");
+        }
     }
 }

@@ -54,14 +54,15 @@ pub fn host_for_launch(
 
 /// Listens where rank 0's store has to: at the address given, or at its port on the interface given.
 pub(super) fn bind(store: &str, interface: Option<&str>, until: Instant) -> Result<TcpListener> {
-    let resolve = || -> io::Result<Vec<SocketAddr>> { Ok(store.to_socket_addrs()?.collect()) };
-    let mut addresses =
-        resolve().map_err(|error| at_fault(store, &error, "give the name or address of rank 0's host"))?;
-    if let Some(name) = interface {
-        let ip = interface::find(name)?;
-        let port = addresses.first().map_or(0, SocketAddr::port);
-        addresses = vec![SocketAddr::new(ip, port)];
-    }
+    let port = store.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    let addresses: Vec<SocketAddr> = match (interface, port) {
+        // The name is for the others: this host may not know its own yet.
+        (Some(name), Some(port)) => vec![SocketAddr::new(interface::find(name)?, port)],
+        _ => store
+            .to_socket_addrs()
+            .map_err(|error| at_fault(store, &error, "give the name or address of rank 0's host"))?
+            .collect(),
+    };
     let until = until.min(Instant::now() + PORT_PATIENCE);
     loop {
         let error = match TcpListener::bind(addresses.as_slice()) {

@@ -18,7 +18,7 @@ pub struct Fingerprint {
     pub sequence: u64,
     /// The collective's wire number.
     pub collective: u8,
-    /// The reduction's wire number, 0 for none.
+    /// The reduction's wire number, 0 for none, [`CUSTOM`](Self::CUSTOM) for one of the user's.
     pub op: u8,
     /// The element type's wire number.
     pub dtype: u8,
@@ -28,7 +28,8 @@ pub struct Fingerprint {
     pub root: u32,
     /// The one count, or the sum of one count a rank; 0 where the counts are pairwise.
     pub count: u64,
-    /// A hash of the list of counts; 0 where there is one count, or where the counts are pairwise.
+    /// A hash of the list of counts, the lengths of a batch's tensors and the user's reduction; 0 where there are none
+    /// of these.
     pub counts_hash: u64,
     /// The elements that go over this link, where the counts are pairwise; else 0.
     pub pair_count: u64,
@@ -39,7 +40,7 @@ pub struct Fingerprint {
     /// The elements of one slice of the schedule (saturating); 0 where there is no schedule.
     pub slice: u32,
     /// A hash of all operations before this one, so that a difference which no link has shown is found at the next
-    /// call. See [`Fingerprint::history_after`].
+    /// call. It begins with that of the topology. See [`Fingerprint::history_after`].
     pub history: u32,
 }
 
@@ -66,6 +67,9 @@ impl Fingerprint {
     /// Bytes on the wire.
     pub const SIZE: usize = 64;
 
+    /// Stands for a reduction of the user's.
+    pub const CUSTOM: u8 = 255;
+
     /// The fingerprint of a request. Sequence, generation, communicator and schedule are set by the caller.
     pub fn of(request: &Request) -> Self {
         let (count, counts_hash) = match &request.counts {
@@ -73,17 +77,22 @@ impl Fingerprint {
             Counts::PerRank(counts) => (counts.iter().sum::<usize>() as u64, hash(counts)),
             Counts::Pairwise { .. } | Counts::Messages { .. } => (0, 0),
         };
+        let custom = request.custom.map_or(0, |custom| custom.hash());
         Fingerprint {
             generation: 0,
             communicator: 0,
             sequence: 0,
             collective: request.collective as u8,
-            op: request.op.map_or(0, |op| op as u8),
+            op: match (request.op, request.custom) {
+                (Some(op), _) => op as u8,
+                (None, Some(_)) => Self::CUSTOM,
+                (None, None) => 0,
+            },
             dtype: request.dtype as u8,
             order: request.order as u8,
             root: request.root as u32,
             count,
-            counts_hash,
+            counts_hash: counts_hash ^ custom,
             pair_count: 0,
             algorithm: 0,
             strict: false,
@@ -190,6 +199,7 @@ impl Fingerprint {
         let dtype = |n: &u8| DType::from_wire(*n).map_or_else(|| format!("#{n}"), |d| d.to_string());
         let op = |n: &u8| match n {
             0 => "none".to_owned(),
+            &Self::CUSTOM => "one of the user's".to_owned(),
             n => ReduceOp::from_wire(*n).map_or_else(|| format!("#{n}"), |o| o.to_string()),
         };
         let t = theirs;
@@ -202,7 +212,12 @@ impl Fingerprint {
             .or_else(|| differ("root", self.root, t.root, u32::to_string))
             .or_else(|| differ("count", self.count, t.count, u64::to_string))
             .or_else(|| {
-                differ("list of counts (hash)", self.counts_hash, t.counts_hash, |h| format!("{h:016x}"))
+                // Two reductions of the user's, with other names, widths or commutativity; or lists of counts.
+                let field = match self.op {
+                    Self::CUSTOM => "the user's reduction or the list of counts (hash)",
+                    _ => "list of counts (hash)",
+                };
+                differ(field, self.counts_hash, t.counts_hash, |h| format!("{h:016x}"))
             })
             .or_else(|| differ("count between the pair", self.pair_count, t.pair_count, u64::to_string))
             .or_else(|| differ("order", self.order, t.order, u8::to_string))
@@ -212,7 +227,9 @@ impl Fingerprint {
             .or_else(|| differ("algorithm (number)", self.algorithm, t.algorithm, u16::to_string))
             .or_else(|| differ("slice", self.slice, t.slice, u32::to_string))
             .or_else(|| {
-                differ("an earlier collective (hash)", self.history, t.history, |h| format!("{h:08x}"))
+                differ("an earlier collective or the topology (hash)", self.history, t.history, |h| {
+                    format!("{h:08x}")
+                })
             })
     }
 }

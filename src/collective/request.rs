@@ -1,7 +1,7 @@
 //! A collective with everything that a schedule depends on: counts, root, operation, world size.
 
 use crate::error::{Error, Result};
-use crate::reduce::ReduceOp;
+use crate::reduce::{ReduceOp, Signature, WIDEST};
 use crate::tensor::DType;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -127,8 +127,20 @@ pub enum Order {
     /// The same bits on every rank, run after run; they may depend on the algorithm and its slicing.
     #[default]
     Default = 0,
-    /// The bits of a balanced binary tree over rank order, whatever the algorithm and the transport.
+    /// The bits of a balanced binary tree over rank order, whatever the algorithm, the transport, the sizes of slices and
+    /// buffers, and the hosts of the ranks. Ranks 0 to 2^k - 1, 2^k being the largest power of two below the number of
+    /// ranks, are one operand of the last combination and the rest is the other; and so on in each of them.
     Fixed = 1,
+}
+
+impl Order {
+    /// The word for it, as on the command line: `default`, `fixed`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Order::Default => "default",
+            Order::Fixed => "fixed",
+        }
+    }
 }
 
 /// How many elements go where.
@@ -170,8 +182,11 @@ pub struct Request {
     pub collective: Collective,
     /// The element type.
     pub dtype: DType,
-    /// The reduction, of collectives that reduce.
+    /// The reduction, of collectives that reduce; none where it is the user's own.
     pub op: Option<ReduceOp>,
+    /// What is agreed of the user's own reduction; all counts are then in values of its width.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custom: Option<Signature>,
     /// The root, of rooted collectives; else 0.
     pub root: usize,
     /// The number of ranks.
@@ -199,6 +214,7 @@ impl Request {
             collective,
             dtype,
             op,
+            custom: None,
             root: 0,
             world,
             counts: Counts::Same(count),
@@ -217,7 +233,11 @@ impl Request {
             return Err(Error::invalid(format!("root {} in a group of {world} ranks", self.root))
                 .remedy(format!("pass a root from 0 to {}", world - 1)));
         }
+        if let Some(custom) = self.custom {
+            self.validate_custom(&custom)?;
+        }
         match (self.op, self.collective.reduces()) {
+            (None, true) if self.custom.is_some() => {}
             (Some(op), true) => op.check(self.dtype)?,
             (None, false) => {}
             (None, true) => return Err(Error::invalid(format!("{} without a reduction", self.collective))),
@@ -299,11 +319,34 @@ impl Request {
         if self.collective == Collective::SendRecv && !matches!(self.counts, Counts::Messages { .. }) {
             return Err(Error::invalid("a message without a rank to send it to or receive it from"));
         }
-        let limit = isize::MAX as usize / self.dtype.size();
+        let limit = isize::MAX as usize / self.element_size();
         if sums.iter().any(|sum| sum.is_none_or(|sum| sum > limit)) {
             return Err(Error::invalid(format!("the counts of this {} overflow", self.collective)));
         }
         Ok(())
+    }
+
+    fn validate_custom(&self, custom: &Signature) -> Result<()> {
+        let width = custom.width as usize;
+        if self.op.is_some() || !self.collective.combines() {
+            return Err(Error::invalid(format!("{} with a reduction of the user's", self.collective)));
+        }
+        if width == 0 || width > WIDEST || (self.dtype != DType::U8 && width != self.dtype.size()) {
+            return Err(Error::invalid(format!(
+                "a reduction of values of {width} bytes over {}",
+                self.dtype
+            )));
+        }
+        if !custom.commutative && self.order != Order::Fixed {
+            return Err(Error::invalid("a reduction that is not commutative, in any order")
+                .remedy("ask for the fixed order, which is rank order"));
+        }
+        Ok(())
+    }
+
+    /// The bytes of one element: what counts count.
+    pub fn element_size(&self) -> usize {
+        self.custom.map_or(self.dtype.size(), |custom| custom.width as usize)
     }
 
     /// The elements that `rank` reads.
@@ -328,6 +371,11 @@ impl Request {
             Collective::Gather => self.if_root(rank, || self.blocks_end()),
             Collective::AllToAll | Collective::SendRecv => self.receive_block(rank, self.world - 1).end,
         }
+    }
+
+    /// The bytes that a rank has a part in: of its input or its output, whichever is larger.
+    pub fn bytes(&self, rank: usize) -> usize {
+        self.input_len(rank).max(self.output_len(rank)).saturating_mul(self.element_size())
     }
 
     /// How far input element 0 lies from output element 0 when `rank` works in place: input element i and

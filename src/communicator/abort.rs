@@ -12,6 +12,7 @@ use std::sync::Arc;
 /// is gone.
 #[derive(Clone)]
 pub struct AbortHandle {
+    /// This rank's number in the world.
     rank: usize,
     generation: u32,
     poison: Arc<Poison>,
@@ -45,9 +46,14 @@ impl AbortHandle {
         self.spoil(CauseKind::Abort, format!("rank {} aborted the group: {reason}", self.rank));
     }
 
+    /// The group's failure, as far as the control plane or an abort has told of it.
+    pub(super) fn cause(&self) -> Option<Cause> {
+        self.poison.cause().cloned()
+    }
+
     /// Tells the group that this rank's thread is panicking.
-    pub(super) fn panicked(&self, rank: usize) {
-        self.spoil(CauseKind::UserPanic, format!("rank {rank} panicked and left the group"));
+    pub(super) fn panicked(&self) {
+        self.spoil(CauseKind::UserPanic, format!("rank {} panicked and left the group", self.rank));
     }
 
     fn spoil(&self, kind: CauseKind, detail: String) {

@@ -1,26 +1,56 @@
 //! A group of ranks, and what they can do together.
 //!
-//! - [`verbs`]: every collective, typed and untyped, each a request and its buffers;
-//! - [`engine`]: the order of operations, and the one place that drives the backend;
-//! - [`options`]: what can be said of one call;
-//! - [`abort`]: stopping a group from outside.
+//! Ways to call, each with its own file: [`verbs`] that block, [`started`] ones with their [`pending`] handles,
+//! [`prepared`] ones, a [`scope`] of borrowed ones, a [`batch`], a [`bucket`].
+//!
+//! Below them, in the order in which a call goes through: [`call`] makes a request of a verb and its [`tensors`],
+//! [`execute`] checks it, [`sequencer`] gives it its place and schedule, and [`line`] drives the backend: on the caller's
+//! thread, or handed to the one of [`progress`], which reports to a [`completion`]. [`options`] is what can be said of
+//! one call, [`abort`] stops a group from outside, [`told`] is what can be seen of it, [`start`] makes communicators, and [`split`] makes groups within a group
+//! of the same [kind](kin).
 
 mod abort;
-mod engine;
+mod batch;
+mod bucket;
+mod buffer;
+mod call;
+mod completion;
+mod execute;
+mod kin;
+mod line;
 mod options;
+mod pending;
+mod prepared;
+mod probe;
+mod progress;
+mod scope;
+mod sequencer;
+mod split;
 mod start;
+mod started;
+mod tensors;
+mod told;
 mod verbs;
 
 pub use abort::AbortHandle;
+pub use bucket::Bucket;
+pub use buffer::{Buffer, Incoming, Many, Nothing, Outgoing, Owner};
 pub use options::{Check, Options};
-pub use verbs::Tensors;
+pub use pending::Pending;
+pub use prepared::Prepared;
+pub use scope::Scope;
+pub use tensors::Tensors;
 
-use crate::error::{Cause, Error, ErrorKind, Result};
-use engine::Engine;
-use std::cell::Cell;
+use crate::error::{Cause, Result};
+use crate::plan::select::Table;
+use completion::Completions;
+use kin::Kind;
+use line::Line;
+use progress::ProgressThread;
+use sequencer::Sequencer;
+use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::marker::PhantomData;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// One rank's membership in a group.
 ///
@@ -48,10 +78,18 @@ pub struct Communicator {
     rank: usize,
     world: usize,
     generation: u32,
-    hosts: Vec<String>,
-    engine: Mutex<Engine>,
+    /// The ranks' numbers in the world.
+    numbers: Arc<[usize]>,
+    /// Tells this communicator from the others of its world; 0 is the first.
+    id: u32,
+    kind: Arc<dyn Kind>,
+    /// How many times it has been split.
+    splits: Cell<u32>,
+    line: Arc<Line>,
+    progress: Arc<ProgressThread>,
+    sequencer: RefCell<Sequencer>,
+    completions: RefCell<Completions>,
     abort: AbortHandle,
-    not_sync: PhantomData<Cell<()>>,
 }
 
 impl Communicator {
@@ -72,12 +110,22 @@ impl Communicator {
 
     /// The name of the host that a rank is on, where there are hosts: `None` among threads.
     pub fn host_of(&self, rank: usize) -> Option<&str> {
-        self.hosts.get(rank).map(String::as_str)
+        self.line.hosts.get(*self.numbers.get(rank)?).map(String::as_str)
+    }
+
+    /// The table by which algorithms are chosen where a call asks for none: the same on every rank.
+    ///
+    /// ```
+    /// let comm = ringfold::Communicator::local(1).remove(0);
+    /// assert!(comm.table().to_string().contains("all_reduce: "));
+    /// ```
+    pub fn table(&self) -> Table {
+        self.sequencer.borrow().table().clone()
     }
 
     /// The word for the backend, as on the command line: `tcp`, `channel`.
     pub fn backend(&self) -> &'static str {
-        self.engine().backend_name()
+        self.line.backend
     }
 
     /// A handle by which any thread can stop the group. See [`AbortHandle`].
@@ -87,7 +135,7 @@ impl Communicator {
 
     /// The first cause of the group's failure, if it has failed as far as this rank knows. Does not block.
     pub fn failure(&self) -> Option<Cause> {
-        self.engine().failure()
+        self.abort.cause().or_else(|| self.line.failure())
     }
 
     /// The same verbs with options that hold for the calls made through it.
@@ -103,29 +151,11 @@ impl Communicator {
     pub fn with(&self, options: Options) -> With<'_> {
         With { communicator: self, options }
     }
+}
 
-    fn engine(&self) -> MutexGuard<'_, Engine> {
-        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The engine, unless a call has panicked inside of it: an operation may then still hold on to memory that was
-    /// borrowed for that call only.
-    fn engine_for_call(&self) -> Result<MutexGuard<'_, Engine>> {
-        self.engine.lock().map_err(|_| {
-            Error::new(ErrorKind::UserPanic, "an earlier call panicked inside the library")
-                .remedy("drop this communicator and report what the panic said")
-        })
-    }
-
-    /// Adds what an error of this rank's engine does not know: the culprit's host.
-    fn complete(&self, error: Error) -> Error {
-        match error.culprit().and_then(|culprit| self.host_of(culprit)) {
-            Some(host) => {
-                let host = host.to_owned();
-                error.on_host(host)
-            }
-            None => error,
-        }
+impl Communicator {
+    fn make_progress_thread(&self) -> Result<()> {
+        self.progress.make().map_err(|error| self.line.complete(error))
     }
 }
 
@@ -144,7 +174,11 @@ impl Drop for Communicator {
     /// panics says so.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.abort.panicked(self.rank);
+            self.abort.panicked();
+        }
+        // The progress thread may hold the backend a little longer, and the process may not wait for that.
+        if let Some(tracer) = &self.line.meter.tracer {
+            tracer.save();
         }
     }
 }

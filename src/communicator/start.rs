@@ -1,18 +1,22 @@
 //! How communicators come to be.
 
 use super::abort::AbortHandle;
-use super::engine::Engine;
+use super::kin::{Kind, Sockets, Threads};
+use super::line::Line;
+use super::sequencer::Sequencer;
 use super::{Check, Communicator, Options};
 use crate::backend::{Backend, Planned, STAGING};
 use crate::bootstrap::{self, Joined, Peer};
 use crate::config::Config;
-use crate::error::{Cause, Error, ErrorKind, Result};
-use crate::plan::Algorithm;
+use crate::error::{Error, ErrorKind, Result};
+use crate::observe::trace::Tracer;
+use crate::plan::select::Table;
+use crate::plan::{Algorithm, Topology};
 use crate::transport::channel::channel;
-use crate::transport::tcp::{TcpSetup, TcpTransport};
+use crate::transport::tcp::Seat;
 use crate::transport::{Exchange, Transport};
 use std::any::Any;
-use std::marker::PhantomData;
+use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Mutex};
 
 /// How often a rank that has a CPU of its own looks again before it sleeps: about as long as two ranks of one host
@@ -87,9 +91,11 @@ impl Communicator {
             .map(|transport| {
                 let rank = transport.rank();
                 let abort = AbortHandle::new(rank, 0, transport.poison(), Arc::new(transport.reporter()));
-                let place = Place { rank, world, generation: 0, hosts: Vec::new() };
+                let kind = Arc::new(Threads { family: transport.family() });
+                let place = Place { rank, world, generation: 0, hosts: Arc::default(), kind, abort };
                 let backend = Planned::new("channel", transport, 0, 0, STAGING);
-                assemble(place, Box::new(backend), abort, &Config::default(), Options::new(), Box::new(()))
+                let sequencer = Sequencer::new(Table::default(), Options::new(), Config::default().deadline);
+                place.assemble(Box::new(backend), sequencer, Box::new(()))
             })
             .collect()
     }
@@ -99,55 +105,66 @@ struct Place {
     rank: usize,
     world: usize,
     generation: u32,
-    hosts: Vec<String>,
+    hosts: Arc<[String]>,
+    kind: Arc<dyn Kind>,
+    abort: AbortHandle,
 }
 
-fn assemble(
-    place: Place,
-    backend: Box<dyn Backend>,
-    abort: AbortHandle,
-    config: &Config,
-    defaults: Options,
-    held: Box<dyn Any + Send>,
-) -> Communicator {
-    Communicator {
-        rank: place.rank,
-        world: place.world,
-        generation: place.generation,
-        hosts: place.hosts,
-        engine: Mutex::new(Engine::new(backend, defaults, config.deadline, held)),
-        abort,
-        not_sync: PhantomData,
+impl Place {
+    fn assemble(
+        self,
+        backend: Box<dyn Backend>,
+        sequencer: Sequencer,
+        held: Box<dyn Any + Send>,
+    ) -> Communicator {
+        let line = Line::new(self.rank, self.hosts, backend, Arc::new(Mutex::new(held)));
+        Communicator {
+            rank: self.rank,
+            world: self.world,
+            generation: self.generation,
+            numbers: (0..self.world).collect(),
+            id: 0,
+            kind: self.kind,
+            splits: Cell::new(0),
+            line: Arc::new(line),
+            progress: Arc::default(),
+            sequencer: RefCell::new(sequencer),
+            completions: RefCell::default(),
+            abort: self.abort,
+        }
     }
 }
 
 /// A group that has formed, over TCP.
 fn over_tcp(joined: Joined, config: &Config, defaults: Options) -> Result<Communicator> {
-    let Joined { rank, world, generation, world_id, link, server, peers, listener, poison } = joined;
-    let reporter = link.reporter();
-    let for_abort = reporter.clone();
-    let abort = AbortHandle::new(
-        rank,
-        generation,
-        Arc::clone(&poison),
-        Arc::new(move |cause: &Cause| for_abort.report(cause)),
-    );
-    let transport = TcpTransport::new(TcpSetup {
-        rank,
-        world,
-        generation,
+    let Joined { rank, world, generation, world_id, link, server, peers, listener, poison, table } = joined;
+    let tracer = match &config.trace {
+        Some(directory) => {
+            let host = &peers[rank].host;
+            Some(Arc::new(Tracer::create(directory, rank, world, world_id, generation, host)?))
+        }
+        None => None,
+    };
+    let sockets = Sockets {
         world_id,
-        communicator: 0,
-        listener,
-        peers: peers.iter().map(|peer| peer.address).collect(),
+        generation,
+        interface: peers[rank].address.ip(),
         poison,
-        report: Box::new(move |cause| reporter.report(cause)),
+        reporter: link.reporter(),
         spins: spins(rank, &peers),
-    })
-    .map_err(|error| error.at_rank(rank))?;
-    let place = Place { rank, world, generation, hosts: peers.into_iter().map(|peer| peer.host).collect() };
-    let backend = Planned::new("tcp", transport, generation, 0, STAGING);
-    Ok(assemble(place, Box::new(backend), abort, config, defaults, Box::new((link, server))))
+        topology: Topology::of_hosts(peers.iter().map(|peer| &peer.host_id)),
+        tracer: tracer.clone(),
+    };
+    let addresses = peers.iter().map(|peer| peer.address).collect();
+    let transport = Seat::new(listener).and_then(|seat| sockets.transport(rank, 0, seat, addresses));
+    let transport = transport.map_err(|error| error.at_rank(rank))?;
+    let hosts = peers.into_iter().map(|peer| peer.host).collect();
+    let topology = sockets.topology.clone();
+    let abort = sockets.abort_handle(rank);
+    let place = Place { rank, world, generation, hosts, kind: Arc::new(sockets), abort };
+    let backend = Planned::new("tcp", transport, generation, 0, STAGING).on(topology).traced(tracer);
+    let sequencer = Sequencer::new(table, defaults, config.deadline);
+    Ok(place.assemble(Box::new(backend), sequencer, Box::new((link, server))))
 }
 
 /// Ranks that must share CPUs leave them to each other when they wait.

@@ -3,158 +3,12 @@
 //! The typed verbs take slices. The untyped ones (`_dyn`) take views whose element type is known at run time, and
 //! are what the typed ones are made of. Both are written once and given to [`Communicator`] and [`With`] alike.
 
+use super::call::Call;
+use super::tensors::Tensors;
 use super::{Communicator, Options, With};
-use crate::backend::Buffers;
-use crate::collective::{Collective, Counts, Request};
-use crate::error::{Error, Result};
-use crate::reduce::ReduceOp;
-use crate::tensor::{DType, Element, TensorMut, TensorRef};
-
-/// The tensors of one call: one that is both input and output, or one for each.
-///
-/// In place, the input lies within the output (or the output within the input) where it would stand in the
-/// concatenation of all blocks: rank r's block of an all_gather is block r of the buffer that receives all.
-#[derive(Debug)]
-pub enum Tensors<'a> {
-    /// Input and output are one.
-    InPlace(TensorMut<'a>),
-    /// Input and output lie apart.
-    Apart(TensorRef<'a>, TensorMut<'a>),
-}
-
-impl<'a> From<TensorMut<'a>> for Tensors<'a> {
-    fn from(tensor: TensorMut<'a>) -> Self {
-        Tensors::InPlace(tensor)
-    }
-}
-
-impl<'a> From<(TensorRef<'a>, TensorMut<'a>)> for Tensors<'a> {
-    fn from((input, output): (TensorRef<'a>, TensorMut<'a>)) -> Self {
-        Tensors::Apart(input, output)
-    }
-}
-
-impl<'a, T: Element> From<&'a mut [T]> for Tensors<'a> {
-    fn from(data: &'a mut [T]) -> Self {
-        Tensors::InPlace(TensorMut::from_slice(data))
-    }
-}
-
-impl<'a, T: Element> From<(&'a [T], &'a mut [T])> for Tensors<'a> {
-    fn from((input, output): (&'a [T], &'a mut [T])) -> Self {
-        Tensors::Apart(TensorRef::from_slice(input), TensorMut::from_slice(output))
-    }
-}
-
-impl Tensors<'_> {
-    fn dtype(&self) -> DType {
-        match self {
-            Tensors::InPlace(tensor) => tensor.dtype(),
-            Tensors::Apart(_, output) => output.dtype(),
-        }
-    }
-
-    /// The lengths of input and output; of one tensor, its length twice.
-    fn lens(&self) -> (usize, usize) {
-        match self {
-            Tensors::InPlace(tensor) => (tensor.count(), tensor.count()),
-            Tensors::Apart(input, output) => (input.count(), output.count()),
-        }
-    }
-
-    fn is_in_place(&self) -> bool {
-        matches!(self, Tensors::InPlace(_))
-    }
-
-    /// Fails unless both are dense, on the host and of one element type.
-    fn check(&self) -> Result<()> {
-        match self {
-            Tensors::InPlace(tensor) => tensor.check_dense_host(),
-            Tensors::Apart(input, output) => {
-                input.check_dense_host()?;
-                output.check_dense_host()?;
-                if input.dtype() == output.dtype() {
-                    return Ok(());
-                }
-                Err(Error::invalid(format!("the input is {}, the output {}", input.dtype(), output.dtype())))
-            }
-        }
-    }
-}
-
-impl With<'_> {
-    /// Carries out a request on these tensors, after checking all that one rank can check.
-    fn execute(&self, mut request: Request, mut tensors: Tensors<'_>) -> Result<()> {
-        let comm = self.communicator;
-        let rank = comm.rank;
-        let of_rank = |error: Error| comm.complete(error.at_rank(rank));
-        tensors.check().map_err(of_rank)?;
-        request.validate().map_err(of_rank)?;
-        request.in_place = tensors.is_in_place() && request.in_place_shift(rank).is_some();
-        if request.in_place {
-            request.validate().map_err(of_rank)?;
-        }
-        let (input, output) = (request.input_len(rank), request.output_len(rank));
-        let (has_input, has_output) = tensors.lens();
-        // A tensor that this rank's part does not use may have any length: the output of a rank that is not
-        // the root of a reduce, for one.
-        let expect = |role: &str, has: usize, needs: usize| {
-            if has == needs || needs == 0 {
-                return Ok(());
-            }
-            let text = format!("the {role} has {has} elements, this {} needs {needs}", request.collective);
-            Err(of_rank(Error::invalid(text).remedy("pass buffers of the lengths that the counts say")))
-        };
-        let buffers = match &mut tensors {
-            Tensors::Apart(from, to) => {
-                expect("input", has_input, input)?;
-                expect("output", has_output, output)?;
-                Buffers { input: from.pointer(), output: to.pointer() }
-            }
-            Tensors::InPlace(tensor) => {
-                expect("buffer", has_input, input.max(output))?;
-                let pointer = tensor.pointer();
-                let shift = request.in_place_shift(rank).unwrap_or(0);
-                let bytes = shift.unsigned_abs() * request.dtype.size();
-                // Input element i is output element i + shift.
-                let (from, to) = if shift >= 0 {
-                    (pointer.wrapping_add(bytes), pointer)
-                } else {
-                    (pointer, pointer.wrapping_add(bytes))
-                };
-                Buffers { input: from, output: to }
-            }
-        };
-        let mut engine = comm.engine_for_call().map_err(of_rank)?;
-        // SAFETY: the tensors are borrowed until this returns, dense and long enough as just checked; two of
-        // them lie apart because one is borrowed exclusively; in place, the pointers are laid out by the shift.
-        // Where this unwinds instead, the engine is never run again.
-        let result = unsafe { engine.run(request, buffers, &self.options) };
-        drop(engine);
-        drop(tensors);
-        result.map_err(of_rank)
-    }
-
-    fn request(&self, collective: Collective, dtype: DType, counts: Counts) -> Request {
-        let mut request = Request::new(collective, self.communicator.world, dtype, 0);
-        request.counts = counts;
-        request
-    }
-
-    /// One count for all blocks of `total` elements in place, or from the block's own length.
-    fn block_count(&self, collective: Collective, total: usize) -> Result<usize> {
-        let world = self.communicator.world;
-        if total.is_multiple_of(world) {
-            return Ok(total / world);
-        }
-        Err(Error::invalid(format!("{total} elements are no {world} blocks of one length"))
-            .at_rank(self.communicator.rank)
-            .remedy(format!("pass a multiple of {world} elements, or {collective}_v with one count a rank")))
-    }
-}
-
-/// Counts as a caller gives them: `None` where every block is as long as this rank's.
-type BlockCounts<'a> = Option<&'a [usize]>;
+use crate::error::Result;
+use crate::reduce::Reduction;
+use crate::tensor::{Element, TensorMut, TensorRef};
 
 macro_rules! verbs {
     ($($type:ty, |$this:ident| $with:expr;)*) => {$(
@@ -173,7 +27,7 @@ impl $type {
     /// comm.all_reduce(&mut data, ReduceOp::Sum)?;
     /// # Ok::<(), ringfold::Error>(())
     /// ```
-    pub fn all_reduce<T: Element>(&self, data: &mut [T], op: ReduceOp) -> Result<()> {
+    pub fn all_reduce<T: Element>(&self, data: &mut [T], op: impl Into<Reduction>) -> Result<()> {
         self.all_reduce_dyn(data, op)
     }
 
@@ -181,7 +35,7 @@ impl $type {
     ///
     /// # Errors
     /// As [`all_reduce`](Self::all_reduce).
-    pub fn all_reduce_into<T: Element>(&self, input: &[T], output: &mut [T], op: ReduceOp) -> Result<()> {
+    pub fn all_reduce_into<T: Element>(&self, input: &[T], output: &mut [T], op: impl Into<Reduction>) -> Result<()> {
         self.all_reduce_dyn((input, output), op)
     }
 
@@ -197,19 +51,17 @@ impl $type {
     ///
     /// # Errors
     /// As [`all_reduce`](Self::all_reduce).
-    pub fn all_reduce_dyn<'t>(&self, tensors: impl Into<Tensors<'t>>, op: ReduceOp) -> Result<()> {
+    pub fn all_reduce_dyn<'t>(&self, tensors: impl Into<Tensors<'t>>, op: impl Into<Reduction>) -> Result<()> {
         let ($this, tensors) = (self, tensors.into());
         let with = $with;
-        let mut request = with.request(Collective::AllReduce, tensors.dtype(), Counts::Same(tensors.lens().0));
-        request.op = Some(op);
-        with.execute(request, tensors)
+        with.execute(&Call::AllReduce(op.into()), tensors)
     }
 
     /// The root's `data` becomes the reduction of all ranks' `data`; other ranks' stays. One length on all ranks.
     ///
     /// # Errors
     /// As [`all_reduce`](Self::all_reduce).
-    pub fn reduce<T: Element>(&self, data: &mut [T], op: ReduceOp, root: usize) -> Result<()> {
+    pub fn reduce<T: Element>(&self, data: &mut [T], op: impl Into<Reduction>, root: usize) -> Result<()> {
         self.reduce_dyn(data, op, root)
     }
 
@@ -218,7 +70,7 @@ impl $type {
     ///
     /// # Errors
     /// As [`all_reduce`](Self::all_reduce).
-    pub fn reduce_into<T: Element>(&self, input: &[T], output: &mut [T], op: ReduceOp, root: usize) -> Result<()> {
+    pub fn reduce_into<T: Element>(&self, input: &[T], output: &mut [T], op: impl Into<Reduction>, root: usize) -> Result<()> {
         self.reduce_dyn((input, output), op, root)
     }
 
@@ -226,13 +78,10 @@ impl $type {
     ///
     /// # Errors
     /// As [`all_reduce`](Self::all_reduce).
-    pub fn reduce_dyn<'t>(&self, tensors: impl Into<Tensors<'t>>, op: ReduceOp, root: usize) -> Result<()> {
+    pub fn reduce_dyn<'t>(&self, tensors: impl Into<Tensors<'t>>, op: impl Into<Reduction>, root: usize) -> Result<()> {
         let ($this, tensors) = (self, tensors.into());
         let with = $with;
-        let mut request = with.request(Collective::Reduce, tensors.dtype(), Counts::Same(tensors.lens().0));
-        request.op = Some(op);
-        request.root = root;
-        with.execute(request, tensors)
+        with.execute(&Call::Reduce(op.into(), root), tensors)
     }
 
     /// Rank r's `output` becomes block r of the reduction of all ranks' `input`, which has one block of
@@ -240,7 +89,7 @@ impl $type {
     ///
     /// # Errors
     /// As [`all_reduce`](Self::all_reduce).
-    pub fn reduce_scatter<T: Element>(&self, input: &[T], output: &mut [T], op: ReduceOp) -> Result<()> {
+    pub fn reduce_scatter<T: Element>(&self, input: &[T], output: &mut [T], op: impl Into<Reduction>) -> Result<()> {
         self.reduce_scatter_dyn((input, output), None, op)
     }
 
@@ -249,7 +98,7 @@ impl $type {
     ///
     /// # Errors
     /// As [`all_reduce`](Self::all_reduce).
-    pub fn reduce_scatter_in_place<T: Element>(&self, data: &mut [T], op: ReduceOp) -> Result<()> {
+    pub fn reduce_scatter_in_place<T: Element>(&self, data: &mut [T], op: impl Into<Reduction>) -> Result<()> {
         self.reduce_scatter_dyn(data, None, op)
     }
 
@@ -262,7 +111,7 @@ impl $type {
         input: &[T],
         output: &mut [T],
         counts: &[usize],
-        op: ReduceOp,
+        op: impl Into<Reduction>,
     ) -> Result<()> {
         self.reduce_scatter_dyn((input, output), Some(counts), op)
     }
@@ -275,15 +124,11 @@ impl $type {
         &self,
         tensors: impl Into<Tensors<'t>>,
         counts: Option<&[usize]>,
-        op: ReduceOp,
+        op: impl Into<Reduction>,
     ) -> Result<()> {
         let ($this, tensors) = (self, tensors.into());
         let with = $with;
-        let collective = Collective::ReduceScatter;
-        let counts = with.blocks(collective, counts, tensors.is_in_place(), tensors.lens().1)?;
-        let mut request = with.request(collective, tensors.dtype(), counts);
-        request.op = Some(op);
-        with.execute(request, tensors)
+        with.execute(&Call::ReduceScatter(counts, op.into()), tensors)
     }
 
     /// Every rank's `output` becomes the `input`s of all ranks, one after another. One length on all ranks.
@@ -318,10 +163,7 @@ impl $type {
     pub fn all_gather_dyn<'t>(&self, tensors: impl Into<Tensors<'t>>, counts: Option<&[usize]>) -> Result<()> {
         let ($this, tensors) = (self, tensors.into());
         let with = $with;
-        let collective = Collective::AllGather;
-        let counts = with.blocks(collective, counts, tensors.is_in_place(), tensors.lens().0)?;
-        let request = with.request(collective, tensors.dtype(), counts);
-        with.execute(request, tensors)
+        with.execute(&Call::AllGather(counts), tensors)
     }
 
     /// Every rank's `data` becomes the root's. One length on all ranks.
@@ -347,9 +189,7 @@ impl $type {
     pub fn broadcast_dyn<'t>(&self, tensors: impl Into<Tensors<'t>>, root: usize) -> Result<()> {
         let ($this, tensors) = (self, tensors.into());
         let with = $with;
-        let mut request = with.request(Collective::Broadcast, tensors.dtype(), Counts::Same(tensors.lens().1));
-        request.root = root;
-        with.execute(request, tensors)
+        with.execute(&Call::Broadcast(root), tensors)
     }
 
     /// The root's `output` becomes the `input`s of all ranks, one after another; other ranks' `output` is not
@@ -388,12 +228,7 @@ impl $type {
     ) -> Result<()> {
         let ($this, tensors) = (self, tensors.into());
         let with = $with;
-        let collective = Collective::Gather;
-        let whole = tensors.is_in_place() && with.communicator.rank == root;
-        let counts = with.blocks(collective, counts, whole, tensors.lens().0)?;
-        let mut request = with.request(collective, tensors.dtype(), counts);
-        request.root = root;
-        with.execute(request, tensors)
+        with.execute(&Call::Gather(counts, root), tensors)
     }
 
     /// Rank r's `output` becomes block r of the root's `input`, which has one block of `output`'s length for each
@@ -432,12 +267,7 @@ impl $type {
     ) -> Result<()> {
         let ($this, tensors) = (self, tensors.into());
         let with = $with;
-        let collective = Collective::Scatter;
-        let whole = tensors.is_in_place() && with.communicator.rank == root;
-        let counts = with.blocks(collective, counts, whole, tensors.lens().1)?;
-        let mut request = with.request(collective, tensors.dtype(), counts);
-        request.root = root;
-        with.execute(request, tensors)
+        with.execute(&Call::Scatter(counts, root), tensors)
     }
 
     /// Block s of rank r's `output` becomes block r of rank s's `input`. All blocks have one length.
@@ -483,17 +313,7 @@ impl $type {
     ) -> Result<()> {
         let ($this, tensors) = (self, tensors.into());
         let with = $with;
-        let collective = Collective::AllToAll;
-        let counts = match counts {
-            Some((send, receive)) => Counts::Pairwise {
-                rank: with.communicator.rank,
-                send: send.into(),
-                receive: receive.into(),
-            },
-            None => Counts::Same(with.block_count(collective, tensors.lens().0)?),
-        };
-        let request = with.request(collective, tensors.dtype(), counts);
-        with.execute(request, tensors)
+        with.execute(&Call::AllToAll(counts), tensors)
     }
 
     /// Returns once every rank has called it.
@@ -504,8 +324,7 @@ impl $type {
         let $this = self;
         let with = $with;
         let (here, mut all) = ([1u8], [0u8]);
-        let request = Request::new(Collective::Barrier, with.communicator.world, DType::U8, 1);
-        with.execute(request, (&here[..], &mut all[..]).into())
+        with.execute(&Call::Barrier, (&here[..], &mut all[..]).into())
     }
 
     /// Sends `data` to a rank, which receives it by [`recv`](Self::recv). Messages between two ranks arrive in the
@@ -526,7 +345,7 @@ impl $type {
         let $this = self;
         let with = $with;
         let nothing = TensorMut::empty(data.dtype());
-        with.messages(data, Some(to), nothing, None)
+        with.execute(&Call::Messages { to: Some(to), from: None }, Tensors::Apart(data, nothing))
     }
 
     /// Receives what a rank has sent by [`send`](Self::send). Length and type are those of the message.
@@ -545,7 +364,7 @@ impl $type {
         let $this = self;
         let with = $with;
         let nothing = TensorRef::empty(data.dtype());
-        with.messages(nothing, None, data, Some(from))
+        with.execute(&Call::Messages { to: None, from: Some(from) }, Tensors::Apart(nothing, data))
     }
 
     /// Sends to one rank and receives from another (or the same) at once, so that rings and pairs of ranks can
@@ -578,7 +397,7 @@ impl $type {
     pub fn send_recv_dyn(&self, data: TensorRef<'_>, to: usize, into: TensorMut<'_>, from: usize) -> Result<()> {
         let $this = self;
         let with = $with;
-        with.messages(data, Some(to), into, Some(from))
+        with.execute(&Call::Messages { to: Some(to), from: Some(from) }, Tensors::Apart(data, into))
     }
 }
     )*};
@@ -587,38 +406,4 @@ impl $type {
 verbs! {
     With<'_>, |this| this;
     Communicator, |this| &With { communicator: this, options: Options::default() };
-}
-
-impl With<'_> {
-    /// The counts of a collective that has blocks. `len` is the length of all blocks where `whole`, else of this
-    /// rank's.
-    fn blocks(
-        &self,
-        collective: Collective,
-        counts: BlockCounts<'_>,
-        whole: bool,
-        len: usize,
-    ) -> Result<Counts> {
-        Ok(match counts {
-            Some(counts) => Counts::PerRank(counts.into()),
-            None if whole => Counts::Same(self.block_count(collective, len)?),
-            None => Counts::Same(len),
-        })
-    }
-
-    fn messages(
-        &self,
-        data: TensorRef<'_>,
-        to: Option<usize>,
-        into: TensorMut<'_>,
-        from: Option<usize>,
-    ) -> Result<()> {
-        let counts = Counts::Messages {
-            rank: self.communicator.rank,
-            send: to.map(|to| (to, data.count())),
-            receive: from.map(|from| (from, into.count())),
-        };
-        let request = self.request(Collective::SendRecv, data.dtype(), counts);
-        self.execute(request, Tensors::Apart(data, into))
-    }
 }

@@ -1,24 +1,32 @@
 //! The one reader of the process environment.
 //!
-//! First found wins: `RINGFOLD_*`, then torchrun's names, Open MPI's, and PMI's as MPICH sets them. Rank, world size
-//! and their local kin are taken from one source together: a rank of one launcher and a size of another make no group.
+//! First found wins: `RINGFOLD_*`, then torchrun's names, Open MPI's, PMI's as MPICH sets them, Slurm's, and those of
+//! Kubernetes' indexed jobs. Rank, world size and their local kin are taken from one source together: a rank of one
+//! launcher and a size of another make no group.
 //!
-//! | name | value |
-//! | --- | --- |
-//! | [`RANK`], [`WORLD_SIZE`] | which rank of how many; both or neither |
-//! | [`LOCAL_RANK`], [`LOCAL_WORLD_SIZE`] | the same among the ranks of this host |
-//! | [`STORE`] | `host:port`; rank 0 listens there |
-//! | [`STORE_HOST`] | `launcher` where the launcher listens there instead, else `rank0` |
-//! | [`INTERFACE`] | a name such as `eth0`, or an address of this host |
-//! | [`GENERATION`], [`WORLD_ID`] | numbers that all ranks share and older attempts do not |
-//! | [`DEADLINE`], [`INIT_DEADLINE`], [`HEARTBEAT`] | seconds, or with a unit: `1.5`, `500ms`, `30min` |
-//! | [`PORT`] | under torchrun, the port of rank 0's store; its default is `MASTER_PORT` + 1 |
-//! | [`ALGORITHM`], [`CHECK`] | names |
+//! [`CONFIG`] names a file that is read first, and that all of these outdo. What each name means, and its place in a
+//! file, is listed at [`keys`](super::keys). Durations are seconds, or have a unit: `1.5`, `500ms`, `30min`.
+//!
+//! A `RINGFOLD_` name that is none of these is likely a slip: [`Config::from_env`] warns of it through `tracing` and
+//! goes on, since another version may know it; `ringfold info` lists such names ([`unknown`]).
+//!
+//! # Launchers
+//! - **torchrun**: `RANK`, `WORLD_SIZE` and their local kin, the store at `MASTER_ADDR`. A restart is a new generation
+//!   (`TORCHELASTIC_RESTART_COUNT`) where all ranks are on one host. Agents of several hosts count their restarts
+//!   apart, but all of them end their old ranks before new ones start.
+//! - **Slurm**: the tasks of an `srun` step, by `SLURM_PROCID` and `SLURM_STEP_NUM_TASKS` (else `SLURM_NTASKS`). On
+//!   one node ranks find each other. On several the store is on the first node of `SLURM_STEP_NODELIST`, at a port
+//!   from 20000 to 31999 that follows from job and step. Where tasks are placed so that the first node has not rank 0
+//!   (`--distribution=arbitrary`, heterogeneous jobs), set [`STORE`].
+//! - **Kubernetes**: `JOB_COMPLETION_INDEX` of an indexed job is the rank; [`WORLD_SIZE`] and [`STORE`] are given in
+//!   the manifest, see `examples/kubernetes.yaml`.
 
-use super::{Config, Job, check_range, configuration};
+use super::keys::{KEYS, Key, Origin, Setting};
+use super::{Config, Job, check_range, configuration, file};
 use crate::error::{Error, Result};
 use std::ffi::OsString;
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 /// This rank.
@@ -45,12 +53,23 @@ pub const DEADLINE: &str = "RINGFOLD_DEADLINE";
 pub const INIT_DEADLINE: &str = "RINGFOLD_INIT_DEADLINE";
 /// How long a rank may be silent.
 pub const HEARTBEAT: &str = "RINGFOLD_HEARTBEAT";
-/// The port of rank 0's store under torchrun.
+/// The port of rank 0's store under torchrun and Slurm.
 pub const PORT: &str = "RINGFOLD_PORT";
 /// The algorithm to use.
 pub const ALGORITHM: &str = "RINGFOLD_ALGORITHM";
 /// How strictly ranks agree before an operation.
 pub const CHECK: &str = "RINGFOLD_CHECK";
+/// The directory for traces.
+pub const TRACE: &str = "RINGFOLD_TRACE";
+/// What is logged.
+pub const LOG: &str = "RINGFOLD_LOG";
+/// The configuration file; no other is looked for.
+pub const CONFIG: &str = "RINGFOLD_CONFIG";
+
+/// What a [`STORE`] begins with that is a directory.
+pub const DIRECTORY: &str = "file://";
+/// The table by which algorithms are chosen.
+pub const TABLE: &str = "RINGFOLD_TABLE";
 
 /// The value of [`STORE_HOST`] by which a launcher says that it hosts the store.
 pub const STORE_HOST_LAUNCHER: &str = "launcher";
@@ -69,6 +88,10 @@ pub enum Launcher {
     OpenMpi,
     /// MPICH's mpiexec, or another that speaks its PMI.
     Mpich,
+    /// Slurm's srun.
+    Slurm,
+    /// An indexed job of Kubernetes.
+    Kubernetes,
     /// Nothing known.
     #[default]
     None,
@@ -81,6 +104,8 @@ impl fmt::Display for Launcher {
             Launcher::Torchrun => "torchrun",
             Launcher::OpenMpi => "Open MPI",
             Launcher::Mpich => "MPICH",
+            Launcher::Slurm => "Slurm",
+            Launcher::Kubernetes => "Kubernetes",
             Launcher::None => "none",
         })
     }
@@ -95,7 +120,10 @@ struct Names {
     local_size: &'static str,
 }
 
-const SOURCES: [Names; 4] = [
+/// Where a launcher has no variable for something: no variable has this name.
+const UNTOLD: &str = "";
+
+const SOURCES: [Names; 7] = [
     Names {
         launcher: Launcher::Ringfold,
         rank: RANK,
@@ -124,51 +152,142 @@ const SOURCES: [Names; 4] = [
         local_rank: "MPI_LOCALRANKID",
         local_size: "MPI_LOCALNRANKS",
     },
+    Names {
+        launcher: Launcher::Slurm,
+        rank: "SLURM_PROCID",
+        world: "SLURM_STEP_NUM_TASKS",
+        local_rank: "SLURM_LOCALID",
+        local_size: UNTOLD,
+    },
+    Names {
+        launcher: Launcher::Slurm,
+        rank: "SLURM_PROCID",
+        world: "SLURM_NTASKS",
+        local_rank: "SLURM_LOCALID",
+        local_size: UNTOLD,
+    },
+    Names {
+        launcher: Launcher::Kubernetes,
+        rank: "JOB_COMPLETION_INDEX",
+        world: WORLD_SIZE,
+        local_rank: UNTOLD,
+        local_size: UNTOLD,
+    },
 ];
 
 pub(super) fn read_process() -> Result<Config> {
+    for name in unknown() {
+        tracing::warn!("{name}: no such variable is known, so it is ignored");
+    }
     read(|name| std::env::var_os(name))
 }
 
+/// The variables of this process that begin with `RINGFOLD_` and mean nothing to this version, in order.
+pub fn unknown() -> Vec<String> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let mut unknown: Vec<String> = names.filter(|name| is_unknown(name)).collect();
+    unknown.sort();
+    unknown
+}
+
+/// Names of the test suite are nobody's slip.
+fn is_unknown(name: &str) -> bool {
+    name.starts_with("RINGFOLD_")
+        && name != CONFIG
+        && !KEYS.iter().any(|key| key.environment == name)
+        && !["RINGFOLD_TEST_", "RINGFOLD_FUZZ_"].iter().any(|own| name.starts_with(own))
+}
+
 /// Reads a configuration through a function that looks names up.
-fn read(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Config> {
+pub(crate) fn read(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Config> {
     let env = Env(&lookup);
     let mut config = Config::default();
-    env.place(&mut config)?;
-    env.store(&mut config)?;
-    config.interface = env.text(INTERFACE)?;
-    config.algorithm = env.text(ALGORITHM)?;
-    config.check = env.text(CHECK)?;
-    if let Some(generation) = env.number(GENERATION, "0 to 4294967295")? {
-        config.generation = generation;
-    } else if config.launcher == Launcher::Torchrun {
-        let restarts = env.number("TORCHELASTIC_RESTART_COUNT", "0 to 4294967295")?;
-        config.generation = restarts.unwrap_or(0);
-    }
-    if let Some(text) = env.text(WORLD_ID)? {
-        config.world_id = world_id(&text)?;
-    } else if config.launcher == Launcher::Torchrun
-        && let Some(run) = env.text("TORCHELASTIC_RUN_ID")?
-    {
-        config.world_id = fnv1a(run.as_bytes());
-    }
-    for (name, into) in [
-        (DEADLINE, &mut config.deadline),
-        (INIT_DEADLINE, &mut config.init_deadline),
-        (HEARTBEAT, &mut config.heartbeat_deadline),
-    ] {
-        if let Some(text) = env.text(name)? {
-            *into = duration(name, &text)?;
-        }
-    }
+    env.file(&mut config)?;
+    env.names(&mut config)?;
     Ok(config)
 }
 
-struct Env<'a>(&'a dyn Fn(&str) -> Option<OsString>);
+pub(super) fn explain_process() -> Result<Vec<Setting>> {
+    explain(|name| std::env::var_os(name))
+}
+
+/// The same as [`read`], told key by key.
+fn explain(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Vec<Setting>> {
+    let env = Env(&lookup);
+    let mut config = Config::default();
+    env.file(&mut config)?;
+    let of_nobody = read(|_| None)?;
+    let of_file: Vec<_> = KEYS.iter().map(|key| key.show(&config)).collect();
+    env.names(&mut config)?;
+    let settings = KEYS.iter().zip(of_file).map(|(key, of_file)| {
+        let value = key.show(&config);
+        let origin = if env.is_set(key.environment) {
+            Origin::Environment
+        } else if value == key.show(&of_nobody) {
+            Origin::Default
+        } else if value == of_file {
+            Origin::File
+        } else {
+            Origin::Launcher
+        };
+        Setting { key, value, origin }
+    });
+    Ok(settings.collect())
+}
+
+pub(super) struct Env<'a>(&'a dyn Fn(&str) -> Option<OsString>);
 
 impl Env<'_> {
+    /// What the file says, where one is named.
+    fn file(&self, config: &mut Config) -> Result<()> {
+        match self.text(CONFIG)? {
+            Some(path) => file::read(Path::new(&path), config),
+            None => Ok(()),
+        }
+    }
+
+    /// What the names of the environment say, over what is there.
+    fn names(&self, config: &mut Config) -> Result<()> {
+        self.place(config)?;
+        self.store(config)?;
+        // Those above belong to each other, or may come under a launcher's names.
+        const PLACED: [&str; 7] = [RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, STORE, STORE_HOST, PORT];
+        for key in KEYS.iter().filter(|key| !PLACED.contains(&key.environment)) {
+            self.key(key, config)?;
+        }
+        if config.launcher != Launcher::Torchrun {
+            return Ok(());
+        }
+        // Agents of several hosts count their own restarts only, and would disagree.
+        if !self.is_set(GENERATION)
+            && config.local_size == config.world_size
+            && let Some(restarts) = self.number("TORCHELASTIC_RESTART_COUNT", "0 to 4294967295")?
+        {
+            config.generation = restarts;
+        }
+        if !self.is_set(WORLD_ID)
+            && let Some(run) = self.text("TORCHELASTIC_RUN_ID")?
+        {
+            config.world_id = fnv1a(run.as_bytes());
+        }
+        Ok(())
+    }
+
+    /// Sets a key where its name is there. Tells whether it is.
+    fn key(&self, key: &Key, config: &mut Config) -> Result<bool> {
+        match self.text(key.environment)? {
+            Some(text) => key.set(config, key.environment, &text).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// The same by its name.
+    fn named(&self, name: &str, config: &mut Config) -> Result<bool> {
+        KEYS.iter().find(|key| key.environment == name).map_or(Ok(false), |key| self.key(key, config))
+    }
+
     /// A variable that is not there, or a text with something in it.
-    fn text(&self, name: &str) -> Result<Option<String>> {
+    pub(super) fn text(&self, name: &str) -> Result<Option<String>> {
         let Some(value) = (self.0)(name) else { return Ok(None) };
         let text = value.into_string().map_err(|value| {
             configuration(format!("{name} is {value:?}, which is not UTF-8"))
@@ -180,26 +299,43 @@ impl Env<'_> {
         Ok(Some(text.trim().to_string()))
     }
 
-    fn number<T: std::str::FromStr>(&self, name: &str, allowed: &str) -> Result<Option<T>> {
+    pub(super) fn number<T: std::str::FromStr>(&self, name: &str, allowed: &str) -> Result<Option<T>> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         text.parse().map(Some).map_err(|_| bad(name, &text, allowed))
     }
 
-    fn is_set(&self, name: &str) -> bool {
+    pub(super) fn is_set(&self, name: &str) -> bool {
         (self.0)(name).is_some()
     }
 
     fn place(&self, config: &mut Config) -> Result<()> {
         let (rank, world) = (self.is_set(RANK), self.is_set(WORLD_SIZE));
-        if rank != world {
+        let indexed = self.is_set("JOB_COMPLETION_INDEX");
+        if rank != world && !(world && indexed) {
             let (there, missing) = if rank { (RANK, WORLD_SIZE) } else { (WORLD_SIZE, RANK) };
             return Err(
                 configuration(format!("{there} is set and {missing} is not")).remedy("set both, or neither")
             );
         }
-        let Some(names) = SOURCES.iter().find(|n| self.is_set(n.rank) && self.is_set(n.world)) else {
-            (config.rank, config.world_size) = (Some(0), Some(1));
-            (config.local_rank, config.local_size) = (Some(0), Some(1));
+        let mut sources = SOURCES.iter();
+        let found = loop {
+            match sources.next() {
+                Some(names) if !self.applies(names)? => {}
+                found => break found,
+            }
+        };
+        let Some(names) = found else {
+            if indexed {
+                return Err(configuration(format!("JOB_COMPLETION_INDEX is set and {WORLD_SIZE} is not"))
+                    .remedy(format!(
+                        "set {WORLD_SIZE} to the job's completions, or to 1 for pods on their own"
+                    )));
+            }
+            if config.rank.is_none() && config.world_size.is_none() {
+                (config.rank, config.world_size) = (Some(0), Some(1));
+                config.local_rank.get_or_insert(0);
+                config.local_size.get_or_insert(1);
+            }
             return Ok(());
         };
         const WHOLE: &str = "a whole number from 0";
@@ -234,6 +370,15 @@ impl Env<'_> {
         Ok(())
     }
 
+    fn applies(&self, names: &Names) -> Result<bool> {
+        let told = self.is_set(names.rank) && self.is_set(names.world);
+        Ok(match names.launcher {
+            Launcher::Mpich if told => !self.is_pmi_of_slurm()?,
+            Launcher::Slurm if told => self.is_slurm_task()?,
+            _ => told,
+        })
+    }
+
     fn open_mpi_job(&self) -> Result<Option<Job>> {
         let daemon = self.text("OMPI_MCA_orte_hnp_uri")?;
         let name = match self.text("PMIX_NAMESPACE")? {
@@ -244,13 +389,12 @@ impl Env<'_> {
     }
 
     fn store(&self, config: &mut Config) -> Result<()> {
-        config.port = self.number(PORT, "a port from 1 to 65535")?;
-        if config.port == Some(0) {
-            return Err(bad(PORT, "0", "a port from 1 to 65535"));
+        self.named(PORT, config)?;
+        if config.launcher == Launcher::Slurm {
+            self.slurm(config)?;
         }
-        if let Some(store) = self.text(STORE)? {
-            check_store(STORE, &store)?;
-            config.store = Some(store);
+        if self.named(STORE, config)? {
+            config.told = None;
         } else if config.launcher == Launcher::Torchrun
             && let Some(host) = self.text("MASTER_ADDR")?
         {
@@ -264,33 +408,26 @@ impl Env<'_> {
                 (None, Some(port)) => Some(port + 1),
                 (None, None) => None,
             };
-            config.store = port.map(|port| {
-                if host.contains(':') && !host.starts_with('[') {
-                    format!("[{host}]:{port}")
-                } else {
-                    format!("{host}:{port}")
-                }
-            });
+            config.meet_at(host, port);
         }
-        if let Some(host) = self.text(STORE_HOST)? {
-            config.launcher_hosts_store = match host.as_str() {
-                STORE_HOST_LAUNCHER => true,
-                STORE_HOST_RANK0 => false,
-                _ => {
-                    let allowed = format!("{STORE_HOST_LAUNCHER} or {STORE_HOST_RANK0}");
-                    return Err(bad(STORE_HOST, &host, &allowed));
-                }
-            };
+        self.named(STORE_HOST, config)?;
+        if config.launcher_hosts_store && config.store.as_ref().is_some_and(|s| s.starts_with(DIRECTORY)) {
+            let text = format!("{STORE} is a directory and {STORE_HOST} is {STORE_HOST_LAUNCHER}");
+            return Err(configuration(text).remedy(format!("unset {STORE_HOST}: rank 0 hosts it")));
         }
         Ok(())
     }
 }
 
-fn bad(name: &str, value: &str, allowed: &str) -> Error {
+pub(super) fn bad(name: &str, value: &str, allowed: &str) -> Error {
     configuration(format!("{name} is {value:?}")).remedy(format!("give {name} {allowed}"))
 }
 
-fn check_store(name: &str, store: &str) -> Result<()> {
+pub(super) fn check_store(name: &str, store: &str) -> Result<()> {
+    if let Some(path) = store.strip_prefix(DIRECTORY) {
+        let allowed = "a path that begins at the root, such as file:///shared/job";
+        return if path.starts_with('/') { Ok(()) } else { Err(bad(name, store, allowed)) };
+    }
     let good = store.rsplit_once(':').is_some_and(|(host, port)| {
         let bare_v6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
         !host.is_empty() && !bare_v6 && port.parse::<u16>().is_ok_and(|port| port > 0)
@@ -298,12 +435,12 @@ fn check_store(name: &str, store: &str) -> Result<()> {
     if good { Ok(()) } else { Err(bad(name, store, "host:port, such as 10.0.0.7:29500 or [fe80::7]:29500")) }
 }
 
-fn world_id(text: &str) -> Result<u64> {
+pub(super) fn world_id(name: &str, text: &str) -> Result<u64> {
     let parsed = match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16),
         None => text.parse(),
     };
-    parsed.map_err(|_| bad(WORLD_ID, text, "64 bits, decimal or hexadecimal after 0x"))
+    parsed.map_err(|_| bad(name, text, "64 bits, decimal or hexadecimal after 0x"))
 }
 
 /// What a duration may be, in words.
@@ -328,7 +465,7 @@ pub fn parse_duration(text: &str) -> std::result::Result<Duration, &'static str>
     Ok(Duration::from_secs_f64(seconds).max(Duration::from_millis(1)))
 }
 
-fn duration(name: &str, text: &str) -> Result<Duration> {
+pub(super) fn duration(name: &str, text: &str) -> Result<Duration> {
     parse_duration(text).map_err(|allowed| bad(name, text, allowed))
 }
 

@@ -53,8 +53,10 @@ fn ringfold_names_fill_everything() {
         (PORT, "4001"),
         (ALGORITHM, "ring"),
         (CHECK, "strict"),
+        (TABLE, " all_reduce: .. ring "),
     ])
     .unwrap();
+    assert_eq!(config.table.as_deref(), Some("all_reduce: .. ring"));
     assert_eq!(config.place().unwrap(), (1, 4));
     assert_eq!((config.local_rank, config.local_size), (Some(1), Some(2)));
     assert_eq!(config.store.as_deref(), Some("[::1]:4000"));
@@ -74,12 +76,157 @@ fn torchrun_keeps_its_port() {
     let config = from(&TORCHRUN).unwrap();
     assert_eq!(config.place().unwrap(), (3, 4));
     assert_eq!(config.store.as_deref(), Some("node-0:29501"));
-    assert_eq!(config.generation, 2, "a restart is a new generation");
+    assert_eq!(config.generation, 0, "agents of several hosts count restarts apart");
     assert_ne!(config.world_id, 0);
     assert_eq!(config.launcher, Launcher::Torchrun);
     let mut own_port = TORCHRUN.to_vec();
     own_port.push((PORT, "5000"));
     assert_eq!(from(&own_port).unwrap().store.as_deref(), Some("node-0:5000"));
+}
+
+#[test]
+fn a_port_set_on_the_configuration_is_where_the_group_meets() {
+    let place = |config: Config| config.meeting_place();
+    assert_eq!(place(from(&TORCHRUN).unwrap()).as_deref(), Some("node-0:29501"));
+    assert_eq!(place(from(&TORCHRUN).unwrap().with_port(5000)).as_deref(), Some("node-0:5000"));
+    assert_eq!(place(slurm_with(&[]).unwrap().with_port(5000)).as_deref(), Some("node007:5000"));
+    let portless =
+        TORCHRUN.map(|(name, value)| if name == "MASTER_PORT" { ("UNUSED", value) } else { (name, value) });
+    assert_eq!(place(from(&portless).unwrap().with_port(5000)).as_deref(), Some("node-0:5000"));
+    // A store that somebody has set has its own.
+    let mut own_store = TORCHRUN.to_vec();
+    own_store.push((STORE, "other:1"));
+    assert_eq!(place(from(&own_store).unwrap().with_port(5000)).as_deref(), Some("other:1"));
+    let set = from(&TORCHRUN).unwrap().with_port(5000);
+    assert_eq!(place(set.clone().with_store("node-0:29501")).as_deref(), Some("node-0:29501"));
+    assert_eq!(place(Config { store: Some("other:1".into()), ..set }).as_deref(), Some("other:1"));
+    assert_eq!(place(Config::default().with_port(5000)), None);
+}
+
+#[test]
+fn a_restart_by_torchrun_on_one_host_is_a_new_generation() {
+    let one_host =
+        TORCHRUN.map(|(name, value)| if name == "LOCAL_WORLD_SIZE" { (name, "4") } else { (name, value) });
+    assert_eq!(from(&one_host).unwrap().generation, 2);
+    let mut own = one_host.to_vec();
+    own.push((GENERATION, "9"));
+    assert_eq!(from(&own).unwrap().generation, 9);
+}
+
+const SLURM: [(&str, &str); 9] = [
+    ("SLURM_PROCID", "3"),
+    ("SLURM_NTASKS", "4"),
+    ("SLURM_STEP_NUM_TASKS", "4"),
+    ("SLURM_LOCALID", "1"),
+    ("SLURM_NODEID", "1"),
+    ("SLURM_JOB_ID", "4711"),
+    ("SLURM_STEP_ID", "0"),
+    ("SLURM_STEP_NODELIST", "node[007-008]"),
+    ("SLURM_STEP_TASKS_PER_NODE", "2(x2)"),
+];
+
+fn slurm_with(changes: &[(&str, Option<&str>)]) -> Result<Config> {
+    let mut pairs: Vec<(&str, &str)> = SLURM.to_vec();
+    for (name, value) in changes {
+        pairs.retain(|(n, _)| n != name);
+        pairs.extend(value.map(|value| (*name, value)));
+    }
+    from(&pairs)
+}
+
+#[test]
+fn slurm_tells_everything() {
+    let config = slurm_with(&[]).unwrap();
+    assert_eq!((config.launcher, config.place().unwrap()), (Launcher::Slurm, (3, 4)));
+    assert_eq!((config.local_rank, config.local_size), (Some(1), Some(2)));
+    let store = config.store.clone().unwrap();
+    let port: u16 = store.strip_prefix("node007:").unwrap().parse().unwrap();
+    assert!((20_000..32_000).contains(&port));
+    assert_ne!(config.world_id, 0);
+    assert_eq!(slurm_with(&[("SLURM_PROCID", Some("0"))]).unwrap().store, config.store, "the same for all");
+    let next = slurm_with(&[("SLURM_STEP_ID", Some("1"))]).unwrap();
+    assert!(next.store != config.store && next.world_id != config.world_id, "steps are apart");
+    for missing in ["SLURM_STEP_NUM_TASKS", "SLURM_NODEID", "SLURM_STEP_TASKS_PER_NODE"] {
+        let config = slurm_with(&[(missing, None)]).unwrap();
+        assert_eq!(
+            (config.launcher, config.place().unwrap(), config.store),
+            (Launcher::Slurm, (3, 4), Some(store.clone()))
+        );
+    }
+    assert_eq!(slurm_with(&[(PORT, Some("5000"))]).unwrap().store.as_deref(), Some("node007:5000"));
+    assert_eq!(slurm_with(&[(STORE, Some("other:1"))]).unwrap().store.as_deref(), Some("other:1"));
+    assert_eq!(slurm_with(&[("SLURM_RESTART_COUNT", Some("2"))]).unwrap().generation, 2, "requeued twice");
+    assert_eq!(slurm_with(&[("SLURM_HET_SIZE", Some("2"))]).unwrap().store, None);
+}
+
+#[test]
+fn slurm_on_one_node_needs_no_port() {
+    let config = slurm_with(&[("SLURM_STEP_NODELIST", Some("node007"))]).unwrap();
+    assert_eq!((config.store, config.local_size), (None, Some(4)));
+    assert_eq!(config.job, Some(Job::Name("slurm 4711.0".into())));
+}
+
+#[test]
+fn only_tasks_of_a_step_are_slurms() {
+    for own_step in ["4294967291", "4294967290"] {
+        let config = slurm_with(&[("SLURM_STEP_ID", Some(own_step))]).unwrap();
+        assert_eq!((config.launcher, config.place().unwrap()), (Launcher::None, (0, 1)), "a batch script");
+    }
+    let batch = slurm_with(&[("SLURM_STEP_ID", None), ("SLURM_STEP_NODELIST", None)]).unwrap();
+    assert_eq!(batch.launcher, Launcher::None);
+    let pmi = [("PMI_RANK", Some("3")), ("PMI_SIZE", Some("4")), ("PMI_FD", Some("6"))];
+    assert_eq!(slurm_with(&pmi).unwrap().launcher, Launcher::Slurm, "srun --mpi=pmi2");
+    let mut hydra = pmi.to_vec();
+    hydra.extend([("MPI_LOCALRANKID", Some("1")), ("MPI_LOCALNRANKS", Some("2"))]);
+    assert_eq!(slurm_with(&hydra).unwrap().launcher, Launcher::Mpich);
+    for wrong in ["node[3", "node[9-1]", "a,,b"] {
+        let error = slurm_with(&[("SLURM_STEP_NODELIST", Some(wrong))]).unwrap_err();
+        assert!(
+            error.to_string().contains("SLURM_STEP_NODELIST") && error.to_string().contains(wrong),
+            "{error}"
+        );
+    }
+    let error = slurm_with(&[("SLURM_PROCID", Some("4"))]).unwrap_err();
+    assert!(error.to_string().contains("SLURM_PROCID 4 and SLURM_STEP_NUM_TASKS 4"), "{error}");
+}
+
+#[test]
+fn an_indexed_job_knows_its_rank() {
+    const INDEX: &str = "JOB_COMPLETION_INDEX";
+    let config = from(&[(INDEX, "2"), (WORLD_SIZE, "3"), (STORE, "train-0.train:29400")]).unwrap();
+    assert_eq!((config.launcher, config.place().unwrap()), (Launcher::Kubernetes, (2, 3)));
+    assert_eq!(config.store.as_deref(), Some("train-0.train:29400"));
+    let within = from(&[(INDEX, "2"), (WORLD_SIZE, "4"), (RANK, "1")]).unwrap();
+    assert_eq!((within.launcher, within.place().unwrap()), (Launcher::Ringfold, (1, 4)));
+    let error = from(&[(INDEX, "2")]).unwrap_err();
+    assert!(
+        error.to_string().contains("RINGFOLD_WORLD_SIZE") && error.to_string().contains(INDEX),
+        "{error}"
+    );
+    let error = from(&[(INDEX, "3"), (WORLD_SIZE, "3")]).unwrap_err();
+    assert!(error.to_string().contains("JOB_COMPLETION_INDEX 3"), "{error}");
+}
+
+#[test]
+fn a_directory_is_a_store() {
+    let place = [(RANK, "1"), (WORLD_SIZE, "2")];
+    let with = |more: &[(&'static str, &'static str)]| from(&[&place[..], more].concat());
+    assert_eq!(with(&[(STORE, "file:///a b/c:d")]).unwrap().store.as_deref(), Some("file:///a b/c:d"));
+    assert!(with(&[(STORE, "file://host/x")]).unwrap_err().to_string().contains("file:///shared/job"));
+    let error = with(&[(STORE, "file:///x"), (STORE_HOST, "launcher")]).unwrap_err();
+    assert!(error.to_string().contains("RINGFOLD_STORE_HOST"), "{error}");
+}
+
+#[test]
+fn names_that_nobody_reads_are_known_for_slips() {
+    // None that has a constant may be missing from the keys.
+    let source = include_str!("environment.rs");
+    let constants = source.split(": &str = \"").skip(1).filter_map(|rest| rest.split('"').next());
+    let names: Vec<&str> = constants.filter(|name| name.starts_with("RINGFOLD_")).collect();
+    assert_eq!(names.len(), KEYS.len() + 1, "the keys and the file");
+    assert!(!names.into_iter().any(is_unknown));
+    assert!(is_unknown("RINGFOLD_DEADLNE") && is_unknown("RINGFOLD_"));
+    assert!(!is_unknown(DEADLINE) && !is_unknown("RINGFOLD_TEST_MEMBER") && !is_unknown("OTHER"));
 }
 
 #[test]

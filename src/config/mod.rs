@@ -1,13 +1,19 @@
 //! Who this process is in its group, how the group finds itself, and how patient it is.
 //!
-//! A [`Config`] is plain data. [`Config::from_env`] fills it from whatever launched the process; what is set on it
-//! afterwards wins. Only `environment.rs` reads the process environment.
+//! A [`Config`] is plain data. [`Config::from_env`] fills it from a configuration file, where one is named, and from
+//! whatever launched the process; what is set on it afterwards wins, and so does what a call says of itself. All that
+//! can be said, with its defaults, is listed at [`keys`]. Only `environment.rs` reads the process environment.
 
 pub mod environment;
+mod file;
+mod hostlist;
+pub mod keys;
+mod slurm;
 
 pub use environment::Launcher;
 
 use crate::error::{Error, ErrorKind, Result};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Everything that has to be known before a group can form. Plain data: Send, Sync, cheap to clone.
@@ -28,7 +34,9 @@ pub struct Config {
     pub local_rank: Option<usize>,
     /// The number of ranks on this host.
     pub local_size: Option<usize>,
-    /// Where the store listens, as `host:port`.
+    /// Where the store listens, as `host:port`; or, as `file:///path`, a directory that all ranks share, in which
+    /// rank 0 says where. What a launcher tells is here until something else is set; [`port`](Config::port) applies to
+    /// that alone.
     pub store: Option<String>,
     /// Whether the launcher hosts the store; else rank 0 does.
     pub launcher_hosts_store: bool,
@@ -44,16 +52,32 @@ pub struct Config {
     pub init_deadline: Duration,
     /// How long a rank may be silent.
     pub heartbeat_deadline: Duration,
-    /// The port that rank 0's store listens on under torchrun.
+    /// The port that rank 0's store listens on under torchrun and Slurm, unless a store is set.
     pub port: Option<u16>,
     /// The algorithm to use where one is asked for.
     pub algorithm: Option<String>,
     /// How strictly ranks agree before an operation.
     pub check: Option<String>,
+    /// The directory for traces, where some are wanted: see [`observe::trace`](crate::observe::trace).
+    pub trace: Option<PathBuf>,
+    /// What to log, as a filter: see `observe::log`. The library itself does not look at it.
+    pub log: Option<String>,
+    /// The table by which algorithms are chosen, or a part of it, as [`Table`](crate::plan::select::Table) is written.
+    /// Every rank must have the same.
+    pub table: Option<String>,
     /// What launched the process.
     pub launcher: Launcher,
     /// What the ranks of one launch have in common, by which those on one host find each other without a store.
     pub job: Option<Job>,
+    /// What a launcher says of the store.
+    told: Option<Told>,
+}
+
+/// The host of rank 0, and the store that follows from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Told {
+    host: String,
+    store: Option<String>,
 }
 
 /// Something that all local ranks of one launch share and no other launch has.
@@ -90,20 +114,44 @@ impl Default for Config {
             port: None,
             algorithm: None,
             check: None,
+            trace: None,
+            log: None,
+            table: None,
             launcher: Launcher::None,
             job: None,
+            told: None,
         }
     }
 }
 
 impl Config {
-    /// The configuration that the process environment gives; see [`environment`] for the names. Without any, this
-    /// process is rank 0 of 1.
+    /// The configuration that the process environment gives, and a file where `RINGFOLD_CONFIG` names one; see
+    /// [`environment`] for the names. Without any, this process is rank 0 of 1.
     ///
     /// # Errors
-    /// [`Configuration`](ErrorKind::Configuration), naming the variable, its value and what is allowed.
+    /// [`Configuration`](ErrorKind::Configuration), naming the variable or the key in the file, its value and what is
+    /// allowed.
     pub fn from_env() -> Result<Config> {
         environment::read_process()
+    }
+
+    /// The configuration that a file alone gives, in TOML, with the keys that [`keys`] lists.
+    ///
+    /// # Errors
+    /// As [`from_env`](Config::from_env).
+    ///
+    /// ```
+    /// # let path = std::env::temp_dir().join(format!("ringfold-doc-{}.toml", std::process::id()));
+    /// std::fs::write(&path, "deadline = \"90s\"\nalgorithm = \"ring\"\n").unwrap();
+    /// let config = ringfold::Config::from_file(&path)?;
+    /// assert_eq!(config.deadline.as_secs(), 90);
+    /// # std::fs::remove_file(&path).unwrap();
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Config> {
+        let mut config = Config::default();
+        file::read(path.as_ref(), &mut config)?;
+        Ok(config)
     }
 
     /// The rank and the number of ranks.
@@ -133,6 +181,23 @@ impl Config {
         Ok((rank, world))
     }
 
+    /// Where the group meets: the store, at [`port`](Config::port) where a launcher tells only the host.
+    pub(crate) fn meeting_place(&self) -> Option<String> {
+        match (&self.told, self.port) {
+            (Some(told), Some(port)) if told.store == self.store => Some(at(&told.host, port)),
+            _ => self.store.clone(),
+        }
+    }
+
+    /// Takes note of the host of rank 0 that a launcher tells, and of the port there that follows, if one does.
+    fn meet_at(&mut self, host: String, port: Option<u16>) {
+        let store = port.map(|port| at(&host, port));
+        if store.is_some() {
+            self.store.clone_from(&store);
+        }
+        self.told = Some(Told { host, store });
+    }
+
     /// Sets the rank.
     pub fn with_rank(mut self, rank: usize) -> Self {
         self.rank = Some(rank);
@@ -151,9 +216,10 @@ impl Config {
         self
     }
 
-    /// Sets where the store listens, as `host:port`.
+    /// Sets where the store listens, as `host:port`; or a directory that all ranks share, as `file:///path`.
     pub fn with_store(mut self, store: impl Into<String>) -> Self {
         self.store = Some(store.into());
+        self.told = None;
         self
     }
 
@@ -193,11 +259,53 @@ impl Config {
         self
     }
 
+    /// Sets the table by which algorithms are chosen, or a part of it: `all_reduce: ..32K recursive_doubling, .. ring`.
+    pub fn with_table(mut self, table: impl Into<String>) -> Self {
+        self.table = Some(table.into());
+        self
+    }
+
     /// Sets how long a rank may be silent.
     pub fn with_heartbeat_deadline(mut self, deadline: Duration) -> Self {
         self.heartbeat_deadline = deadline;
         self
     }
+
+    /// Sets the port of rank 0's store under torchrun and Slurm, which tell its host; every rank sets the same. Elsewhere,
+    /// and where a store is set, it means nothing.
+    pub fn with_port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// Sets the algorithm to use where it can do what is asked, by its name.
+    pub fn with_algorithm(mut self, name: impl Into<String>) -> Self {
+        self.algorithm = Some(name.into());
+        self
+    }
+
+    /// Sets when ranks compare what they ask for: `auto`, `normal` or `strict`.
+    pub fn with_check(mut self, check: impl Into<String>) -> Self {
+        self.check = Some(check.into());
+        self
+    }
+
+    /// Sets the directory for traces.
+    pub fn with_trace(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.trace = Some(directory.into());
+        self
+    }
+
+    /// Sets what to log.
+    pub fn with_log(mut self, filter: impl Into<String>) -> Self {
+        self.log = Some(filter.into());
+        self
+    }
+}
+
+fn at(host: &str, port: u16) -> String {
+    let v6 = host.contains(':') && !host.starts_with('[');
+    if v6 { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 fn configuration(message: impl Into<String>) -> Error {
@@ -212,6 +320,10 @@ fn check_range(what: &str, rank: usize, of: &str, size: usize) -> Result<()> {
         if size == 0 { format!("set a {of} of at least 1") } else { format!("choose 0 to {}", size - 1) };
     Err(configuration(format!("{what} {rank} and {of} {size}: a {what} is below its {of}")).remedy(remedy))
 }
+
+#[cfg(test)]
+#[path = "precedence_tests.rs"]
+mod precedence;
 
 #[cfg(test)]
 mod tests {

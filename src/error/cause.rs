@@ -105,13 +105,15 @@ impl Cause {
     /// The culprit that is no rank: the store of a launcher.
     pub const STORE: usize = u32::MAX as usize;
 
-    /// How far a kind is from the root of a failure: a death is behind everything, and that a link is closed or time
-    /// is up may always be the consequence of something else.
+    /// How far a kind is from the root of a failure: a death is behind everything; then comes what a rank says of
+    /// itself; that a link broke or went silent is often its consequence, for who has given up leaves; and that a
+    /// link is closed or time is up may always be the consequence of something else.
     fn distance(&self) -> u8 {
         match self.kind {
             CauseKind::PeerDead => 0,
-            CauseKind::Closed | CauseKind::Deadline => 2,
-            _ => 1,
+            CauseKind::Mismatch | CauseKind::UserPanic | CauseKind::Abort => 1,
+            CauseKind::Unreachable | CauseKind::Unresponsive => 2,
+            CauseKind::Closed | CauseKind::Deadline => 3,
         }
     }
 
@@ -156,8 +158,12 @@ mod tests {
         let same = cause(3, CauseKind::Mismatch, 5);
         assert_eq!(late.clone().merge(same.clone()), same);
         let abort = cause(Cause::NO_SEQUENCE, CauseKind::Abort, 6);
-        assert_eq!(early.merge(abort.clone()), abort);
-        assert_eq!(abort.merge(same.clone()), same);
+        assert_eq!(early.clone().merge(abort.clone()), abort);
+        assert_eq!(abort.clone().merge(same.clone()), same);
+        let reset = cause(0, CauseKind::Unreachable, 6);
+        assert_eq!(reset.clone().merge(abort.clone()), abort, "who aborts also leaves");
+        assert_eq!(abort.clone().merge(reset.clone()), abort);
+        assert_eq!(early.clone().merge(reset.clone()), reset, "a broken link may be why time was up");
         let dead = cause(Cause::NO_SEQUENCE, CauseKind::PeerDead, 7);
         assert_eq!(same.clone().merge(dead.clone()), dead);
         assert_eq!(dead.clone().merge(same), dead);

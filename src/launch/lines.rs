@@ -8,6 +8,19 @@ pub(super) const LONGEST: usize = 64 * 1024;
 /// How often a line that is written over and over is shown.
 const DRAFTS: Duration = Duration::from_secs(1);
 
+/// The colours of ranks, as terminals number them: all but red, which is for what went wrong, black, white and grey.
+const COLOURS: [u8; 10] = [36, 33, 35, 32, 34, 96, 93, 95, 92, 94];
+
+/// How a stream's prefixes look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    Plain,
+    /// In the rank's colour.
+    Colour,
+    /// In the rank's colour, reversed: the other stream.
+    Reversed,
+}
+
 /// One stream of one rank.
 ///
 /// A carriage return takes back what the line holds, as on a terminal: what was written is a draft, of which the
@@ -15,6 +28,8 @@ const DRAFTS: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Lines {
     prefix: Vec<u8>,
+    /// What ends a line that may have changed the terminal's colours, so that it colours no other rank's.
+    reset: &'static [u8],
     line: Vec<u8>,
     /// A carriage return has been read after `line`, and it is not known yet what follows.
     returned: bool,
@@ -25,10 +40,17 @@ pub(super) struct Lines {
 
 impl Lines {
     /// The lines of one rank of so many.
-    pub(super) fn new(rank: usize, ranks: usize) -> Lines {
+    pub(super) fn new(rank: usize, ranks: usize, look: Look) -> Lines {
         let width = (ranks - 1).to_string().len();
+        let colour = COLOURS[rank % COLOURS.len()];
+        let prefix = match look {
+            Look::Plain => format!("[{rank:>width$}] "),
+            Look::Colour => format!("\x1b[{colour}m[{rank:>width$}]\x1b[0m "),
+            Look::Reversed => format!("\x1b[7;{colour}m[{rank:>width$}]\x1b[0m "),
+        };
         Lines {
-            prefix: format!("[{rank:>width$}] ").into_bytes(),
+            prefix: prefix.into_bytes(),
+            reset: if look == Look::Plain { b"" } else { b"\x1b[0m" },
             line: Vec::new(),
             returned: false,
             draft: Vec::new(),
@@ -102,6 +124,9 @@ impl Lines {
     fn show(&self, line: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(&self.prefix);
         out.extend_from_slice(line);
+        if line.contains(&0x1b) {
+            out.extend_from_slice(self.reset);
+        }
         out.push(b'\n');
     }
 }
@@ -112,7 +137,7 @@ mod tests {
 
     /// What is shown of bytes that come in pieces of this size.
     fn shown(bytes: &[u8], piece: usize) -> String {
-        let mut lines = Lines::new(2, 4);
+        let mut lines = Lines::new(2, 4, Look::Plain);
         let mut out = Vec::new();
         let now = Instant::now();
         bytes.chunks(piece).for_each(|piece| lines.push(piece, now, &mut out));
@@ -132,8 +157,25 @@ mod tests {
     #[test]
     fn numbers_are_aligned_and_bytes_stay_as_they_are() {
         let mut out = Vec::new();
-        Lines::new(7, 11).push(b"\xff\xfe\0\n", Instant::now(), &mut out);
+        Lines::new(7, 11, Look::Plain).push(b"\xff\xfe\0\n", Instant::now(), &mut out);
         assert_eq!(out, b"[ 7] \xff\xfe\0\n");
+    }
+
+    #[test]
+    fn colours_tell_ranks_and_streams_apart_and_leave_the_rank_s_own_as_they_are() {
+        let shown = |rank, look, bytes: &[u8]| {
+            let mut out = Vec::new();
+            Lines::new(rank, 20, look).push(bytes, Instant::now(), &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(shown(3, Look::Colour, b"a\n"), "\x1b[32m[ 3]\x1b[0m a\n");
+        assert_eq!(shown(3, Look::Reversed, b"a\n"), "\x1b[7;32m[ 3]\x1b[0m a\n");
+        assert_eq!(shown(13, Look::Colour, b"a\n"), "\x1b[32m[13]\x1b[0m a\n", "colours come again");
+        let own = b"\x1b[1;31mred\n";
+        assert_eq!(shown(0, Look::Colour, own), "\x1b[36m[ 0]\x1b[0m \x1b[1;31mred\x1b[0m\n");
+        assert_eq!(shown(0, Look::Plain, own), "[ 0] \x1b[1;31mred\n");
+        let all: std::collections::BTreeSet<u8> = COLOURS.into();
+        assert!(all.len() == COLOURS.len() && !all.contains(&31) && !all.contains(&91));
     }
 
     #[test]
@@ -154,7 +196,7 @@ mod tests {
             assert_eq!(shown(b"10%\r    \r20%", piece), "[2] 10%\n[2] 20%\n");
             assert_eq!(shown(b"10%\r20%\r30%\r", piece), "[2] 10%\n[2] 30%\n");
         }
-        let mut lines = Lines::new(0, 1);
+        let mut lines = Lines::new(0, 1, Look::Plain);
         let (start, mut out) = (Instant::now(), Vec::new());
         lines.push(b"1\r2\r3\r4", start, &mut out);
         assert_eq!((out.as_slice(), lines.due()), (&b"[0] 1\n"[..], Some(start + DRAFTS)));

@@ -87,6 +87,8 @@ pub struct Launch {
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     output: Output,
+    /// On standard output, and on standard error.
+    colours: (bool, bool),
     input: Input,
     heartbeat: Option<Duration>,
     timeout: Option<Duration>,
@@ -102,6 +104,7 @@ impl Launch {
             arguments: Vec::new(),
             environment: Vec::new(),
             output: Output::default(),
+            colours: (false, false),
             input: Input::default(),
             heartbeat: None,
             timeout: None,
@@ -137,6 +140,13 @@ impl Launch {
     /// Where the output goes. Default: [`Output::Prefixed`].
     pub fn output(mut self, output: Output) -> Self {
         self.output = output;
+        self
+    }
+
+    /// Whether prefixes have their ranks' colours, on standard output and on standard error, where they are reversed.
+    /// Only terminals understand them. Default: none.
+    pub fn colours(mut self, stdout: bool, stderr: bool) -> Self {
+        self.colours = (stdout, stderr);
         self
     }
 

@@ -3,7 +3,7 @@
 //! It may block where the streams' reader does not read; ranks that go on writing then wait in their turn. The
 //! thread that watches over the ranks does not.
 
-use super::lines::{LONGEST, Lines};
+use super::lines::{LONGEST, Lines, Look};
 use crate::error::{Error, Result};
 use crate::transport::control::{Bell, readiness, wait};
 use nix::errno::Errno;
@@ -39,10 +39,10 @@ pub(super) struct Streams(Vec<Source>);
 
 impl Streams {
     /// One more stream.
-    pub(super) fn add(&mut self, pipe: OwnedFd, to: To, rank: usize, ranks: usize) -> Result<()> {
+    pub(super) fn add(&mut self, pipe: OwnedFd, to: To, rank: usize, ranks: usize, look: Look) -> Result<()> {
         let set = |flags: OFlag| fcntl(&pipe, FcntlArg::F_SETFL(flags));
         set(OFlag::O_NONBLOCK).map_err(|error| Error::io("preparing a rank's pipe", error))?;
-        self.0.push(Source { pipe, to, lines: Lines::new(rank, ranks) });
+        self.0.push(Source { pipe, to, lines: Lines::new(rank, ranks, look) });
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use super::child::{Rank, World, free_port};
 use super::group::any_alive;
 use super::guard::Guard;
+use super::lines::Look;
 use super::pump::{Pump, Streams, To};
 use super::running::Shared;
 use super::{Failure, Launch, Outcome, Output, Signal, StartError, Status};
@@ -103,6 +104,8 @@ impl Supervisor {
     fn start_all(&mut self, world: &World<'_>) -> Result<(), StartError> {
         let size = world.launch.ranks;
         let mut streams = Streams::default();
+        let (on_stdout, on_stderr) = world.launch.colours;
+        let look = |colours, look| if colours { look } else { Look::Plain };
         for number in 0..size {
             let mut rank = world.start(number)?;
             let (stdout, stderr) = (rank.child.stdout.take(), rank.child.stderr.take());
@@ -110,10 +113,16 @@ impl Supervisor {
             self.shared.lock().groups.push(rank.group);
             self.ranks.push(rank);
             if let Some(pipe) = stdout {
-                streams.add(OwnedFd::from(pipe), To::Stdout, number, size)?;
+                streams.add(OwnedFd::from(pipe), To::Stdout, number, size, look(on_stdout, Look::Colour))?;
             }
             if let Some(pipe) = stderr {
-                streams.add(OwnedFd::from(pipe), To::Stderr, number, size)?;
+                streams.add(
+                    OwnedFd::from(pipe),
+                    To::Stderr,
+                    number,
+                    size,
+                    look(on_stderr, Look::Reversed),
+                )?;
             }
         }
         if world.launch.output == Output::Prefixed {

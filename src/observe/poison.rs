@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-type Waker = Box<dyn Fn() + Send + Sync>;
+/// Tells whether its sleeper is still there.
+type Sleeper = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// The failure of a group, as this rank knows it: nothing yet, or one [`Cause`] for ever.
 ///
@@ -15,7 +16,7 @@ type Waker = Box<dyn Fn() + Send + Sync>;
 pub struct Poison {
     word: AtomicBool,
     cause: OnceLock<Cause>,
-    wakers: Mutex<Vec<Waker>>,
+    wakers: Mutex<Vec<Sleeper>>,
 }
 
 impl Poison {
@@ -45,11 +46,16 @@ impl Poison {
         kept
     }
 
-    /// Adds a function to call when the cause is set; it is called at once where that has already happened.
-    pub fn on_set(&self, wake: impl Fn() + Send + Sync + 'static) {
+    /// Adds a function to call when the cause is set; it is called at once where that has already happened. It is also
+    /// called now and then for no reason, and forgotten once it says (`false`) that its sleeper is gone.
+    pub fn on_set(&self, wake: impl Fn() -> bool + Send + Sync + 'static) {
         let mut wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_set() {
             wake();
+        }
+        // Groups come and go in a world: each doubling looks who is left.
+        if wakers.len() == wakers.capacity() {
+            wakers.retain(|wake| wake());
         }
         wakers.push(Box::new(wake));
     }
@@ -86,6 +92,7 @@ mod tests {
         let count = Arc::clone(&woken);
         poison.on_set(move || {
             count.fetch_add(1, Ordering::SeqCst);
+            true
         });
         assert!(!poison.is_set());
         assert_eq!(poison.set(cause(3)).culprit, 3);
@@ -94,6 +101,7 @@ mod tests {
         let count = Arc::clone(&woken);
         poison.on_set(move || {
             count.fetch_add(100, Ordering::SeqCst);
+            true
         });
         assert!(woken.load(Ordering::SeqCst) >= 100, "a late sleeper is woken at once");
     }

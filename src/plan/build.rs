@@ -1,11 +1,12 @@
 //! What algorithms write plans with.
 
-use super::{Place, Plan, Span, Step};
+use super::{Place, Plan, Span, Step, Topology};
 use crate::collective::Request;
 use std::ops::Range;
 
 /// Collects the steps of one rank's plan.
 pub struct Builder<'a> {
+    topology: &'a Topology,
     request: &'a Request,
     rank: usize,
     slice: usize,
@@ -16,8 +17,16 @@ pub struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(request: &'a Request, rank: usize, slice: usize) -> Self {
-        Builder { request, rank, slice: slice.max(1), scratch: 0, most_scratch: 0, steps: Vec::new() }
+    pub(super) fn new(topology: &'a Topology, request: &'a Request, rank: usize, slice: usize) -> Self {
+        Builder {
+            topology,
+            request,
+            rank,
+            slice: slice.max(1),
+            scratch: 0,
+            most_scratch: 0,
+            steps: Vec::new(),
+        }
     }
 
     pub(super) fn finish(self, algorithm: &str) -> Plan {
@@ -29,6 +38,11 @@ impl<'a> Builder<'a> {
             slot: 0,
             steps: self.steps,
         }
+    }
+
+    /// Which ranks share a host.
+    pub fn topology(&self) -> &'a Topology {
+        self.topology
     }
 
     /// What the plan is for.
@@ -111,6 +125,13 @@ impl<'a> Builder<'a> {
         self.slices(std::slice::from_ref(&whole)).into_iter().flatten().collect()
     }
 
+    /// Cuts a message that is one block into portions of consecutive elements, such that the `parts`-th part of a
+    /// portion is at most a slice. There is one portion at least, and every rank cuts alike.
+    pub fn stretches(&self, parts: usize) -> Vec<Range<usize>> {
+        let whole = self.request.whole();
+        split_evenly(whole, whole.div_ceil(self.slice.saturating_mul(parts)).max(1))
+    }
+
     /// Adds a send.
     pub fn send(&mut self, range: Span, to: usize) {
         self.steps.push(Step::Send { range, to });
@@ -185,9 +206,10 @@ mod tests {
 
     #[test]
     fn slices_cover_every_block() {
+        let topology = Topology::default();
         let request = Request::new(Collective::AllReduce, 3, DType::F32, 0);
         for slice in [1, 2, 3, 7, usize::MAX] {
-            let builder = Builder::new(&request, 0, slice);
+            let builder = Builder::new(&topology, &request, 0, slice);
             let blocks = [0..5, 5..9, 9..9];
             let slices = builder.slices(&blocks);
             for (i, block) in blocks.iter().enumerate() {

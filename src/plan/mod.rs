@@ -14,14 +14,19 @@
 
 pub mod algorithm;
 mod build;
+pub mod cost;
+pub mod footprint;
 pub mod lower;
 pub mod select;
+pub mod simulate;
 mod step;
+mod topology;
 pub mod verify;
 
 pub use algorithm::Algorithm;
 pub use build::Builder;
 pub use step::{Place, Region, Span, Step};
+pub use topology::Topology;
 
 use crate::collective::{Counts, Request};
 use crate::error::{Error, Result};
@@ -81,7 +86,41 @@ impl Plan {
     /// # Ok::<(), ringfold::Error>(())
     /// ```
     pub fn generate(request: &Request, rank: usize, schedule: Schedule) -> Result<Plan> {
+        Plan::generate_on(&Topology::default(), request, rank, schedule)
+    }
+
+    /// The plan of `rank` of a group on several hosts. A pure function of its arguments; the topology is the same on
+    /// every rank.
+    ///
+    /// # Errors
+    /// As [`generate`](Plan::generate), and [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for the topology
+    /// of another number of ranks.
+    ///
+    /// ```
+    /// use ringfold::collective::{Collective, Request};
+    /// use ringfold::plan::{Algorithm, Plan, Schedule, Topology};
+    /// use ringfold::DType;
+    /// let request = Request::new(Collective::AllReduce, 4, DType::F32, 1000);
+    /// let schedule = Schedule::whole(Algorithm::named("hierarchical_ring")?);
+    /// let hosts = Topology::of_hosts(["a", "b", "a", "b"]);
+    /// let plan = Plan::generate_on(&hosts, &request, 0, schedule)?;
+    /// assert!(plan.steps.iter().all(|step| step.sends_to() != Some(3)), "rank 2 is nearer");
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    pub fn generate_on(
+        topology: &Topology,
+        request: &Request,
+        rank: usize,
+        schedule: Schedule,
+    ) -> Result<Plan> {
         request.validate()?;
+        if let Some(world) = topology.world().filter(|&world| world != request.world) {
+            return Err(Error::invalid(format!(
+                "the topology of {world} ranks for a group of {}",
+                request.world
+            ))
+            .remedy("name the host of every rank, in rank order"));
+        }
         let belongs_to_another = match request.counts {
             Counts::Pairwise { rank: owner, .. } | Counts::Messages { rank: owner, .. } => owner != rank,
             _ => false,
@@ -93,7 +132,7 @@ impl Plan {
             )));
         }
         schedule.algorithm.check(request)?;
-        let mut builder = Builder::new(request, rank, schedule.slice);
+        let mut builder = Builder::new(topology, request, rank, schedule.slice);
         if request.world == 1 {
             algorithm::alone(&mut builder);
         } else {

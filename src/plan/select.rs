@@ -1,11 +1,17 @@
 //! Which algorithm carries out a request, where nobody says: a table.
 //!
 //! Every rank must choose alike, so the table looks only at what is agreed: collective, bytes, world size and order.
-//! The limits are those measured over loopback TCP; a cost model takes their place when networks are measured.
+//! The default limits are those measured over loopback TCP for up to 8 ranks, and beyond those that
+//! [`simulate`](super::simulate) finds for networks of 10 to 128 Gbit/s with 15 to 30 us of delay. A table can be written by hand (`text`), or computed from the
+//! costs of a network (`predict`).
+
+mod predict;
+mod text;
 
 use super::{Algorithm, Schedule};
 use crate::collective::{Collective, Counts, Request};
 use crate::error::{Error, Result};
+use std::sync::LazyLock;
 
 /// One line of the table: up to so many bytes and so many ranks, this algorithm.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,61 +46,97 @@ pub struct Table {
     pub slice_bytes: usize,
 }
 
+/// Any number of bytes, or of ranks.
+const ANY: usize = usize::MAX;
+
+/// The most ranks that limits were measured with.
+const MEASURED: usize = 8;
+
 /// (collective, up to bytes, up to ranks, algorithm)
 const RULES: &[(Collective, usize, usize, &str)] = &[
-    (Collective::AllReduce, 32 << 10, usize::MAX, "recursive_doubling"),
+    (Collective::AllReduce, 32 << 10, ANY, "recursive_doubling"),
+    // Under fixed order, where the line above serves powers of two only.
+    (Collective::AllReduce, 32 << 10, ANY, "binomial_tree"),
     (Collective::AllReduce, 256 << 10, 2, "recursive_doubling"),
-    (Collective::AllReduce, 512 << 10, usize::MAX, "halving_doubling"),
-    (Collective::AllReduce, usize::MAX, usize::MAX, "ring"),
-    (Collective::AllReduce, usize::MAX, usize::MAX, "halving_doubling"),
-    (Collective::AllReduce, usize::MAX, usize::MAX, "binomial_tree"),
-    (Collective::Barrier, usize::MAX, usize::MAX, "recursive_doubling"),
-    (Collective::Reduce, 1 << 20, usize::MAX, "binomial_tree"),
-    (Collective::Reduce, usize::MAX, usize::MAX, "ring"),
-    (Collective::Reduce, usize::MAX, usize::MAX, "binomial_tree"),
+    (Collective::AllReduce, 512 << 10, ANY, "halving_doubling"),
+    // The more ranks, the more bytes it takes until a ring's many steps are worth it.
+    (Collective::AllReduce, 2 << 20, MEASURED, "ring"),
+    (Collective::AllReduce, 2 << 20, ANY, "halving_doubling"),
+    (Collective::AllReduce, 8 << 20, 12, "ring"),
+    (Collective::AllReduce, 8 << 20, ANY, "halving_doubling"),
+    (Collective::AllReduce, 32 << 20, 32, "ring"),
+    (Collective::AllReduce, 32 << 20, ANY, "halving_doubling"),
+    (Collective::AllReduce, 128 << 20, 64, "ring"),
+    (Collective::AllReduce, 128 << 20, ANY, "double_binary_tree"),
+    (Collective::AllReduce, ANY, 512, "ring"),
+    (Collective::AllReduce, ANY, ANY, "double_binary_tree"),
+    (Collective::AllReduce, ANY, ANY, "halving_doubling"),
+    (Collective::Barrier, ANY, ANY, "recursive_doubling"),
+    (Collective::Reduce, 64 << 10, ANY, "binomial_tree"),
+    (Collective::Reduce, 1 << 20, MEASURED, "binomial_tree"),
+    (Collective::Reduce, 1 << 20, ANY, "halving_doubling"),
+    (Collective::Reduce, ANY, MEASURED, "pipeline"),
+    (Collective::Reduce, ANY, ANY, "double_binary_tree"),
+    (Collective::Reduce, ANY, ANY, "halving_doubling"),
     (Collective::ReduceScatter, 256 << 10, 64, "halving_doubling"),
-    (Collective::ReduceScatter, usize::MAX, 8, "pairwise"),
-    (Collective::ReduceScatter, usize::MAX, usize::MAX, "ring"),
-    (Collective::ReduceScatter, usize::MAX, usize::MAX, "halving_doubling"),
-    (Collective::AllGather, 64 << 10, usize::MAX, "recursive_doubling"),
-    (Collective::AllGather, usize::MAX, usize::MAX, "ring"),
-    (Collective::Broadcast, 512 << 10, usize::MAX, "binomial_tree"),
-    (Collective::Broadcast, usize::MAX, usize::MAX, "ring"),
-    (Collective::Gather, 64 << 10, usize::MAX, "binomial_tree"),
-    (Collective::Gather, usize::MAX, usize::MAX, "direct"),
-    (Collective::Scatter, 64 << 10, usize::MAX, "binomial_tree"),
-    (Collective::Scatter, usize::MAX, usize::MAX, "direct"),
-    (Collective::AllToAll, usize::MAX, usize::MAX, "pairwise"),
+    (Collective::ReduceScatter, 1 << 20, 3, "pairwise"),
+    (Collective::ReduceScatter, ANY, MEASURED, "ring"),
+    // Everybody to everybody: as long as connections are few.
+    (Collective::ReduceScatter, 16 << 20, 128, "pairwise"),
+    (Collective::ReduceScatter, ANY, ANY, "ring"),
+    (Collective::ReduceScatter, ANY, ANY, "halving_doubling"),
+    (Collective::AllGather, 64 << 10, ANY, "recursive_doubling"),
+    (Collective::AllGather, 4 << 20, MEASURED, "ring"),
+    (Collective::AllGather, 4 << 20, ANY, "recursive_doubling"),
+    (Collective::AllGather, 32 << 20, 64, "ring"),
+    (Collective::AllGather, 32 << 20, ANY, "recursive_doubling"),
+    (Collective::AllGather, ANY, ANY, "ring"),
+    (Collective::Broadcast, 512 << 10, ANY, "binomial_tree"),
+    (Collective::Broadcast, ANY, 16, "pipeline"),
+    (Collective::Broadcast, ANY, ANY, "double_binary_tree"),
+    (Collective::Gather, 64 << 10, ANY, "binomial_tree"),
+    (Collective::Gather, ANY, ANY, "direct"),
+    (Collective::Scatter, 64 << 10, ANY, "binomial_tree"),
+    (Collective::Scatter, ANY, ANY, "direct"),
+    (Collective::AllToAll, ANY, 4, "pairwise"),
+    (Collective::AllToAll, 32 << 10, ANY, "bruck"),
+    (Collective::AllToAll, 1 << 20, 64, "pairwise"),
+    (Collective::AllToAll, 1 << 20, ANY, "bruck"),
+    (Collective::AllToAll, ANY, ANY, "pairwise"),
 ];
+
+/// What counts where a table says nothing.
+static DEFAULT: LazyLock<Table> = LazyLock::new(|| {
+    let rules = RULES
+        .iter()
+        .map(|&(collective, bytes, world, name)| Rule {
+            collective,
+            bytes,
+            world,
+            algorithm: Algorithm::named(name).expect("the table names algorithms that exist"),
+        })
+        .collect();
+    let mut table = Table { rules, slice_bytes: 1 << 20 };
+    table.sort();
+    table
+});
 
 impl Default for Table {
     fn default() -> Self {
-        let rules = RULES
-            .iter()
-            .map(|&(collective, bytes, world, name)| Rule {
-                collective,
-                bytes,
-                world,
-                algorithm: Algorithm::named(name).expect("the table names algorithms that exist"),
-            })
-            .collect();
-        Table { rules, slice_bytes: 1 << 20 }
+        DEFAULT.clone()
     }
 }
 
 impl Table {
-    /// The schedule for a request. The same on every rank that asks for the same.
+    /// The schedule for a request. The same on every rank that asks for the same. Where no rule fits, those of the default
+    /// table count.
     ///
     /// # Errors
     /// [`Unsupported`](crate::ErrorKind::Unsupported) where no rule's algorithm can do it.
     pub fn select(&self, request: &Request) -> Result<Schedule> {
-        let bytes = Table::agreed_bytes(request);
-        self.rules
-            .iter()
-            .filter(|rule| rule.collective == request.collective)
-            .filter(|rule| bytes <= rule.bytes && request.world <= rule.world)
-            .find(|rule| rule.algorithm.check(request).is_ok())
-            .map(|rule| self.schedule(request, rule.algorithm))
+        self.find(request)
+            .or_else(|| DEFAULT.find(request))
+            .map(|algorithm| self.schedule(request, algorithm))
             .ok_or_else(|| {
                 Error::unsupported(format!(
                     "no algorithm does {} among {} ranks in this order",
@@ -102,6 +144,16 @@ impl Table {
                 ))
                 .remedy("ask for the default order")
             })
+    }
+
+    fn find(&self, request: &Request) -> Option<Algorithm> {
+        let bytes = Table::agreed_bytes(request);
+        self.rules
+            .iter()
+            .filter(|rule| rule.collective == request.collective)
+            .filter(|rule| bytes <= rule.bytes && request.world <= rule.world)
+            .find(|rule| rule.algorithm.supports(request))
+            .map(|rule| rule.algorithm)
     }
 
     /// The bytes that all ranks know of, and choices may depend on: of the whole message, or of the concatenation
@@ -115,7 +167,7 @@ impl Table {
             }
             _ => request.whole(),
         };
-        elements.saturating_mul(request.dtype.size())
+        elements.saturating_mul(request.element_size())
     }
 
     /// A schedule for what needs none: messages.
@@ -125,7 +177,7 @@ impl Table {
 
     /// The schedule for an algorithm that somebody has chosen.
     pub fn schedule(&self, request: &Request, algorithm: Algorithm) -> Schedule {
-        Schedule { algorithm, slice: (self.slice_bytes / request.dtype.size()).max(1) }
+        Schedule { algorithm, slice: (self.slice_bytes / request.element_size()).max(1) }
     }
 }
 
@@ -150,18 +202,45 @@ mod tests {
     }
 
     #[test]
+    fn many_ranks_do_not_go_round_a_ring_for_little() {
+        let table = Table::default();
+        for (world, bytes, name) in [
+            (8, 1 << 20, "ring"),
+            (64, 1 << 20, "halving_doubling"),
+            (16, 16 << 20, "ring"),
+            (64, 16 << 20, "halving_doubling"),
+            (512, 64 << 20, "double_binary_tree"),
+            (512, 1 << 30, "ring"),
+            (10_000, 1 << 30, "double_binary_tree"),
+        ] {
+            let request = Request::new(Collective::AllReduce, world, DType::F32, bytes / 4);
+            assert_eq!(
+                table.select(&request).unwrap().algorithm.name(),
+                name,
+                "{world} ranks, {bytes} bytes"
+            );
+        }
+    }
+
+    #[test]
     fn fixed_order_is_found_for_sums_of_any_number_of_ranks() {
         let table = Table::default();
-        for world in 1..20 {
-            let mut request = Request::new(Collective::AllReduce, world, DType::F32, 1 << 20);
+        let chosen = |collective, world, bytes: usize| {
+            let mut request = Request::new(collective, world, DType::F32, bytes / 4);
             request.order = Order::Fixed;
-            let chosen = table.select(&request).unwrap().algorithm.name();
-            let expected = match world {
-                1 | 2 => "ring",
-                _ if world.is_power_of_two() => "halving_doubling",
-                _ => "binomial_tree",
-            };
-            assert_eq!(chosen, expected, "{world} ranks");
+            table.select(&request).unwrap().algorithm.name()
+        };
+        for world in 1..20 {
+            for collective in [Collective::AllReduce, Collective::Reduce, Collective::ReduceScatter] {
+                for bytes in [0, 8, 1 << 10, 1 << 20, 1 << 24] {
+                    chosen(collective, world, bytes);
+                }
+            }
+            // Fixed order is not a ring's, nor a double tree's, but for two ranks.
+            let large = if world <= 2 { "ring" } else { "halving_doubling" };
+            assert_eq!(chosen(Collective::AllReduce, world, 4 << 20), large, "{world} ranks");
         }
+        assert_eq!(chosen(Collective::AllReduce, 8, 8), "recursive_doubling");
+        assert_eq!(chosen(Collective::AllReduce, 6, 8), "binomial_tree");
     }
 }

@@ -1,8 +1,10 @@
 //! How elements are combined: the operations, a scalar oracle, and kernels behind a run-time table.
 
+mod custom;
 mod kernels;
 mod op;
 pub mod oracle;
 
-pub use kernels::{Kernels, kernels};
+pub use custom::{CustomOp, Reduction, Signature, WIDEST};
+pub use kernels::{InstructionSet, Kernels, kernels};
 pub use op::ReduceOp;

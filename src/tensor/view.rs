@@ -250,6 +250,11 @@ impl<'a> TensorMut<'a> {
         TensorMut { pointer, layout: Layout::flat(dtype, 0), memory: PhantomData }
     }
 
+    /// The same view for a shorter time.
+    pub fn reborrow(&mut self) -> TensorMut<'_> {
+        TensorMut { pointer: self.pointer, layout: self.layout.clone(), memory: PhantomData }
+    }
+
     /// The address of the first element.
     pub fn pointer(&mut self) -> *mut u8 {
         self.pointer

@@ -8,7 +8,7 @@
 use super::verdict::judge;
 use super::{Channel, Direction, Interest, LinkFault, Transport};
 use crate::error::{Cause, CauseKind};
-use crate::observe::{Poison, Time};
+use crate::observe::{Poison, Time, Waker};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io::{IoSlice, Read};
@@ -42,17 +42,53 @@ pub fn channel_with(world: usize, capacity: usize) -> Vec<ChannelTransport> {
         origin: Instant::now(),
         spins: if world <= cpus { SPINS } else { 0 },
         queues: Mutex::default(),
-        seats: (0..world).map(|_| Seat::new()).collect(),
+        seats: (0..world).map(|number| Seat::new(number, Arc::default())).collect(),
         gathered: Mutex::new(Gathered::Nothing),
+        root: None,
+        children: Mutex::default(),
     });
-    (0..world)
-        .map(|rank| ChannelTransport {
-            rank,
-            outgoing: (0..world).map(|_| Vec::new()).collect(),
-            incoming: (0..world).map(|_| Vec::new()).collect(),
-            hub: Arc::clone(&hub),
-        })
-        .collect()
+    (0..world).map(|rank| ChannelTransport::new(rank, &hub)).collect()
+}
+
+/// A group of threads, as the place where groups of some of them come from.
+#[derive(Clone)]
+pub struct Family {
+    hub: Arc<Hub>,
+}
+
+impl Family {
+    /// The end of one rank of a group within this one, which all members make with the same `key` and list of members
+    /// (numbers here, in the order of their ranks there), each once. Causes that come of it are the world's, and name
+    /// ranks by their numbers in the world.
+    pub fn child(&self, key: u64, members: &[usize], rank: usize) -> ChannelTransport {
+        let mut children = lock(&self.hub.children);
+        let (child, left) = children.entry(key).or_insert_with(|| {
+            let seats = members.iter().map(|&member| &self.hub.seats[member]);
+            let child = Hub {
+                capacity: self.hub.capacity,
+                origin: self.hub.origin,
+                spins: self.hub.spins,
+                queues: Mutex::default(),
+                seats: seats.map(|seat| Seat::new(seat.number, Arc::clone(&seat.poison))).collect(),
+                gathered: Mutex::new(Gathered::Nothing),
+                root: Some(Arc::clone(self.hub.root.as_ref().unwrap_or(&self.hub))),
+                children: Mutex::default(),
+            };
+            (Arc::new(child), members.len())
+        });
+        let transport = ChannelTransport::new(rank, child);
+        *left -= 1;
+        if *left == 0 {
+            children.remove(&key);
+        }
+        transport
+    }
+}
+
+impl fmt::Debug for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Family").field("world", &self.hub.seats.len()).finish_non_exhaustive()
+    }
 }
 
 /// One rank's end of a world of threads. See [`channel`].
@@ -74,6 +110,10 @@ struct Hub {
     queues: Mutex<HashMap<(usize, usize, Channel), Arc<Queue>>>,
     seats: Vec<Seat>,
     gathered: Mutex<Gathered>,
+    /// The hub of the whole world, of which this is a part; none where it is the whole.
+    root: Option<Arc<Hub>>,
+    /// Groups within this one that not all members have taken their ends of, and how many are left.
+    children: Mutex<HashMap<u64, (Arc<Hub>, usize)>>,
 }
 
 /// What the hub knows of a failure.
@@ -86,7 +126,11 @@ enum Gathered {
 
 /// What others can see of a rank.
 struct Seat {
+    /// The rank's number in the world.
+    number: usize,
     bell: Arc<Bell>,
+    /// Somebody wants this rank to look again: ends the present wait, or else the next.
+    nudged: Arc<AtomicBool>,
     poison: Arc<Poison>,
     presence: AtomicU8,
 }
@@ -137,12 +181,11 @@ impl Bell {
 }
 
 impl Seat {
-    fn new() -> Self {
+    fn new(number: usize, poison: Arc<Poison>) -> Self {
         let bell = Arc::new(Bell::default());
-        let poison = Arc::new(Poison::new());
-        let woken = Arc::clone(&bell);
-        poison.on_set(move || woken.ring());
-        Seat { bell, poison, presence: AtomicU8::new(PRESENT) }
+        let woken = Arc::downgrade(&bell);
+        poison.on_set(move || woken.upgrade().map(|bell| bell.ring()).is_some());
+        Seat { number, bell, nudged: Arc::default(), poison, presence: AtomicU8::new(PRESENT) }
     }
 }
 
@@ -156,6 +199,9 @@ impl Hub {
     }
 
     fn report(self: &Arc<Self>, cause: Cause) {
+        if let Some(root) = &self.root {
+            return root.report(cause);
+        }
         let mut gathered = lock(&self.gathered);
         *gathered = match std::mem::replace(&mut *gathered, Gathered::Decided) {
             Gathered::Decided => return,
@@ -219,6 +265,21 @@ fn find(
 }
 
 impl ChannelTransport {
+    fn new(rank: usize, hub: &Arc<Hub>) -> Self {
+        let world = hub.seats.len();
+        ChannelTransport {
+            rank,
+            outgoing: (0..world).map(|_| Vec::new()).collect(),
+            incoming: (0..world).map(|_| Vec::new()).collect(),
+            hub: Arc::clone(hub),
+        }
+    }
+
+    /// Where groups of some of these ranks come from.
+    pub fn family(&self) -> Family {
+        Family { hub: Arc::clone(&self.hub) }
+    }
+
     /// This rank's failure word, set when the hub's verdict is in. To be set by an abort as well.
     pub fn poison(&self) -> Arc<Poison> {
         Arc::clone(&self.hub.seats[self.rank].poison)
@@ -319,7 +380,10 @@ impl Transport for ChannelTransport {
         let hub = Arc::clone(&self.hub);
         let seat = &hub.seats[self.rank];
         let seen = seat.bell.rings.load(Ordering::SeqCst);
-        if seat.poison.is_set() || interests.iter().any(|i| self.may_progress(i)) {
+        if seat.nudged.swap(false, Ordering::SeqCst)
+            || seat.poison.is_set()
+            || interests.iter().any(|i| self.may_progress(i))
+        {
             return;
         }
         let limit = match until {
@@ -330,6 +394,15 @@ impl Transport for ChannelTransport {
             },
         };
         seat.bell.sleep(seen, limit);
+    }
+
+    fn waker(&self) -> Waker {
+        let seat = &self.hub.seats[self.rank];
+        let (bell, nudged) = (Arc::clone(&seat.bell), Arc::clone(&seat.nudged));
+        Arc::new(move || {
+            nudged.store(true, Ordering::SeqCst);
+            bell.ring();
+        })
     }
 
     fn now(&self) -> Time {
@@ -354,12 +427,13 @@ impl Drop for ChannelTransport {
         let panicked = thread::panicking();
         self.hub.seats[self.rank].presence.store(if panicked { PANICKED } else { LEFT }, Ordering::SeqCst);
         if panicked {
+            let number = self.hub.seats[self.rank].number;
             self.hub.report(Cause {
                 generation: 0,
                 sequence: Cause::NO_SEQUENCE,
                 kind: CauseKind::UserPanic,
-                culprit: self.rank,
-                reporter: self.rank,
+                culprit: number,
+                reporter: number,
                 detail: "its thread panicked".into(),
             });
         }

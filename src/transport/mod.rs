@@ -13,7 +13,7 @@ pub(crate) mod verdict;
 pub use exchange::Exchange;
 
 use crate::error::{Cause, CauseKind};
-use crate::observe::Time;
+use crate::observe::{Time, Waker};
 use std::io::IoSlice;
 
 /// One of the independent byte streams between a pair of ranks.
@@ -58,6 +58,15 @@ pub struct LinkFault {
     pub detail: String,
 }
 
+/// How many connections a transport has had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Links {
+    /// Those that were made, by either side.
+    pub made: u64,
+    /// How many peers have ended one.
+    pub lost: u64,
+}
+
 /// Byte streams between the ranks of a world, driven by one thread that never blocks but in [`wait`](Transport::wait).
 ///
 /// Per (pair, channel, direction) the bytes arrive in order, each once. A call may move any part of what it was
@@ -81,6 +90,9 @@ pub trait Transport: Send {
     /// return for no reason.
     fn wait(&mut self, interests: &[Interest], until: Time);
 
+    /// What makes a present call of [`wait`](Transport::wait), or else the next one, return at once.
+    fn waker(&self) -> Waker;
+
     /// The clock that deadlines are measured by.
     fn now(&self) -> Time;
 
@@ -93,4 +105,9 @@ pub trait Transport: Send {
 
     /// What the group has agreed to call its first failure, if it has failed.
     fn verdict(&self) -> Option<Cause>;
+
+    /// The connections so far: none where ranks need none.
+    fn links(&self) -> Links {
+        Links::default()
+    }
 }

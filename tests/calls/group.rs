@@ -2,17 +2,18 @@
 
 use super::call::{Call, DEADLINE, Job, Shape, Tensors};
 use super::memory::Memory;
+use super::started::Starting;
 use super::value::with_type;
 use ringfold::backend::{Backend, Buffers, Operation, Planned, Progress, Ticket};
 use ringfold::collective::Request;
 use ringfold::error::Cause;
 use ringfold::observe::{Poison, Time};
 use ringfold::plan::select::Table;
-use ringfold::plan::{Algorithm, Schedule};
+use ringfold::plan::{Algorithm, Schedule, Topology};
 use ringfold::tensor::{Device, Element, TensorMut, TensorRef};
 use ringfold::transport::Transport;
 use ringfold::transport::channel::channel_with;
-use ringfold::transport::tcp::{TcpSetup, TcpTransport};
+use ringfold::transport::tcp::{Seat, TcpSetup, TcpTransport};
 use ringfold::{Check, Collective, Communicator, Config, Options, Result};
 use std::collections::VecDeque;
 use std::net::TcpListener;
@@ -39,9 +40,13 @@ pub struct Way {
 /// Every backend there is, in the ways in which it can be had.
 pub const WAYS: &[Way] = &[
     Way { name: "channel", form: |world| Box::new(Communicator::local(world)) },
-    Way { name: "channel with tiny queues, staging and slices", form: |world| Box::new(tiny(world)) },
+    Way {
+        name: "channel with tiny queues, staging and slices, on three hosts",
+        form: |world| Box::new(tiny(world)),
+    },
     Way { name: "tcp", form: |world| Box::new(connected(world)) },
-    Way { name: "tcp with small staging and slices", form: |world| Box::new(tcp(world)) },
+    Way { name: "tcp with small staging and slices, on hosts of two", form: |world| Box::new(tcp(world)) },
+    Way { name: "channel, started", form: |world| Box::new(starting(Communicator::local(world))) },
 ];
 
 /// Runs one call on all ranks.
@@ -51,7 +56,7 @@ pub fn run_one(group: &mut dyn Group, jobs: Vec<Job>) -> Vec<Done> {
 }
 
 /// A rank that is driven by a thread of its own.
-trait Member: Send {
+pub trait Member: Send {
     fn call(&mut self, job: &mut Job) -> Result<()>;
 }
 
@@ -226,6 +231,10 @@ impl<T: Transport> PlannedRank<T> {
         PlannedRank { backend: Planned::new(name, transport, 0, 0, staging), rank, world, table, sequence: 0 }
     }
 
+    pub fn on(self, topology: Topology) -> Self {
+        PlannedRank { backend: self.backend.on(topology), ..self }
+    }
+
     fn schedule(&self, request: &Request, call: &Call) -> Result<Schedule> {
         match call.algorithm {
             _ if call.collective == Collective::SendRecv => {
@@ -324,14 +333,21 @@ impl<T: Transport> Group for Turns<T> {
     }
 }
 
-/// Threads' queues of a few bytes, staging buffers of a few elements, slices of a few elements.
+fn starting(communicators: Vec<Communicator>) -> Vec<Starting> {
+    communicators.into_iter().map(Starting::new).collect()
+}
+
+/// Threads' queues of a few bytes, staging buffers of a few elements, slices of a few elements; the ranks are dealt to
+/// three hosts.
 fn tiny(world: usize) -> Turns<impl Transport> {
     let ends = channel_with(world, 1 + world * 5 % 7);
+    let hosts = Topology::of_hosts((0..world).map(|rank| rank % 3));
     Turns(
         ends.into_iter()
             .map(|end| {
                 let staging = 8 + (end.rank() * 13 + world) % 56;
-                PlannedRank::new("channel", end, staging, Table { slice_bytes: 40, ..Table::default() })
+                let table = Table { slice_bytes: 40, ..Table::default() };
+                PlannedRank::new("channel", end, staging, table).on(hosts.clone())
             })
             .collect(),
     )
@@ -355,10 +371,12 @@ pub fn connected(world: usize) -> Vec<Communicator> {
     })
 }
 
-/// The planned backend over loopback sockets, with a thread for each rank.
+/// The planned backend over loopback sockets, with a thread for each rank and two ranks a host.
 fn tcp(world: usize) -> Vec<PlannedRank<TcpTransport>> {
     let table = Table { slice_bytes: 1000, ..Table::default() };
-    tcp_transports(world).into_iter().map(|end| PlannedRank::new("tcp", end, 100, table.clone())).collect()
+    let hosts = Topology::even(world, 2);
+    let rank = |end| PlannedRank::new("tcp", end, 100, table.clone()).on(hosts.clone());
+    tcp_transports(world).into_iter().map(rank).collect()
 }
 
 /// What a control plane does between processes: gathers reports for a moment, merges them, tells all ranks.
@@ -405,7 +423,7 @@ pub fn tcp_transports(world: usize) -> Vec<TcpTransport> {
             generation: 0,
             world_id,
             communicator: 0,
-            listener,
+            seat: Seat::new(listener).expect("an eventfd can be had"),
             peers: peers.clone(),
             poison,
             report: Box::new(move |cause| hub.report(cause.clone())),

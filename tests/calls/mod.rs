@@ -8,4 +8,5 @@ pub mod group;
 pub mod memory;
 pub mod oracle;
 pub mod pairwise;
+pub mod started;
 pub mod value;

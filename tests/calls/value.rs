@@ -13,6 +13,8 @@ pub enum Draw {
     Exact(ReduceOp),
     /// To be reduced with a result that depends on the order.
     Rough,
+    /// To be summed up with large terms that cancel, so that nearly every other order has other bits.
+    Cancelling,
 }
 
 /// An element with its arithmetic written from the definition.
@@ -70,6 +72,10 @@ macro_rules! floats {
                     Draw::Rough => {
                         let scale = $wide::from([0.125f32, 1.0, 1.0, 16.0][random.usize(..4)]);
                         narrow((random.$wide() - 0.5) * scale)
+                    }
+                    Draw::Cancelling => {
+                        let large = [1024.0, -1024.0, 96.0, -96.0, 0.0, 0.0][random.usize(..6)];
+                        narrow($wide::from(large as f32) + random.$wide() - 0.5)
                     }
                     Draw::Exact(ReduceOp::Prod) => {
                         narrow($wide::from([1.0f32, -1.0, 2.0, -2.0, 0.5, -0.5, 1.0, 0.25][random.usize(..8)]))

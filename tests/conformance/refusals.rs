@@ -87,6 +87,9 @@ const WRONG: &[Wrong] = &[
     ("a ring in the fixed order", Unsupported, |c, _, o| {
         c.with(algorithm("ring").order(Order::Fixed)).all_reduce(o, SUM)
     }),
+    ("bruck for blocks of different lengths", Unsupported, |c, i, o| {
+        c.with(algorithm("bruck")).all_to_all_v(i, &[1, 2, 3], o, &[1, 2, 3])
+    }),
     ("a message to nobody", InvalidArgument, |c, i, _| c.send(i, WORLD)),
     ("a message from nobody", InvalidArgument, |c, _, o| c.recv(o, WORLD)),
     ("a message to itself that nobody receives", InvalidArgument, |c, i, _| c.send(i, 1)),

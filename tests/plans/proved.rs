@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 use ringfold::collective::Collective;
+use ringfold::plan::Algorithm;
 use ringfold::plan::verify::Case;
-use ringfold::plan::{Algorithm, Plan, Schedule};
 
 fn cases(worlds: impl Iterator<Item = usize> + Clone) -> Vec<Case> {
     Algorithm::all()
@@ -38,8 +38,7 @@ const MOST_STEPS: usize = 2_500_000;
 
 /// About how many steps a case has: those of the first and the last rank and the root are taken for typical.
 fn steps(case: &Case) -> usize {
-    let schedule = Schedule { algorithm: case.algorithm, slice: case.slice };
-    let of = |rank: usize| Plan::generate(&case.request(rank), rank, schedule).unwrap().steps.len();
+    let of = |rank: usize| case.plan(rank).unwrap().steps.len();
     of(case.root) + (of(0) + of(case.world - 1)) / 2 * case.world
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Times are limits against hanging: nothing is asserted to be quick, since the machine may be busy.
 
+mod colours;
 mod ending;
 mod group;
 mod library;

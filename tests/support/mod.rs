@@ -138,3 +138,9 @@ impl Raw {
         raw
     }
 }
+
+/// Communicators over TCP, as processes would have them.
+pub(crate) fn communicators(world: usize) -> Vec<ringfold::Communicator> {
+    let store = free_address();
+    on_ranks(world, |rank| ringfold::Communicator::connect(&config(rank, world).with_store(&*store)).unwrap())
+}

@@ -6,3 +6,4 @@ mod sim;
 mod suite;
 mod tcp;
 mod tcp_intruders;
+mod tcp_lines;

@@ -4,7 +4,7 @@ use super::program::{Program, Step, Stream, await_verdict};
 use super::suite::{Rank, contract};
 use ringfold::error::{Cause, CauseKind, ErrorKind};
 use ringfold::observe::{Poison, Time};
-use ringfold::transport::tcp::{TcpSetup, TcpTransport};
+use ringfold::transport::tcp::{Seat, TcpSetup, TcpTransport};
 use ringfold::transport::{Channel, Direction, Interest, Transport};
 use std::io::IoSlice;
 use std::net::{SocketAddr, TcpListener};
@@ -31,7 +31,7 @@ pub(crate) fn setup(rank: usize, listener: TcpListener, peers: &[SocketAddr]) ->
         generation: 0,
         world_id: WORLD_ID,
         communicator: 0,
-        listener,
+        seat: Seat::new(listener).unwrap(),
         peers: peers.to_vec(),
         poison: Arc::new(Poison::new()),
         report: Box::new(|_| {}),

@@ -187,7 +187,7 @@ fn an_early_end_in_mid_frame_is_a_fault_behind_what_came() {
 }
 
 #[test]
-fn a_reset_in_mid_frame_is_a_death() {
+fn a_reset_in_mid_frame_breaks_the_link() {
     let (mut transport, address, _peer) = alone();
     let stream = client(address, &spoken(100, &[5; 60]));
     let mut into = [0; 60];
@@ -198,7 +198,7 @@ fn a_reset_in_mid_frame_is_a_death() {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
     drop(stream);
     let (bytes, fault) = receive(&mut transport);
-    assert_eq!((bytes.len(), fault.kind), (0, CauseKind::PeerDead), "{fault:?}");
+    assert_eq!((bytes.len(), fault.kind), (0, CauseKind::Unreachable), "{fault:?}");
 }
 
 #[test]
@@ -335,6 +335,6 @@ fn a_killed_reader_is_noticed_by_its_sender() {
     let mut program = Program::new(0, 1 << 16, vec![Stream::send(1, C, usize::MAX >> 1)]);
     assert_eq!(program.run(&mut transport), Step::Done);
     let fault = program.streams[0].fault.clone().unwrap();
-    assert_eq!(fault.kind, CauseKind::PeerDead, "{fault:?}");
+    assert_eq!(fault.kind, CauseKind::Unreachable, "{fault:?}");
     reader.join().unwrap();
 }

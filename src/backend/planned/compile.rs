@@ -1,10 +1,10 @@
 //! Lowered plans in the form that the lanes run, and their cache.
 
-use super::super::cannot;
+use super::super::{Meter, cannot};
 use crate::collective::{Collective, Counts, Request};
 use crate::error::{Error, Result};
 use crate::plan::lower::{Dependency, Lane, Lowered, lower};
-use crate::plan::{Place, Plan, Schedule, Span, Step};
+use crate::plan::{Place, Plan, Schedule, Span, Step, Topology};
 use lru::LruCache;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ pub(super) struct Compiled {
 
 impl Compiled {
     fn new(lowered: &Lowered, schedule: Option<Schedule>) -> Result<Self> {
-        let size = lowered.plan.request.dtype.size();
+        let size = lowered.plan.request.element_size();
         let tasks = lowered
             .tasks
             .iter()
@@ -132,6 +132,7 @@ fn action(step: &Step, size: usize) -> Result<Action> {
 /// The plans that this rank has run lately, by request and schedule.
 pub(super) struct Plans {
     rank: usize,
+    pub(super) topology: Topology,
     cache: LruCache<(Request, Schedule), Arc<Compiled>, rustc_hash::FxBuildHasher>,
     /// The last one: training loops ask for few things again and again.
     last: Option<(Request, Schedule, Arc<Compiled>)>,
@@ -142,22 +143,40 @@ const KEPT: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
 impl Plans {
     pub(super) fn new(rank: usize) -> Self {
-        Plans { rank, cache: LruCache::with_hasher(KEPT, rustc_hash::FxBuildHasher), last: None }
+        Plans {
+            rank,
+            topology: Topology::default(),
+            cache: LruCache::with_hasher(KEPT, rustc_hash::FxBuildHasher),
+            last: None,
+        }
     }
 
     /// The plan for a request, made if it is not there.
-    pub(super) fn get(&mut self, request: &Request, schedule: Schedule) -> Result<Arc<Compiled>> {
+    pub(super) fn get(
+        &mut self,
+        request: &Request,
+        schedule: Schedule,
+        meter: &Meter,
+    ) -> Result<Arc<Compiled>> {
         if let Some((last_request, last_schedule, plan)) = &self.last
             && last_request == request
             && *last_schedule == schedule
         {
+            meter.plans_found.add(1);
             return Ok(Arc::clone(plan));
         }
         let key = (request.clone(), schedule);
         let plan = match self.cache.get(&key) {
-            Some(plan) => Arc::clone(plan),
+            Some(plan) => {
+                meter.plans_found.add(1);
+                Arc::clone(plan)
+            }
             None => {
                 let plan = Arc::new(self.make(request, schedule)?);
+                meter.plans_made.add(1);
+                let (collective, bytes) = (request.collective.as_str(), request.bytes(self.rank));
+                let (algorithm, slice) = (schedule.algorithm.name(), schedule.slice);
+                tracing::debug!(rank = self.rank, collective, bytes, algorithm, slice, "made a plan");
                 self.cache.put(key, Arc::clone(&plan));
                 plan
             }
@@ -172,7 +191,7 @@ impl Plans {
             let lowered = lower(messages(request, self.rank)?)?;
             return Compiled::new(&lowered, None).map_err(at_rank);
         }
-        let plan = Plan::generate(request, self.rank, schedule).map_err(at_rank)?;
+        let plan = Plan::generate_on(&self.topology, request, self.rank, schedule).map_err(at_rank)?;
         Compiled::new(&lower(plan)?, Some(schedule)).map_err(at_rank)
     }
 }

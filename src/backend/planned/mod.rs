@@ -16,12 +16,14 @@ mod compile;
 mod knock;
 mod settle;
 mod state;
+mod watched;
 
-use super::{Backend, Operation, Progress, Ticket};
+use super::{Backend, Meter, Operation, Pieces, Progress, Ticket};
 use crate::collective::{Collective, Counts, Fingerprint, Request};
 use crate::error::{Cause, CauseKind, Error, Result};
-use crate::observe::Time;
-use crate::plan::Schedule;
+use crate::observe::trace::Tracer;
+use crate::observe::{Time, Waker};
+use crate::plan::{Schedule, Topology};
 use crate::transport::{Channel, Direction, Interest, Transport};
 use agree::Agreement;
 use compile::{Compiled, Plans};
@@ -31,13 +33,16 @@ use state::{Moved, State, Trouble};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
+use watched::Watched;
 
 /// Runs verified plans over any transport.
 pub struct Planned<T: Transport> {
     name: &'static str,
     generation: u32,
     communicator: u32,
-    transport: T,
+    /// The ranks' numbers in the world, by which causes and errors name them; none where they are the same.
+    numbers: Option<Arc<[usize]>>,
+    transport: Watched<T>,
     plans: Plans,
     queue: VecDeque<Queued>,
     running: Option<Running>,
@@ -64,6 +69,7 @@ struct Queued {
     ticket: Ticket,
     operation: Operation,
     plan: Arc<Compiled>,
+    submitted: Time,
     deadline: Time,
 }
 
@@ -100,8 +106,9 @@ impl<T: Transport> Planned<T> {
             name,
             generation,
             communicator,
+            numbers: None,
             plans: Plans::new(transport.rank()),
-            transport,
+            transport: Watched::new(transport),
             queue: VecDeque::new(),
             running: None,
             state: State::new(staging),
@@ -119,22 +126,59 @@ impl<T: Transport> Planned<T> {
         }
     }
 
+    /// The same as a group within a world, whose ranks have these numbers there: causes and errors name them by these.
+    pub fn among(mut self, numbers: Arc<[usize]>) -> Self {
+        self.numbers = Some(numbers);
+        self
+    }
+
+    /// A rank's number in the world.
+    fn number(&self, rank: usize) -> usize {
+        self.numbers.as_ref().map_or(rank, |numbers| numbers[rank])
+    }
+
+    /// This rank's number in the world.
+    fn me(&self) -> usize {
+        self.number(self.transport.rank())
+    }
+
+    /// Tells which ranks share a host, before the first operation. Every rank must say the same: where they differ, the
+    /// first collective is a mismatch.
+    #[must_use]
+    pub fn on(mut self, topology: Topology) -> Self {
+        self.history = topology.hash();
+        self.plans.topology = topology;
+        self
+    }
+
     /// Makes the plan of a request before it is asked for, or finds it in the cache.
     ///
     /// # Errors
     /// As [`submit`](Backend::submit).
     pub fn prepare(&mut self, request: &Request, schedule: Schedule) -> Result<()> {
-        self.plans.get(request, schedule).map(|_| ())
+        self.plans.get(request, schedule, &self.transport.meter).map(|_| ())
     }
 
     /// The transport underneath.
     pub fn transport(&self) -> &T {
-        &self.transport
+        &self.transport.inner
+    }
+
+    /// The same with a trace, into which every operation is written.
+    pub fn traced(mut self, tracer: Option<Arc<Tracer>>) -> Self {
+        let world = self.transport.world();
+        if let Some(tracer) = &tracer {
+            tracer.communicator(self.communicator, self.transport.rank(), world);
+        }
+        self.transport.trace(Meter::traced(world, tracer));
+        self
     }
 
     /// Takes the next operation from the queue.
     fn start_next(&mut self) {
         let Some(queued) = self.queue.pop_front() else { return };
+        self.transport.begin();
+        let meter = &self.transport.meter;
         let request = queued.operation.request();
         let mut fingerprint = Fingerprint {
             generation: self.generation,
@@ -145,6 +189,7 @@ impl<T: Transport> Planned<T> {
             slice: queued.plan.slice,
             ..Fingerprint::of(request)
         };
+        fingerprint.counts_hash ^= queued.operation.pieces().map_or(0, Pieces::layout);
         let channel = match request.collective {
             Collective::SendRecv => Channel::POINT_TO_POINT,
             _ => Channel::COLLECTIVE,
@@ -156,6 +201,7 @@ impl<T: Transport> Planned<T> {
         let agreement = (queued.operation.strict() && request.world > 1 && channel == Channel::COLLECTIVE)
             .then(|| Agreement::new(self.transport.rank(), request.world, fingerprint));
         self.state.start(&queued.plan, &queued.operation, channel, |peer, sends| {
+            if sends { &meter.messages_sent } else { &meter.messages_received }.add(1);
             let mut fingerprint = fingerprint;
             fingerprint.pair_count = match &request.counts {
                 Counts::Pairwise { send, receive, .. } => {
@@ -178,6 +224,7 @@ impl<T: Transport> Planned<T> {
             }
             fingerprint
         });
+        meter.scratch_bytes.set(self.state.held() as u64);
         self.look_at = Time::NEVER;
         self.look_after = FIRST_LOOK;
         self.running = Some(Running { queued, fingerprint, agreement, settling: None });
@@ -185,32 +232,42 @@ impl<T: Transport> Planned<T> {
 
     /// Ends the running operation.
     fn finish(&mut self, result: Result<()>) -> Progress {
-        let running = self.running.take().expect("an operation is running");
-        Progress::Done(running.queued.ticket, result)
+        let queued = self.running.take().expect("an operation is running").queued;
+        self.state.end();
+        self.transport.end(self.communicator, &queued.operation, queued.submitted, &result);
+        if let Err(error) = &result {
+            queued.operation.span().record("error", tracing::field::display(error));
+        }
+        Progress::Done(queued.ticket, result)
     }
 
     /// Ends the running operation with the group's cause, which every later one will meet too.
     fn fail(&mut self, cause: Cause) -> Progress {
         let running = self.running.as_ref().expect("an operation is running");
         let operation = &running.queued.operation;
-        let error = cause.to_error(
-            self.transport.rank(),
-            operation.request().collective.as_str(),
-            operation.sequence(),
-        );
-        self.failure.get_or_insert(cause);
-        self.finish(Err(error))
+        let error = cause.to_error(self.me(), operation.request().collective.as_str(), operation.sequence());
+        let done = self.finish(Err(error));
+        if self.failure.is_none() {
+            let Cause { culprit, kind, reporter, detail, .. } = &cause;
+            tracing::warn!(rank = self.me(), culprit, ?kind, reporter, %detail, "the group has failed");
+            if let Some(tracer) = &self.transport.meter.tracer {
+                tracer.failed(&cause);
+            }
+            self.failure = Some(cause);
+        }
+        done
     }
 
     /// Something is wrong, as far as this rank can see: tell the group, and settle on one cause with it.
     fn notice(&mut self, kind: CauseKind, culprit: usize, detail: String) -> Progress {
+        let (culprit, reporter) = (self.number(culprit), self.me());
         let running = self.running.as_mut().expect("an operation is running");
         let cause = Cause {
             generation: self.generation,
             sequence: running.queued.operation.sequence(),
             kind,
             culprit,
-            reporter: self.transport.rank(),
+            reporter,
             detail,
         };
         running.settling = Some(Settling::begin(cause, &mut self.transport));
@@ -271,7 +328,7 @@ impl<T: Transport> Planned<T> {
         if now >= queued.deadline {
             let timeout = queued.operation.timeout();
             let (culprit, whom) = self.waiting_for();
-            let me = self.transport.rank();
+            let me = self.me();
             let detail = format!("rank {me} waited {timeout:?} {whom}, and the deadline passed");
             return self.notice(CauseKind::Deadline, culprit, detail);
         }
@@ -286,17 +343,31 @@ impl<T: Transport> Planned<T> {
 
     fn notice_trouble(&mut self, trouble: Trouble) -> Progress {
         match trouble {
-            Trouble::Link(fault) => self.notice(fault.kind, fault.peer, fault.detail),
+            Trouble::Link(fault) => {
+                let detail = match &self.numbers {
+                    None => fault.detail,
+                    Some(numbers) => {
+                        let (peer, number) = (fault.peer, numbers[fault.peer]);
+                        format!("{} (in a group whose rank {peer} is rank {number})", fault.detail)
+                    }
+                };
+                self.notice(fault.kind, fault.peer, detail)
+            }
             Trouble::Mismatch { peer, difference } => {
-                let me = self.transport.rank();
+                let (me, number) = (self.me(), self.number(peer));
                 let detail = format!(
-                    "{} differs: {} on rank {me}, {} on rank {peer}",
+                    "{} differs: {} on rank {me}, {} on rank {number}",
                     difference.field, difference.mine, difference.theirs
                 );
                 self.notice(CauseKind::Mismatch, peer, detail)
             }
+            Trouble::Panic(detail) => {
+                let (rank, me) = (self.transport.rank(), self.me());
+                self.notice(CauseKind::UserPanic, rank, format!("on rank {me} {detail}"))
+            }
             Trouble::Garbled { peer } => {
-                let detail = format!("rank {peer} sent bytes that begin no operation");
+                let number = self.number(peer);
+                let detail = format!("rank {number} sent bytes that begin no operation");
                 self.notice(CauseKind::Unreachable, peer, detail)
             }
         }
@@ -326,7 +397,8 @@ impl<T: Transport> Planned<T> {
         }
         receives.sort_unstable();
         sends.sort_unstable();
-        let list = |ranks: &[usize]| ranks.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+        let number = |rank: &usize| self.number(*rank).to_string();
+        let list = |ranks: &[usize]| ranks.iter().map(number).collect::<Vec<_>>().join(", ");
         let mut parts = Vec::new();
         if !receives.is_empty() {
             parts.push(format!("for bytes from rank {}", list(&receives)));
@@ -354,11 +426,13 @@ impl<T: Transport> Backend for Planned<T> {
             ))
             .at_rank(rank));
         }
-        let plan = self.plans.get(operation.request(), operation.schedule())?;
+        operation.check().map_err(|error| error.at_rank(rank))?;
+        let plan = self.plans.get(operation.request(), operation.schedule(), &self.transport.meter)?;
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        let deadline = self.transport.now().after(operation.timeout());
-        self.queue.push_back(Queued { ticket, operation, plan, deadline });
+        let submitted = self.transport.now();
+        let deadline = submitted.after(operation.timeout());
+        self.queue.push_back(Queued { ticket, operation, plan, submitted, deadline });
         Ok(ticket)
     }
 
@@ -415,6 +489,14 @@ impl<T: Transport> Backend for Planned<T> {
             self.look_at = self.transport.now().after(self.look_after);
         }
         self.transport.wait(&self.interests, until.min(deadline).min(self.look_at));
+    }
+
+    fn meter(&self) -> Arc<Meter> {
+        Arc::clone(&self.transport.meter)
+    }
+
+    fn waker(&self) -> Waker {
+        self.transport.waker()
     }
 
     fn spins(&self) -> u32 {

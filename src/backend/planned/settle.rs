@@ -20,7 +20,8 @@ pub(super) struct Settling {
 impl Settling {
     /// Reports the cause.
     pub(super) fn begin(cause: Cause, transport: &mut impl Transport) -> Self {
-        tracing::debug!(?cause, "noticed a failure");
+        let Cause { reporter: rank, culprit: peer, kind, sequence, detail, .. } = &cause;
+        tracing::debug!(rank, peer, ?kind, sequence, %detail, "noticed a failure");
         transport.report(&cause);
         Settling { cause, until: transport.now().after(PATIENCE) }
     }

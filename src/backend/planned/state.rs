@@ -9,7 +9,7 @@ use super::compile::{Action, Address, Base, Compiled, Task};
 use super::knock::Knocks;
 use crate::collective::{Difference, Fingerprint};
 use crate::plan::lower::{Dependency, Lane};
-use crate::reduce::{Kernels, kernels};
+use crate::reduce::{CustomOp, Kernels, kernels};
 use crate::transport::{Channel, Direction, Interest, LinkFault, Transport};
 use std::io::IoSlice;
 
@@ -31,6 +31,8 @@ pub(super) enum Trouble {
         peer: usize,
         difference: Difference,
     },
+    /// The user's reduction panicked here.
+    Panic(String),
     /// What the peer sent begins with no fingerprint.
     Garbled {
         peer: usize,
@@ -67,8 +69,7 @@ struct LaneState {
     fingerprint: Option<Fingerprint>,
     header: [u8; Fingerprint::SIZE],
     header_moved: usize,
-    /// Bytes of an element that has arrived in part, for elements that are reduced.
-    part: [u8; 8],
+    /// How much of an element that is reduced has arrived in part; the bytes are the lane's in `parts`.
     part_len: usize,
 }
 
@@ -86,7 +87,9 @@ pub(super) struct State {
     scratch: Vec<u8>,
     staging: Vec<u8>,
     sources: Vec<*const u8>,
-    kernels: Option<&'static Kernels>,
+    /// A place for one element a lane.
+    parts: Vec<u8>,
+    combiner: Combiner,
     channel: Channel,
     element: usize,
 }
@@ -98,6 +101,12 @@ unsafe impl Send for State {}
 /// The most bytes that a lane moves before the others have a turn.
 const TURN: usize = 1 << 20;
 
+/// The most slices of memory that leave in one call.
+const TOGETHER: usize = 32;
+
+/// Tensors of a batch that are shorter than this arrive together with their neighbours, by way of the staging buffer.
+const SHORT: usize = 16 << 10;
+
 impl State {
     pub(super) fn new(staging: usize) -> Self {
         State {
@@ -106,7 +115,8 @@ impl State {
             scratch: Vec::new(),
             staging: vec![0; staging.max(8)],
             sources: Vec::new(),
-            kernels: None,
+            parts: Vec::new(),
+            combiner: Combiner::None,
             channel: Channel::COLLECTIVE,
             element: 1,
         }
@@ -122,8 +132,18 @@ impl State {
     ) {
         let request = operation.request();
         self.channel = channel;
-        self.element = request.dtype.size();
-        self.kernels = request.op.and_then(|op| kernels(op, request.dtype));
+        self.element = request.element_size();
+        self.combiner = match (request.op, operation.custom()) {
+            (_, Some(custom)) => Combiner::Custom(custom.clone()),
+            (Some(op), None) => kernels(op, request.dtype).map_or(Combiner::None, Combiner::Kernels),
+            (None, None) => Combiner::None,
+        };
+        if self.staging.len() < self.element {
+            self.staging.resize(self.element, 0);
+        }
+        if self.parts.len() < plan.lanes.len() * self.element {
+            self.parts.resize(plan.lanes.len() * self.element, 0);
+        }
         self.done.clear();
         self.done.resize(plan.tasks.len(), Done::default());
         if self.scratch.len() < plan.scratch_bytes {
@@ -148,10 +168,19 @@ impl State {
                 fingerprint,
                 header,
                 header_moved: 0,
-                part: [0; 8],
                 part_len: 0,
             });
         }
+    }
+
+    /// Ends the operation: what is the user's is let go of.
+    pub(super) fn end(&mut self) {
+        self.combiner = Combiner::None;
+    }
+
+    /// How many bytes of memory it holds for payload.
+    pub(super) fn held(&self) -> usize {
+        self.scratch.len() + self.staging.len() + self.parts.len()
     }
 
     /// Whether bytes of this operation are still to come from a peer.
@@ -261,7 +290,7 @@ impl State {
             let to = (to - to % self.element).max(from);
             let now = match lane.kind {
                 Lane::Compute => {
-                    self.compute(task, operation, from, to);
+                    self.compute(task, operation, from, to)?;
                     to
                 }
                 Lane::Send(peer) => {
@@ -299,51 +328,86 @@ impl State {
             })
     }
 
-    /// The address of byte `from` of an operand.
-    fn address(&mut self, operation: &Operation, address: Address, from: usize) -> *mut u8 {
-        let base = match address.base {
-            Base::Input => operation.buffers().input.cast_mut(),
-            Base::Output => operation.buffers().output,
-            Base::Scratch => self.scratch.as_mut_ptr(),
+    /// The address of byte `from` of an operand, and how many bytes up to `to` lie together there.
+    fn stretch(
+        &mut self,
+        operation: &Operation,
+        address: Address,
+        from: usize,
+        to: usize,
+    ) -> (*mut u8, usize) {
+        let (start, len) = (address.offset + from, to - from);
+        let base = match (address.base, operation.pieces()) {
+            (Base::Scratch, _) => self.scratch.as_mut_ptr(),
+            (Base::Input, None) => operation.buffers().input.cast_mut(),
+            (Base::Output, None) => operation.buffers().output,
+            (base, Some(pieces)) => {
+                let (piece, at) = pieces.find(start);
+                let base = if base == Base::Input { piece.input.cast_mut() } else { piece.output };
+                return (base.wrapping_add(at), len.min(piece.bytes - at));
+            }
         };
-        base.wrapping_add(address.offset + from)
+        (base.wrapping_add(start), len)
     }
 
-    fn compute(&mut self, task: &Task, operation: &Operation, from: usize, to: usize) {
-        if from == to {
-            return;
+    fn compute(
+        &mut self,
+        task: &Task,
+        operation: &Operation,
+        mut from: usize,
+        to: usize,
+    ) -> Result<(), Trouble> {
+        while from < to {
+            from += match &task.action {
+                Action::Copy { source, into } => {
+                    let (source, one) = self.stretch(operation, *source, from, to);
+                    let (into, other) = self.stretch(operation, *into, from, to);
+                    let len = one.min(other);
+                    // SAFETY: both ranges lie within their memories (the plan's spans are checked against the request's
+                    // lengths, and the operation's maker vouches for these), and no other task touches what is
+                    // written here (dependencies). `copy` allows them to overlap.
+                    unsafe { std::ptr::copy(source, into, len) }
+                    len
+                }
+                Action::Fold { sources, into } => self.fold(operation, sources, *into, from, to)?,
+                Action::Finish(range) => {
+                    let (range, len) = self.stretch(operation, *range, from, to);
+                    if let Combiner::Kernels(kernels) = self.combiner {
+                        // SAFETY: as above.
+                        unsafe { kernels.finish(range, len / self.element, operation.request().world) }
+                    }
+                    len
+                }
+                Action::Send(_) | Action::Receive(_) | Action::ReceiveReduce { .. } => {
+                    unreachable!("messages are not in the compute lane")
+                }
+            };
         }
-        let (bytes, count) = (to - from, (to - from) / self.element);
-        match &task.action {
-            Action::Copy { source, into } => {
-                let (source, into) =
-                    (self.address(operation, *source, from), self.address(operation, *into, from));
-                // SAFETY: both ranges lie within their memories (the plan's spans are checked against the request's
-                // lengths, and the operation's maker vouches for these), and no other task touches what is written
-                // here (dependencies). `copy` allows them to overlap.
-                unsafe { std::ptr::copy(source, into, bytes) }
-            }
-            Action::Fold { sources, into } => {
-                let mut addresses = std::mem::take(&mut self.sources);
-                addresses.clear();
-                addresses
-                    .extend(sources.iter().map(|source| self.address(operation, *source, from).cast_const()));
-                let into = self.address(operation, *into, from);
-                let kernels = self.kernels.expect("only collectives that reduce fold");
-                // SAFETY: as above; lowering refuses operands that overlap but are not the same.
-                unsafe { kernels.fold(into, &addresses, count) }
-                self.sources = addresses;
-            }
-            Action::Finish(range) => {
-                let range = self.address(operation, *range, from);
-                let kernels = self.kernels.expect("only collectives that reduce finish");
-                // SAFETY: as above.
-                unsafe { kernels.finish(range, count, operation.request().world) }
-            }
-            Action::Send(_) | Action::Receive(_) | Action::ReceiveReduce { .. } => {
-                unreachable!("messages are not in the compute lane")
-            }
+        Ok(())
+    }
+
+    /// Folds as many bytes as lie together in all operands; returns how many.
+    fn fold(
+        &mut self,
+        operation: &Operation,
+        sources: &[Address],
+        into: Address,
+        from: usize,
+        to: usize,
+    ) -> Result<usize, Trouble> {
+        let (into, mut len) = self.stretch(operation, into, from, to);
+        let mut addresses = std::mem::take(&mut self.sources);
+        addresses.clear();
+        for source in sources {
+            let (source, together) = self.stretch(operation, *source, from, to);
+            addresses.push(source.cast_const());
+            len = len.min(together);
         }
+        // SAFETY: as in `compute`; lowering refuses operands that overlap but are not the same. The staging buffer is
+        // nobody else's.
+        let folded = unsafe { self.combiner.fold(into, &addresses, len, self.element, &mut self.staging) };
+        self.sources = addresses;
+        folded.map(|()| len).map_err(Trouble::Panic)
     }
 
     /// Sends what is left of the header and bytes `from..to` of a task; returns how far the task is then.
@@ -364,22 +428,26 @@ impl State {
             return Ok(from);
         }
         let Action::Send(range) = &task.action else { unreachable!("a send lane holds sends") };
-        let payload = if from == to {
-            &[][..]
-        } else {
-            let start = self.address(operation, *range, from);
+        let header_len = header.len();
+        // Tensors of a batch leave together, up to a bound; the header of a link goes with the first of them.
+        let mut parts = [IoSlice::new(&[]); TOGETHER];
+        let mut used = 0;
+        if header_len > 0 {
+            parts[0] = IoSlice::new(header);
+            used = 1;
+        }
+        let mut end = from;
+        while end < to && used < TOGETHER {
+            let (start, len) = self.stretch(operation, *range, end, to);
             // SAFETY: the range lies within the memory that the operation's maker vouches for, is initialised (the
             // verifier follows every value), and nobody writes to it before this send is past it (dependencies).
-            unsafe { std::slice::from_raw_parts(start, to - from) }
-        };
-        let header_len = header.len();
-        let count = if header_len > 0 {
-            transport.try_send(peer, self.channel, &[IoSlice::new(header), IoSlice::new(payload)])?
-        } else {
-            transport.try_send(peer, self.channel, &[IoSlice::new(payload)])?
-        };
+            parts[used] = IoSlice::new(unsafe { std::slice::from_raw_parts(start, len) });
+            used += 1;
+            end += len;
+        }
+        let count = transport.try_send(peer, self.channel, &parts[..used])?;
         // Transports are written by anybody: what one claims is not believed beyond what it was given.
-        let count = count.min(header_len + (to - from));
+        let count = count.min(header_len + (end - from));
         *moved |= count > 0;
         lane.header_moved += count.min(header_len);
         Ok(from + count.saturating_sub(header_len))
@@ -422,17 +490,44 @@ impl State {
         }
         match &task.action {
             Action::Receive(range) => {
-                let start = self.address(operation, *range, from);
+                let (start, len) = self.stretch(operation, *range, from, to);
+                if len < to - from && len < SHORT {
+                    return self.receive_apart(*range, operation, peer, from, to, transport);
+                }
                 // SAFETY: the range lies within the memory that the operation's maker vouches for; the dependencies
                 // let nobody else touch it now; any bytes are a value of the element type.
-                let into = unsafe { std::slice::from_raw_parts_mut(start, to - from) };
-                Ok(from + transport.try_recv(peer, self.channel, into)?.min(to - from))
+                let into = unsafe { std::slice::from_raw_parts_mut(start, len) };
+                Ok(from + transport.try_recv(peer, self.channel, into)?.min(len))
             }
             Action::ReceiveReduce { into, local } => {
                 self.receive_reduce(*into, *local, operation, lane, peer, from, to, transport, moved)
             }
             _ => unreachable!("a receive lane holds receives"),
         }
+    }
+
+    /// Receives bytes for many short tensors in one call, and puts each where it belongs.
+    fn receive_apart(
+        &mut self,
+        range: Address,
+        operation: &Operation,
+        peer: usize,
+        mut from: usize,
+        to: usize,
+        transport: &mut impl Transport,
+    ) -> Result<usize, Trouble> {
+        let room = (to - from).min(self.staging.len());
+        let count = transport.try_recv(peer, self.channel, &mut self.staging[..room])?.min(room);
+        let mut taken = 0;
+        while taken < count {
+            let (into, len) = self.stretch(operation, range, from, to);
+            let len = len.min(count - taken);
+            // SAFETY: as in `receive`; the staging buffer is nobody else's and holds `count` bytes.
+            unsafe { std::ptr::copy_nonoverlapping(self.staging[taken..].as_ptr(), into, len) }
+            taken += len;
+            from += len;
+        }
+        Ok(from)
     }
 
     #[expect(clippy::too_many_arguments)]
@@ -448,11 +543,11 @@ impl State {
         transport: &mut impl Transport,
         moved: &mut bool,
     ) -> Result<usize, Trouble> {
-        let kernels = self.kernels.expect("only collectives that reduce receive and reduce");
+        let own = lane.lane * self.element;
         while from < to {
             // Of an element that has come in part, the first bytes are put in front of the rest.
             let part = lane.part_len;
-            self.staging[..part].copy_from_slice(&lane.part[..part]);
+            self.staging[..part].copy_from_slice(&self.parts[own..own + part]);
             let room = (to - from).min(self.staging.len() - self.staging.len() % self.element);
             let count =
                 transport.try_recv(peer, self.channel, &mut self.staging[part..room])?.min(room - part);
@@ -463,17 +558,99 @@ impl State {
             let here = part + count;
             let rest = here % self.element;
             let whole = here - rest;
-            lane.part[..rest].copy_from_slice(&self.staging[whole..here]);
+            self.parts[own..own + rest].copy_from_slice(&self.staging[whole..here]);
             lane.part_len = rest;
-            let (into, local) = (self.address(operation, into, from), self.address(operation, local, from));
-            // SAFETY: both ranges lie within their memories, are the same or apart (lowering refuses anything else),
-            // and no other task touches them now (dependencies). The staging buffer is nobody else's.
-            unsafe { kernels.combine(into, local, self.staging.as_ptr(), whole / self.element) }
-            from += whole;
+            let mut at = 0;
+            while at < whole {
+                let (into, one) = self.stretch(operation, into, from, from + (whole - at));
+                let (local, other) = self.stretch(operation, local, from, from + (whole - at));
+                let len = one.min(other);
+                // Ranks below this one stand to the left of it.
+                let left = peer < transport.rank();
+                // SAFETY: both ranges lie within their memories, are the same or apart (lowering refuses anything
+                // else), and no other task touches them now (dependencies). The staging buffer is nobody else's.
+                unsafe {
+                    let received = self.staging[at..].as_ptr();
+                    self.combiner.combine(into, local, received, len / self.element, left)
+                }
+                .map_err(Trouble::Panic)?;
+                at += len;
+                from += len;
+            }
             if here < room {
                 break;
             }
         }
         Ok(from)
+    }
+}
+
+/// What combines elements in the running operation.
+enum Combiner {
+    None,
+    Kernels(&'static Kernels),
+    Custom(CustomOp),
+}
+
+impl Combiner {
+    /// `into = local op received`, or `received op local` where what was received stands to the left.
+    ///
+    /// # Safety
+    /// As [`Kernels::combine`].
+    unsafe fn combine(
+        &self,
+        into: *mut u8,
+        local: *const u8,
+        received: *const u8,
+        count: usize,
+        left: bool,
+    ) -> Result<(), String> {
+        // SAFETY: handed on to the caller.
+        unsafe {
+            match self {
+                Combiner::Kernels(kernels) => kernels.combine(into, local, received, count),
+                Combiner::Custom(custom) if left => custom.combine(into, received, local, count)?,
+                Combiner::Custom(custom) => custom.combine(into, local, received, count)?,
+                Combiner::None => unreachable!("only collectives that reduce receive and reduce"),
+            }
+        }
+        Ok(())
+    }
+
+    /// `into` becomes the sources from left to right, `len` bytes each, by way of `staging` where it must.
+    ///
+    /// # Safety
+    /// As [`Kernels::fold`]; `staging` holds one element at least.
+    unsafe fn fold(
+        &self,
+        into: *mut u8,
+        sources: &[*const u8],
+        len: usize,
+        element: usize,
+        staging: &mut [u8],
+    ) -> Result<(), String> {
+        let custom = match self {
+            // SAFETY: handed on to the caller.
+            Combiner::Kernels(kernels) => unsafe {
+                kernels.fold(into, sources, len / element);
+                return Ok(());
+            },
+            Combiner::Custom(custom) => custom,
+            Combiner::None => unreachable!("only collectives that reduce fold"),
+        };
+        let room = staging.len() - staging.len() % element;
+        let staging = staging.as_mut_ptr();
+        for at in (0..len).step_by(room) {
+            let now = room.min(len - at);
+            // SAFETY: all are `len` bytes long, says the caller, and `staging` is nobody else's.
+            unsafe {
+                std::ptr::copy_nonoverlapping(sources[0].wrapping_add(at), staging, now);
+                for source in &sources[1..] {
+                    custom.combine(staging, staging, source.wrapping_add(at), now / element)?;
+                }
+                std::ptr::copy_nonoverlapping(staging, into.wrapping_add(at), now);
+            }
+        }
+        Ok(())
     }
 }

@@ -14,19 +14,25 @@ use std::sync::atomic::{AtomicI32, Ordering};
 /// Those that are passed on to the ranks.
 const FORWARDED: [i32; 8] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGTSTP, SIGCONT];
 
+/// Says something on standard error, where the command's name stands out if colours are understood.
+pub(crate) fn say(what: impl std::fmt::Display) {
+    let name = anstyle::Style::new().bold().fg_color(Some(anstyle::AnsiColor::Red.into()));
+    anstream::eprintln!("{name}ringfold:{name:#} {what}");
+}
+
 /// Starts the ranks, passes signals on to them, waits, says what failed. The exit status to end with.
 pub(crate) fn conduct(launch: Launch) -> ExitCode {
     let signals = match Signals::new(FORWARDED.into_iter().filter(|&signal| !is_ignored(signal))) {
         Ok(signals) => signals,
         Err(error) => {
-            eprintln!("ringfold: catching signals: {error}");
+            say(format_args!("catching signals: {error}"));
             return ExitCode::FAILURE;
         }
     };
     let running = match launch.start() {
         Ok(running) => running,
         Err(error) => {
-            eprintln!("ringfold: {error}");
+            say(&error);
             return ExitCode::from(refusal(&error));
         }
     };
@@ -60,7 +66,7 @@ fn forward(mut signals: Signals, ranks: &Signaller, asked: &AtomicI32) {
             (SIGINT, 1) => {
                 ranks.signal(signal);
                 if io::stderr().is_terminal() {
-                    eprintln!("ringfold: interrupted; interrupt again to kill the ranks");
+                    say("interrupted; interrupt again to kill the ranks");
                 }
             }
             (SIGINT, 2) => ranks.signal(Signal::SIGKILL),
@@ -78,7 +84,7 @@ fn forward(mut signals: Signals, ranks: &Signaller, asked: &AtomicI32) {
 /// Says what became of the ranks, unless there is nothing to say.
 fn tell(outcome: &Outcome, asked: i32) {
     if outcome.timed_out {
-        eprintln!("ringfold: the ranks were ended: the time of --timeout was up");
+        say("the ranks were ended: the time of --timeout was up");
     }
     let Some(failure) = &outcome.first_failure else { return };
     if outcome.timed_out && outcome.ended.contains(&failure.rank) {
@@ -87,15 +93,15 @@ fn tell(outcome: &Outcome, asked: i32) {
     if asked != 0 && (failure.status == Status::Killed(asked) || outcome.ended.contains(&failure.rank)) {
         return; // what was asked for
     }
-    eprintln!("ringfold: {failure}");
+    say(failure);
     if let Some(cause) = &failure.cause
         && (cause.kind, cause.culprit) != (CauseKind::PeerDead, failure.rank)
     {
         let kind: ErrorKind = cause.kind.error_kind();
-        eprintln!("ringfold: the group failed: {kind}: {}", cause.detail);
+        say(format_args!("the group failed: {kind}: {}", cause.detail));
     }
     if let Some(others) = outcome.others() {
-        eprintln!("ringfold: {others}");
+        say(others);
     }
 }
 

@@ -1,7 +1,7 @@
 //! `ringfold info`: what is here, what is missing, and why.
 
 use comfy_table::{Table, presets};
-use ringfold::config::Launcher;
+use ringfold::config::{Launcher, environment};
 use ringfold::{Algorithm, Config, Error, Result};
 use std::fs;
 
@@ -15,6 +15,9 @@ pub(crate) fn command() -> Result<()> {
     host.add_row(["devices", "none looked for: this version reduces host memory only"]);
     for (label, value) in group()? {
         host.add_row([label, &value]);
+    }
+    for name in environment::unknown() {
+        host.add_row(["unknown", &format!("{name}: no such variable is read; is it a slip?")]);
     }
     println!("{host}\n");
 

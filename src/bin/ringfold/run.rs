@@ -3,9 +3,11 @@
 use crate::conduct::conduct;
 use clap::Args;
 use ringfold::Config;
-use ringfold::config::environment::parse_duration;
+use ringfold::config::environment::{self, parse_duration};
 use ringfold::launch::{Input, Launch, Output};
 use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -19,6 +21,7 @@ Examples:
 Each rank finds in its environment who it is (RINGFOLD_RANK, RINGFOLD_WORLD_SIZE, ...) and where the group meets
 (RINGFOLD_STORE); programs for torchrun find RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
 Rank 0 reads the standard input, unless that is a terminal.
+On a terminal each rank has a colour, reversed on the standard error (--color, NO_COLOR, CLICOLOR_FORCE).
 
 When a rank fails, the others get an error that names it from whatever collective they are in. They have 250 ms to
 end, then SIGTERM, and 2 s later SIGKILL. The exit status is that of the rank that failed first; 128 and the signal
@@ -41,6 +44,9 @@ pub(crate) struct RunArgs {
     /// A variable for the environment of every rank; may be given several times
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     environment: Vec<(String, String)>,
+    /// Let every rank write a trace into this directory; `ringfold trace merge` makes one of them
+    #[arg(long, value_name = "DIR")]
+    trace: Option<PathBuf>,
     /// The program and its arguments
     #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     program: Vec<OsString>,
@@ -53,15 +59,26 @@ fn variable(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Whether a stream is to have colours: as `--color` says, else a terminal's, unless NO_COLOR or its kin object.
+fn coloured(stream: &impl anstream::stream::RawStream) -> bool {
+    anstream::AutoStream::choice(stream) != anstream::ColorChoice::Never
+}
+
 /// Runs it. The exit status is that of the first failure.
 pub(crate) fn command(arguments: &RunArgs) -> ExitCode {
     let mut launch = Launch::new(arguments.ranks as usize)
         .program(&arguments.program[0])
         .args(&arguments.program[1..])
         .output(if arguments.no_prefix { Output::Inherit } else { Output::Prefixed })
+        .colours(coloured(&io::stdout()), coloured(&io::stderr()))
         .input(Input::FirstRank);
     for (name, value) in &arguments.environment {
         launch = launch.env(name, value);
+    }
+    if let Some(directory) = &arguments.trace {
+        // Ranks may go elsewhere before they join.
+        let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.clone());
+        launch = launch.env(environment::TRACE, directory);
     }
     if let Some(timeout) = arguments.timeout {
         launch = launch.timeout(timeout);

@@ -13,6 +13,7 @@
 //! sections 4.2 and 4.4.
 
 use super::Entry;
+use super::tree::{self, Tree as Links, Up};
 use crate::collective::{Collective, Order};
 use crate::plan::{Builder, Span};
 use std::ops::Range;
@@ -30,6 +31,7 @@ pub(super) const ENTRY: Entry = Entry {
     ],
     fixed_order: |_| true,
     generate,
+    ..Entry::DEFAULT
 };
 
 fn generate(b: &mut Builder<'_>) {
@@ -37,29 +39,18 @@ fn generate(b: &mut Builder<'_>) {
     match b.request().collective {
         Collective::Reduce => {
             let top = if b.request().order == Order::Fixed { 0 } else { root };
-            reduce(b, &Tree::new(b, top), root);
+            reduce(b, &Tree::new(b, top).links(), root);
         }
         Collective::Broadcast => {
-            let tree = Tree::new(b, root);
-            let count = b.request().whole();
-            let output = b.output(0..count);
-            if tree.number == 0 {
-                let input = b.input(0..count);
-                for child in tree.children.iter().rev() {
-                    b.send(input, tree.rank(*child));
-                }
-                b.copy(input, output);
-            } else {
-                broadcast(b, &tree, output);
-            }
+            let tree = Tree::new(b, root).links();
+            tree::broadcast(b, &tree, &(0..b.request().whole()));
         }
         Collective::Gather => gather(b),
         Collective::Scatter => scatter(b),
         _ => {
-            let tree = Tree::new(b, 0);
+            let tree = Tree::new(b, 0).links();
             reduce(b, &tree, 0);
-            let output = b.output(0..b.request().whole());
-            broadcast(b, &tree, output);
+            tree::down(b, &tree, &(0..b.request().whole()));
         }
     }
 }
@@ -84,6 +75,14 @@ impl Tree {
         Tree { world, root, number, parent: number & number.wrapping_sub(1), children }
     }
 
+    /// The tree by ranks.
+    fn links(&self) -> Links {
+        Links {
+            parent: (self.number > 0).then(|| self.rank(self.parent)),
+            children: self.children.iter().map(|&child| self.rank(child)).collect(),
+        }
+    }
+
     fn rank(&self, number: usize) -> usize {
         (number + self.root) % self.world
     }
@@ -105,45 +104,17 @@ impl Tree {
     }
 }
 
-/// The reduction of everybody's input comes to the top and, where that is another rank, from there to the root.
-fn reduce(b: &mut Builder<'_>, tree: &Tree, root: usize) {
+/// The reduction of everybody's input comes to the top and, where that is rank 0 and not the root, from there to the root.
+fn reduce(b: &mut Builder<'_>, tree: &Links, root: usize) {
     let portions = b.portions();
-    let longest = portions[0].len();
-    let at_top = tree.number == 0;
-    let ends_here = at_top && b.rank() == root;
-    // Two windows take turns, so that the next portion can be summed while this one is being sent.
-    let partials = tree.children.len() - usize::from(ends_here && !tree.children.is_empty());
-    let windows: Vec<Span> =
-        (0..if partials > 0 { portions.len().min(2) } else { 0 }).map(|_| b.scratch(longest)).collect();
-    for (i, portion) in portions.iter().enumerate() {
-        let mut partial = b.input(portion.clone());
-        let output = b.output(portion.clone());
-        for (k, child) in tree.children.iter().enumerate() {
-            let last = k + 1 == tree.children.len();
-            let into = if last && ends_here { output } else { windows[i % 2].part(0, partial.len) };
-            b.recv_reduce(into, partial, tree.rank(*child));
-            partial = into;
+    let (at_top, at_root) = (tree.parent.is_none(), b.rank() == root);
+    let mut up = Up::new(b, tree, &portions, at_top && at_root);
+    for portion in &portions {
+        match up.portion(b, tree, portion) {
+            Some(sum) if !at_root => b.send(sum, root),
+            None if at_root => b.recv(b.output(portion.clone()), 0),
+            _ => {}
         }
-        if at_top {
-            b.finish_range(partial);
-        } else {
-            b.send(partial, tree.rank(tree.parent));
-        }
-        if at_top && !ends_here {
-            b.send(partial, root);
-        } else if b.rank() == root && !at_top {
-            b.recv(output, tree.rank(0));
-        }
-    }
-}
-
-/// What the top has in `data` comes to everybody's `data`.
-fn broadcast(b: &mut Builder<'_>, tree: &Tree, data: Span) {
-    if tree.number != 0 {
-        b.recv(data, tree.rank(tree.parent));
-    }
-    for child in tree.children.iter().rev() {
-        b.send(data, tree.rank(*child));
     }
 }
 

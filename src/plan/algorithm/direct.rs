@@ -25,8 +25,8 @@ pub(super) const ENTRY: Entry = Entry {
         Collective::AllToAll,
         Collective::Barrier,
     ],
-    fixed_order: |request| request.world == 2,
     generate,
+    ..Entry::DEFAULT
 };
 
 fn generate(b: &mut Builder<'_>) {

@@ -20,9 +20,28 @@ pub(super) struct Entry {
     pub(super) collectives: &'static [Collective],
     /// Whether it combines in the order of [`Order::Fixed`] for this request.
     pub(super) fixed_order: fn(&Request) -> bool,
+    /// Why it cannot do this request, although it does the collective.
+    pub(super) refuses: fn(&Request) -> Option<&'static str>,
+    /// Whether its plans depend on which ranks share a host.
+    pub(super) looks_at_hosts: bool,
     /// Writes the plan of one rank of two or more.
     pub(super) generate: fn(&mut Builder<'_>),
 }
+
+impl Entry {
+    /// What most algorithms have in common.
+    const DEFAULT: Entry = Entry {
+        name: "",
+        idea: "",
+        collectives: &[],
+        fixed_order: |request| request.world == 2,
+        refuses: |_| None,
+        looks_at_hosts: false,
+        generate: |_| {},
+    };
+}
+
+mod tree;
 
 macro_rules! algorithms {
     ($($module:ident),* $(,)?) => {
@@ -31,7 +50,19 @@ macro_rules! algorithms {
     };
 }
 
-algorithms![ring, recursive_doubling, halving_doubling, binomial_tree, pairwise, direct];
+algorithms![
+    ring,
+    recursive_doubling,
+    halving_doubling,
+    binomial_tree,
+    pairwise,
+    direct,
+    pipeline,
+    double_binary_tree,
+    kary_tree,
+    bruck,
+    hierarchical_ring,
+];
 
 /// An algorithm, by its place in the list.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -75,6 +106,20 @@ impl Algorithm {
         self.entry().collectives
     }
 
+    /// Whether it can do what is asked. Allocates nothing.
+    pub fn supports(self, request: &Request) -> bool {
+        let entry = self.entry();
+        let ordered = request.order == Order::Fixed && request.collective.combines() && request.world > 1;
+        entry.collectives.contains(&request.collective)
+            && (entry.refuses)(request).is_none()
+            && (!ordered || (entry.fixed_order)(request))
+    }
+
+    /// Whether its plans depend on the [`Topology`](super::Topology).
+    pub fn looks_at_hosts(self) -> bool {
+        self.entry().looks_at_hosts
+    }
+
     /// An [`Unsupported`](crate::ErrorKind::Unsupported) error where it cannot do what is asked.
     pub fn check(self, request: &Request) -> Result<()> {
         let entry = self.entry();
@@ -86,11 +131,11 @@ impl Algorithm {
             return Err(Error::unsupported(format!("{} does not do {}", entry.name, request.collective))
                 .remedy(format!("use one of {}", able.join(", "))));
         }
-        if request.order == Order::Fixed
-            && request.collective.combines()
-            && request.world > 1
-            && !(entry.fixed_order)(request)
-        {
+        if let Some(reason) = (entry.refuses)(request) {
+            return Err(Error::unsupported(format!("{}: {reason}", entry.name))
+                .remedy("leave the choice of the algorithm to ringfold"));
+        }
+        if !self.supports(request) {
             return Err(Error::unsupported(format!(
                 "{} does not combine {} ranks in the fixed order",
                 entry.name, request.world
@@ -152,50 +197,6 @@ pub(super) fn alone(b: &mut Builder<'_>) {
     }
 }
 
-/// The largest power of two that is not above `world`, and where each rank stands in a group of that size: the
-/// first `2 * (world - size)` ranks stand in pairs, the odd one of a pair acting for both.
-pub(super) struct Folded {
-    /// The power of two.
-    pub(super) size: usize,
-    pairs: usize,
-}
-
-/// A rank's part in a folded group.
-pub(super) enum Part {
-    /// It hands its data to this rank at the start and hears the result from it at the end.
-    Idle(usize),
-    /// It acts under this number, and for the rank before it where that is `Some`.
-    Acts(usize, Option<usize>),
-}
-
-impl Folded {
-    pub(super) fn new(world: usize) -> Self {
-        let size = 1 << world.ilog2();
-        Folded { size, pairs: world - size }
-    }
-
-    pub(super) fn part(&self, rank: usize) -> Part {
-        if rank >= 2 * self.pairs {
-            Part::Acts(rank - self.pairs, None)
-        } else if rank % 2 == 1 {
-            Part::Acts(rank / 2, Some(rank - 1))
-        } else {
-            Part::Idle(rank + 1)
-        }
-    }
-
-    /// The rank that acts under this number.
-    pub(super) fn actor(&self, number: usize) -> usize {
-        if number < self.pairs { 2 * number + 1 } else { number + self.pairs }
-    }
-
-    /// The ranks for which a number acts: consecutive, the actor last.
-    pub(super) fn ranks(&self, number: usize) -> std::ops::Range<usize> {
-        let actor = self.actor(number);
-        if number < self.pairs { actor - 1..actor + 1 } else { actor..actor + 1 }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,30 +214,6 @@ mod tests {
     fn every_collective_has_an_algorithm() {
         for collective in Collective::ALL {
             assert!(Algorithm::all().any(|algorithm| algorithm.collectives().contains(&collective)));
-        }
-    }
-
-    #[test]
-    fn folding_gives_every_number_one_actor() {
-        for world in 1..70 {
-            let folded = Folded::new(world);
-            let mut seen = vec![false; folded.size];
-            let mut covered = 0;
-            for rank in 0..world {
-                match folded.part(rank) {
-                    Part::Acts(number, helped) => {
-                        assert!(!std::mem::replace(&mut seen[number], true));
-                        assert_eq!(folded.actor(number), rank);
-                        assert_eq!(folded.ranks(number).len(), 1 + usize::from(helped.is_some()));
-                        covered += folded.ranks(number).len();
-                    }
-                    Part::Idle(actor) => {
-                        assert!(matches!(folded.part(actor), Part::Acts(_, Some(r)) if r == rank))
-                    }
-                }
-            }
-            assert!(seen.into_iter().all(|seen| seen));
-            assert_eq!(covered, world);
         }
     }
 }

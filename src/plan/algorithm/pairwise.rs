@@ -18,8 +18,8 @@ pub(super) const ENTRY: Entry = Entry {
     name: "pairwise",
     idea: "every two ranks meet once and swap: least bytes for all_to_all, two windows in place",
     collectives: &[Collective::ReduceScatter, Collective::AllToAll],
-    fixed_order: |request| request.world == 2,
     generate,
+    ..Entry::DEFAULT
 };
 
 fn generate(b: &mut Builder<'_>) {

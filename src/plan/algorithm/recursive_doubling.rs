@@ -12,9 +12,10 @@
 //! Source: R. Thakur, R. Rabenseifner, W. Gropp, "Optimization of collective communication operations in MPICH",
 //! Int. J. High Perform. Comput. Appl. 19 (2005), sections 4.1 and 4.5.
 
-use super::{Entry, Folded, Part};
+use super::Entry;
 use crate::collective::Collective;
 use crate::plan::{Builder, Place, Span};
+use std::ops::Range;
 
 pub(super) const ENTRY: Entry = Entry {
     name: "recursive_doubling",
@@ -22,6 +23,7 @@ pub(super) const ENTRY: Entry = Entry {
     collectives: &[Collective::AllReduce, Collective::AllGather, Collective::Barrier],
     fixed_order: |request| request.world.is_power_of_two(),
     generate,
+    ..Entry::DEFAULT
 };
 
 fn generate(b: &mut Builder<'_>) {
@@ -79,7 +81,7 @@ fn all_gather(b: &mut Builder<'_>) {
     let folded = Folded::new(b.world());
     let blocks = b.request().blocks();
     let own = b.input(0..blocks[b.rank()].len());
-    let span = |b: &Builder<'_>, numbers: std::ops::Range<usize>| {
+    let span = |b: &Builder<'_>, numbers: Range<usize>| {
         let ranks = folded.ranks(numbers.start).start..folded.ranks(numbers.end - 1).end;
         b.output(blocks[ranks.start].start..blocks[ranks.end - 1].end)
     };
@@ -107,5 +109,78 @@ fn all_gather(b: &mut Builder<'_>) {
     }
     if let Some(helped) = helped {
         b.send(b.output(0..b.request().blocks_end()), helped);
+    }
+}
+
+/// The largest power of two that is not above `world`, and where each rank stands in a group of that size: the
+/// first `2 * (world - size)` ranks stand in pairs, the odd one of a pair acting for both.
+struct Folded {
+    /// The power of two.
+    size: usize,
+    pairs: usize,
+}
+
+/// A rank's part in a folded group.
+enum Part {
+    /// It hands its data to this rank at the start and hears the result from it at the end.
+    Idle(usize),
+    /// It acts under this number, and for the rank before it where that is `Some`.
+    Acts(usize, Option<usize>),
+}
+
+impl Folded {
+    fn new(world: usize) -> Self {
+        let size = 1 << world.ilog2();
+        Folded { size, pairs: world - size }
+    }
+
+    fn part(&self, rank: usize) -> Part {
+        if rank >= 2 * self.pairs {
+            Part::Acts(rank - self.pairs, None)
+        } else if rank % 2 == 1 {
+            Part::Acts(rank / 2, Some(rank - 1))
+        } else {
+            Part::Idle(rank + 1)
+        }
+    }
+
+    /// The rank that acts under this number.
+    fn actor(&self, number: usize) -> usize {
+        if number < self.pairs { 2 * number + 1 } else { number + self.pairs }
+    }
+
+    /// The ranks for which a number acts: consecutive, the actor last.
+    fn ranks(&self, number: usize) -> Range<usize> {
+        let actor = self.actor(number);
+        if number < self.pairs { actor - 1..actor + 1 } else { actor..actor + 1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folding_gives_every_number_one_actor() {
+        for world in 1..70 {
+            let folded = Folded::new(world);
+            let mut seen = vec![false; folded.size];
+            let mut covered = 0;
+            for rank in 0..world {
+                match folded.part(rank) {
+                    Part::Acts(number, helped) => {
+                        assert!(!std::mem::replace(&mut seen[number], true));
+                        assert_eq!(folded.actor(number), rank);
+                        assert_eq!(folded.ranks(number).len(), 1 + usize::from(helped.is_some()));
+                        covered += folded.ranks(number).len();
+                    }
+                    Part::Idle(actor) => {
+                        assert!(matches!(folded.part(actor), Part::Acts(_, Some(r)) if r == rank))
+                    }
+                }
+            }
+            assert!(seen.into_iter().all(|seen| seen));
+            assert_eq!(covered, world);
+        }
     }
 }

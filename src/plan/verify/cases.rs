@@ -4,7 +4,7 @@ use super::{Fault, Report, verify_owned};
 use crate::collective::{Collective, Counts, Order, Request};
 use crate::error::{Error, Result};
 use crate::plan::build::split_evenly;
-use crate::plan::{Algorithm, Plan, Schedule};
+use crate::plan::{Algorithm, Plan, Schedule, Topology};
 use crate::tensor::DType;
 use std::fmt;
 use std::sync::Arc;
@@ -31,6 +31,36 @@ pub enum Shape {
     Pairwise(usize, u64),
 }
 
+/// Which ranks share a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hosts {
+    /// All.
+    One,
+    /// So many ranks a host, one host after another.
+    Even(usize),
+    /// The ranks are dealt to so many hosts in turns.
+    Dealt(usize),
+    /// Hosts of all sizes, from a seed.
+    Drawn(u64),
+}
+
+impl Hosts {
+    /// The topology of a group of so many ranks.
+    pub fn topology(self, world: usize) -> Topology {
+        match self {
+            Hosts::One => Topology::default(),
+            Hosts::Even(ranks) => Topology::even(world, ranks),
+            Hosts::Dealt(hosts) => Topology::of_hosts((0..world).map(|rank| rank % hosts)),
+            Hosts::Drawn(seed) => {
+                let mut random = fastrand::Rng::with_seed(seed);
+                // The lower ones have more ranks.
+                let mut host = || random.usize(..=random.clone().usize(..world));
+                Topology::of_hosts((0..world).map(|_| host()))
+            }
+        }
+    }
+}
+
 /// One proof to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Case {
@@ -50,6 +80,8 @@ pub struct Case {
     pub placement: Placement,
     /// In which order.
     pub order: Order,
+    /// On which hosts.
+    pub hosts: Hosts,
 }
 
 impl fmt::Display for Case {
@@ -60,8 +92,8 @@ impl fmt::Display for Case {
         }
         write!(
             f,
-            ", {:?}, slices of {}, {:?} of place, {:?} order",
-            self.shape, self.slice, self.placement, self.order
+            ", {:?}, slices of {}, {:?} of place, {:?} order, {:?} hosts",
+            self.shape, self.slice, self.placement, self.order, self.hosts
         )
     }
 }
@@ -99,6 +131,17 @@ impl Case {
         if collective == Collective::AllToAll {
             shapes.push((Shape::Pairwise(3, random.u64(..)), usize::MAX));
         }
+        // Hosts that divide the ranks and hosts that do not.
+        let mut hosts = vec![Hosts::One];
+        if algorithm.looks_at_hosts() && world > 2 {
+            hosts.extend([
+                Hosts::Even(world.div_ceil(2)),
+                Hosts::Even(3),
+                Hosts::Dealt(4),
+                Hosts::Drawn(random.u64(..)),
+            ]);
+        }
+        let mut turns = hosts.iter().copied().cycle().skip(world);
         let mut cases = Vec::new();
         for &root in &roots {
             for &(shape, slice) in &shapes {
@@ -109,10 +152,21 @@ impl Case {
                 };
                 for &placement in placements {
                     for order in [Order::Default, Order::Fixed] {
-                        let case =
-                            Case { algorithm, collective, world, root, shape, slice, placement, order };
+                        // Of hosts and the rest not everything with everything: hosts change with every case.
+                        let hosts = turns.next().expect("turns have no end");
+                        let case = Case {
+                            algorithm,
+                            collective,
+                            world,
+                            root,
+                            shape,
+                            slice,
+                            placement,
+                            order,
+                            hosts,
+                        };
                         let fixed = order == Order::Fixed;
-                        if !fixed || (collective.combines() && algorithm.check(&case.request(0)).is_ok()) {
+                        if (!fixed || collective.combines()) && algorithm.check(&case.request(0)).is_ok() {
                             cases.push(case);
                         }
                     }
@@ -150,13 +204,21 @@ impl Case {
         request
     }
 
+    /// The plan of one rank.
+    ///
+    /// # Errors
+    /// As [`Plan::generate_on`].
+    pub fn plan(&self, rank: usize) -> Result<Plan> {
+        let schedule = Schedule { algorithm: self.algorithm, slice: self.slice };
+        Plan::generate_on(&self.hosts.topology(self.world), &self.request(rank), rank, schedule)
+    }
+
     /// The plans of all ranks.
     ///
     /// # Errors
     /// As [`Plan::generate`].
     pub fn plans(&self) -> Result<Vec<Plan>> {
-        let schedule = Schedule { algorithm: self.algorithm, slice: self.slice };
-        (0..self.world).map(|rank| Plan::generate(&self.request(rank), rank, schedule)).collect()
+        (0..self.world).map(|rank| self.plan(rank)).collect()
     }
 
     /// Makes the proof.

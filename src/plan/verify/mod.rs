@@ -24,7 +24,7 @@ mod races;
 mod timeline;
 mod values;
 
-pub use cases::{Case, Placement, Shape};
+pub use cases::{Case, Hosts, Placement, Shape};
 pub use timeline::{Message, messages};
 
 use super::lower::{Lowered, lower};

@@ -46,10 +46,30 @@ pub(super) fn bf16_to_f32(bits: u16) -> f32 {
 /// Rounded to nearest, ties to even.
 #[inline(always)]
 pub(super) fn f32_to_bf16(value: f32) -> u16 {
+    (round_to_bf16(value) >> 16) as u16
+}
+
+/// Two neighbours at once, each in the place of the word that both fill: no value changes its lane.
+#[inline(always)]
+pub(super) fn bf16s_to_f32s([low, high]: [u16; 2]) -> [f32; 2] {
+    let word = low as u32 | (high as u32) << 16;
+    [f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000)]
+}
+
+/// Two neighbours at once, as above.
+#[inline(always)]
+pub(super) fn f32s_to_bf16s(values: [f32; 2]) -> [u16; 2] {
+    let [low, high] = values.map(round_to_bf16);
+    let word = low >> 16 | high & 0xffff_0000;
+    [word as u16, (word >> 16) as u16]
+}
+
+/// The nearest bf16, in the upper half; the lower half means nothing.
+#[inline(always)]
+fn round_to_bf16(value: f32) -> u32 {
     let bits = value.to_bits();
     let half_a_step = 0x7fff + ((bits >> 16) & 1);
-    let number = bits.wrapping_add(half_a_step) >> 16;
-    (if bits & 0x7fff_ffff > F32_INFINITY { 0x7fc0 } else { number }) as u16
+    if value.is_nan() { f32::NAN.to_bits() } else { bits.wrapping_add(half_a_step) }
 }
 
 /// Orders the numbers of either format as their values are ordered, -0 below +0.
@@ -58,6 +78,19 @@ pub(super) fn rank(bits: u16) -> i16 {
     let bits = bits as i16;
     // A set sign bit turns every other bit round.
     bits ^ ((bits >> 15) & 0x7fff)
+}
+
+/// Undoes [`rank`].
+#[inline(always)]
+pub(super) fn unrank(rank: i16) -> u16 {
+    (rank ^ ((rank >> 15) & 0x7fff)) as u16
+}
+
+/// How far the ranks of a format must be moved up so that those of the positive NaNs wrap round to the lowest
+/// ones, below every number, where those of the negative NaNs are already. Moved down as far, the negative NaNs
+/// wrap round to the highest ones, above every number.
+pub(super) const fn beyond_infinity(infinity: u16) -> i16 {
+    (0x7fff - infinity) as i16
 }
 
 #[cfg(test)]
@@ -72,11 +105,14 @@ mod tests {
             assert!(wide.to_bits() == is.to_bits() || wide.is_nan() && is.is_nan(), "f16 {bits:#06x}");
             let (wide, is) = (bf16_to_f32(bits), bf16::from_bits(bits).to_f32());
             assert!(wide.to_bits() == is.to_bits() || wide.is_nan() && is.is_nan(), "bf16 {bits:#06x}");
+            let pair = bf16s_to_f32s([bits, !bits]).map(f32::to_bits);
+            assert_eq!(pair, [bits, !bits].map(|bits| bf16_to_f32(bits).to_bits()));
         }
     }
 
     fn narrows(bits: u32) {
         let value = f32::from_bits(bits);
+        assert_eq!(f32s_to_bf16s([value, -value]), [value, -value].map(f32_to_bf16), "{bits:#010x}");
         if value.is_nan() {
             assert_eq!((f32_to_f16(value), f32_to_bf16(value)), (0x7e00, 0x7fc0), "{bits:#010x}");
         } else {
@@ -96,9 +132,22 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "tries every f32: slow but in a release build"]
-    fn narrowing_rounds_every_value() {
-        (0..=u32::MAX).for_each(narrows);
+    fn narrowing_rounds_any_value() {
+        (0..=u32::MAX).step_by(2047).for_each(narrows);
+    }
+
+    #[test]
+    fn nans_are_beyond_the_numbers_on_the_side_that_is_asked() {
+        for (infinity, negative_infinity) in [(0x7c00, 0xfc00), (0x7f80, 0xff80)] {
+            let shift = beyond_infinity(infinity);
+            for bits in 0..=u16::MAX {
+                let is_nan = bits & 0x7fff > infinity;
+                let (low, high) = (rank(bits).wrapping_add(shift), rank(bits).wrapping_sub(shift));
+                assert_eq!(is_nan, low < rank(negative_infinity).wrapping_add(shift), "{bits:#06x}");
+                assert_eq!(is_nan, high > rank(infinity).wrapping_sub(shift), "{bits:#06x}");
+                assert_eq!(unrank(rank(bits)), bits);
+            }
+        }
     }
 
     #[test]

@@ -1,18 +1,20 @@
 //! The loops that reduce memory, one set for each pair of operation and element type, behind a table.
 //!
 //! Vocabulary: a *rule* says how two elements become one ([`rules`]); a *loop* runs a rule over memory
-//! ([`loops`]); the table here holds every loop compiled for every rule and type as plain function pointers.
-//! Whoever reduces looks the pointers up once a message and never asks for the type again.
+//! ([`loops`]); a *set* of instructions compiles the loops ([`sets`]); a *table* holds every loop compiled for
+//! every rule and type by one set, as plain function pointers ([`table`]). Whoever reduces looks the pointers up
+//! once a message, in the table of the best set that there is ([`dispatch`]), and never asks for the type again.
 
+mod dispatch;
 mod halves;
 mod loops;
 mod rules;
+mod sets;
+mod table;
 #[cfg(test)]
 mod tests;
 
-use super::ReduceOp;
-use crate::tensor::DType;
-use loops::lanes;
+pub use dispatch::{InstructionSet, kernels};
 
 type Combine = unsafe fn(into: *mut u8, a: *const u8, b: *const u8, count: usize);
 type Fold = unsafe fn(into: *mut u8, sources: &[*const u8], count: usize);
@@ -34,20 +36,8 @@ pub struct Kernels {
     finish: Option<Finish>,
 }
 
-/// The kernels that reduce `dtype` by `op`: a table look-up. `None` where [`ReduceOp::supports`] says no.
-///
-/// ```
-/// use ringfold::reduce::kernels;
-/// use ringfold::{DType, ReduceOp};
-/// assert!(kernels(ReduceOp::Sum, DType::BF16).is_some());
-/// assert!(kernels(ReduceOp::BitOr, DType::F32).is_none());
-/// ```
-pub fn kernels(op: ReduceOp, dtype: DType) -> Option<&'static Kernels> {
-    TABLE[row(op)][column(dtype)].as_ref()
-}
-
 impl Kernels {
-    /// `into[i] = a[i] op b[i]`. [`Mean`](ReduceOp::Mean) adds.
+    /// `into[i] = a[i] op b[i]`. [`Mean`](crate::reduce::ReduceOp::Mean) adds.
     ///
     /// ```
     /// use ringfold::reduce::kernels;
@@ -115,7 +105,7 @@ impl Kernels {
         }
     }
 
-    /// What remains to be done when every rank's elements are combined: [`Mean`](ReduceOp::Mean) divides each
+    /// What remains to be done when every rank's elements are combined: [`Mean`](crate::reduce::ReduceOp::Mean) divides each
     /// by `world` (16-bit floats in `f32`, rounded once); every other operation does nothing.
     ///
     /// # Safety
@@ -140,84 +130,4 @@ impl Kernels {
 /// Whether two stretches of this many bytes are one and the same, or have no byte in common.
 fn same_or_apart(into: *const u8, source: *const u8, bytes: usize) -> bool {
     into == source || into.addr().abs_diff(source.addr()) >= bytes
-}
-
-type Table = [[Option<Kernels>; DType::ALL.len()]; ReduceOp::ALL.len()];
-
-static TABLE: Table = {
-    let mut table: Table = [[None; DType::ALL.len()]; ReduceOp::ALL.len()];
-    let mut i = 0;
-    while i < ReduceOp::ALL.len() {
-        let op = ReduceOp::ALL[i];
-        let mut j = 0;
-        while j < DType::ALL.len() {
-            let dtype = DType::ALL[j];
-            table[row(op)][column(dtype)] = entry(op, dtype);
-            j += 1;
-        }
-        i += 1;
-    }
-    table
-};
-
-/// The numbers of the wire begin at 1 and have no gaps; a gap would fail to compile, in the table above.
-const fn row(op: ReduceOp) -> usize {
-    op as usize - 1
-}
-
-const fn column(dtype: DType) -> usize {
-    dtype as usize - 1
-}
-
-const fn entry(op: ReduceOp, dtype: DType) -> Option<Kernels> {
-    /// The kernels of a rule for the types listed, `None` for the others.
-    macro_rules! of {
-        ($rule:ident: $($name:ident = $t:ty),*) => {
-            match dtype {
-                $(DType::$name => Some(Kernels {
-                    size: size_of::<$t>(),
-                    combine: loops::combine::<$t, rules::$rule, { lanes(size_of::<$t>()) }>,
-                    fold: loops::fold::<$t, rules::$rule, { lanes(size_of::<$t>()) }>,
-                    finish: None,
-                }),)*
-                _ => None,
-            }
-        };
-    }
-    macro_rules! integers {
-        ($rule:ident) => {
-            of!($rule: I8 = i8, I16 = i16, I32 = i32, I64 = i64, U8 = u8, U16 = u16, U32 = u32, U64 = u64)
-        };
-    }
-    macro_rules! numbers {
-        ($rule:ident) => {
-            match of!($rule: F16 = half::f16, BF16 = half::bf16, F32 = f32, F64 = f64) {
-                None => integers!($rule),
-                floats => floats,
-            }
-        };
-    }
-    match op {
-        ReduceOp::Sum => numbers!(Sum),
-        ReduceOp::Prod => numbers!(Prod),
-        ReduceOp::Min => numbers!(Min),
-        ReduceOp::Max => numbers!(Max),
-        ReduceOp::Mean => match (entry(ReduceOp::Sum, dtype), finish(dtype)) {
-            (Some(sum), Some(finish)) => Some(Kernels { finish: Some(finish), ..sum }),
-            _ => None,
-        },
-        ReduceOp::BitAnd => integers!(BitAnd),
-        ReduceOp::BitOr => integers!(BitOr),
-        ReduceOp::BitXor => integers!(BitXor),
-    }
-}
-
-const fn finish(dtype: DType) -> Option<Finish> {
-    match dtype {
-        DType::F16 => Some(loops::divide::<half::f16>),
-        DType::BF16 => Some(loops::divide::<half::bf16>),
-        DType::F32 => Some(loops::divide::<f32>),
-        DType::F64 => Some(loops::divide::<f64>),
-        _ => None,
-    }
 }

@@ -2,16 +2,17 @@
 //! depend on the data, so that the compiler can turn the loop into vector instructions.
 
 use super::halves;
+use super::sets::Set;
 use half::{bf16, f16};
 
 /// An operation on elements of type `T`.
 pub(super) trait Rule<T> {
     /// What the operation works on between reading and writing: `f32` for the sum of 16-bit floats.
-    type Wide: Copy + Default;
+    type Wide: Copy;
 
-    fn widen(value: T) -> Self::Wide;
+    fn widen<S: Set, const N: usize>(set: S, values: [T; N]) -> [Self::Wide; N];
     fn apply(a: Self::Wide, b: Self::Wide) -> Self::Wide;
-    fn narrow(wide: Self::Wide) -> T;
+    fn narrow<S: Set, const N: usize>(set: S, wide: [Self::Wide; N]) -> [T; N];
 }
 
 /// A float that can be divided by the size of the world.
@@ -20,7 +21,56 @@ pub(super) trait Divide: Copy {
     type World: Copy;
 
     fn world(world: usize) -> Self::World;
-    fn divide(self, world: Self::World) -> Self;
+    fn divide<S: Set, const N: usize>(set: S, values: [Self; N], world: Self::World) -> [Self; N];
+}
+
+/// A 16-bit float: its conversions, a block at a time.
+trait Half: Sized {
+    fn widen<S: Set, const N: usize>(set: S, values: [Self; N]) -> [f32; N];
+    fn narrow<S: Set, const N: usize>(set: S, wide: [f32; N]) -> [Self; N];
+}
+
+impl Half for f16 {
+    #[inline(always)]
+    fn widen<S: Set, const N: usize>(set: S, values: [f16; N]) -> [f32; N] {
+        set.widen(values)
+    }
+
+    #[inline(always)]
+    fn narrow<S: Set, const N: usize>(set: S, wide: [f32; N]) -> [f16; N] {
+        set.narrow(wide)
+    }
+}
+
+impl Half for bf16 {
+    /// The first of every two, then the second of every two: so no value changes its place in a register.
+    #[inline(always)]
+    fn widen<S: Set, const N: usize>(_: S, values: [bf16; N]) -> [f32; N] {
+        let mut wide = [0.0; N];
+        let (pairs, single) = values.as_chunks::<2>();
+        for (i, pair) in pairs.iter().enumerate() {
+            let [first, second] = halves::bf16s_to_f32s(pair.map(bf16::to_bits));
+            wide[i] = first;
+            wide[N / 2 + i] = second;
+        }
+        if let [value] = single {
+            wide[N - 1] = halves::bf16_to_f32(value.to_bits());
+        }
+        wide
+    }
+
+    #[inline(always)]
+    fn narrow<S: Set, const N: usize>(_: S, wide: [f32; N]) -> [bf16; N] {
+        let mut values = [bf16::ZERO; N];
+        let (pairs, single) = values.as_chunks_mut::<2>();
+        for (i, pair) in pairs.iter_mut().enumerate() {
+            *pair = halves::f32s_to_bf16s([wide[i], wide[N / 2 + i]]).map(bf16::from_bits);
+        }
+        if let [value] = single {
+            *value = bf16::from_bits(halves::f32_to_bf16(wide[N - 1]));
+        }
+        values
+    }
 }
 
 pub(super) struct Sum;
@@ -38,8 +88,8 @@ macro_rules! rule {
             type Wide = $t;
 
             #[inline(always)]
-            fn widen(value: $t) -> $t {
-                value
+            fn widen<S: Set, const N: usize>(_: S, values: [$t; N]) -> [$t; N] {
+                values
             }
 
             #[inline(always)]
@@ -48,7 +98,7 @@ macro_rules! rule {
             }
 
             #[inline(always)]
-            fn narrow(wide: $t) -> $t {
+            fn narrow<S: Set, const N: usize>(_: S, wide: [$t; N]) -> [$t; N] {
                 wide
             }
         }
@@ -57,13 +107,13 @@ macro_rules! rule {
 
 /// A rule that works on 16-bit floats in `f32`.
 macro_rules! widened_rule {
-    ($rule:ident, $t:ty, $widen:path, $narrow:path, $apply:expr) => {
+    ($rule:ident, $t:ty, $apply:expr) => {
         impl Rule<$t> for $rule {
             type Wide = f32;
 
             #[inline(always)]
-            fn widen(value: $t) -> f32 {
-                $widen(value.to_bits())
+            fn widen<S: Set, const N: usize>(set: S, values: [$t; N]) -> [f32; N] {
+                <$t>::widen(set, values)
             }
 
             #[inline(always)]
@@ -72,8 +122,42 @@ macro_rules! widened_rule {
             }
 
             #[inline(always)]
-            fn narrow(wide: f32) -> $t {
-                <$t>::from_bits($narrow(wide))
+            fn narrow<S: Set, const N: usize>(set: S, wide: [f32; N]) -> [$t; N] {
+                <$t>::narrow(set, wide)
+            }
+        }
+    };
+}
+
+/// A rule that compares 16-bit floats as integers, shifted so that the NaNs come out.
+macro_rules! ordered_rule {
+    ($rule:ident, $t:ident, $apply:path, $shift:block) => {
+        impl Rule<$t> for $rule {
+            type Wide = i16;
+
+            #[inline(always)]
+            fn widen<S: Set, const N: usize>(_: S, values: [$t; N]) -> [i16; N] {
+                let mut keys = [0; N];
+                for i in 0..N {
+                    keys[i] = halves::rank(values[i].to_bits()).wrapping_add(const $shift);
+                }
+                keys
+            }
+
+            #[inline(always)]
+            fn apply(a: i16, b: i16) -> i16 {
+                $apply(a, b)
+            }
+
+            #[inline(always)]
+            fn narrow<S: Set, const N: usize>(_: S, keys: [i16; N]) -> [$t; N] {
+                let mut values = [$t::ZERO; N];
+                for i in 0..N {
+                    let bits = halves::unrank(keys[i].wrapping_sub(const $shift));
+                    let is_nan = bits & 0x7fff > $t::INFINITY.to_bits();
+                    values[i] = $t::from_bits(if is_nan { $t::NAN.to_bits() } else { bits });
+                }
+                values
             }
         }
     };
@@ -119,8 +203,11 @@ macro_rules! floats {
             }
 
             #[inline(always)]
-            fn divide(self, world: $t) -> $t {
-                self / world
+            fn divide<S: Set, const N: usize>(_: S, mut values: [$t; N], world: $t) -> [$t; N] {
+                for value in &mut values {
+                    *value /= world;
+                }
+                values
             }
         }
     )*};
@@ -128,23 +215,12 @@ macro_rules! floats {
 
 floats! { f32, 0x7fc0_0000; f64, 0x7ff8_0000_0000_0000 }
 
-/// `Min` and `Max` need no arithmetic: the bits are compared as integers.
 macro_rules! half_floats {
-    ($($t:ident, $widen:path, $narrow:path);*) => {$(
-        widened_rule!(Sum, $t, $widen, $narrow, std::ops::Add::add);
-        widened_rule!(Prod, $t, $widen, $narrow, std::ops::Mul::mul);
-        rule!(Min, $t, |a: $t, b: $t| {
-            let (a, b) = (a.to_bits(), b.to_bits());
-            let lesser = if halves::rank(a) < halves::rank(b) { a } else { b };
-            let nan = either_is_nan::<{ $t::INFINITY.to_bits() }>(a, b);
-            $t::from_bits(if nan { $t::NAN.to_bits() } else { lesser })
-        });
-        rule!(Max, $t, |a: $t, b: $t| {
-            let (a, b) = (a.to_bits(), b.to_bits());
-            let greater = if halves::rank(a) > halves::rank(b) { a } else { b };
-            let nan = either_is_nan::<{ $t::INFINITY.to_bits() }>(a, b);
-            $t::from_bits(if nan { $t::NAN.to_bits() } else { greater })
-        });
+    ($($t:ident)*) => {$(
+        widened_rule!(Sum, $t, std::ops::Add::add);
+        widened_rule!(Prod, $t, std::ops::Mul::mul);
+        ordered_rule!(Min, $t, Ord::min, { halves::beyond_infinity($t::INFINITY.to_bits()) });
+        ordered_rule!(Max, $t, Ord::max, { -halves::beyond_infinity($t::INFINITY.to_bits()) });
 
         impl Divide for $t {
             type World = f32;
@@ -155,21 +231,11 @@ macro_rules! half_floats {
             }
 
             #[inline(always)]
-            fn divide(self, world: f32) -> $t {
-                $t::from_bits($narrow($widen(self.to_bits()) / world))
+            fn divide<S: Set, const N: usize>(set: S, values: [$t; N], world: f32) -> [$t; N] {
+                $t::narrow(set, f32::divide(set, $t::widen(set, values), world))
             }
         }
     )*};
 }
 
-half_floats! {
-    f16, halves::f16_to_f32, halves::f32_to_f16;
-    bf16, halves::bf16_to_f32, halves::f32_to_bf16
-}
-
-/// Whether one of two 16-bit floats of the format with this infinity is a NaN.
-#[inline(always)]
-fn either_is_nan<const INFINITY: u16>(a: u16, b: u16) -> bool {
-    let [a, b] = [a, b].map(|bits| bits & 0x7fff);
-    (a > INFINITY) | (b > INFINITY)
-}
+half_floats! { f16 bf16 }

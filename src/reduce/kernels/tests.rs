@@ -1,8 +1,9 @@
-use super::{Kernels, kernels};
+use super::{InstructionSet, Kernels, kernels};
 use crate::reduce::{ReduceOp, oracle};
 use crate::tensor::{DType, Element};
 use fastrand::Rng;
 use half::{bf16, f16};
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 /// What the tests need of an element: its bits, and whether it is a NaN.
@@ -10,10 +11,6 @@ trait Sample: Element + Debug {
     fn from_bits(bits: u64) -> Self;
     fn bits(self) -> u64;
     fn is_nan(self) -> bool;
-
-    fn same(self, other: Self) -> bool {
-        self.bits() == other.bits() || self.is_nan() && other.is_nan()
-    }
 }
 
 macro_rules! integers {
@@ -148,27 +145,62 @@ impl Memory {
 }
 
 #[track_caller]
-fn assert_same<T: Sample>(got: &[T], wanted: &[T], what: &dyn Fn(usize) -> String) {
+fn assert_same<T: Sample>(op: ReduceOp, got: &[T], wanted: &[T], what: &dyn Fn(usize) -> String) {
     assert_eq!(got.len(), wanted.len());
     for (i, (got, wanted)) in got.iter().zip(wanted).enumerate() {
-        let exact = format!("{:#x}, not {:#x}", got.bits(), wanted.bits());
-        assert!(got.same(*wanted), "element {i}: {got:?}, not {wanted:?} ({exact}): {}", what(i));
+        let any_nan = got.is_nan() && wanted.is_nan() && !has_one_nan::<T>(op);
+        let same = got.bits() == wanted.bits() || any_nan;
+        let bits = || format!("{:#x}, not {:#x}", got.bits(), wanted.bits());
+        assert!(same, "element {i}: {got:?}, not {wanted:?} ({}): {}", bits(), what(i));
     }
 }
 
-/// One thing to be checked for every operation and type that go together.
+/// Whether a NaN that is computed has one form only.
+fn has_one_nan<T: Sample>(op: ReduceOp) -> bool {
+    size_of::<T>() == 2 || matches!(op, ReduceOp::Min | ReduceOp::Max)
+}
+
+/// What the oracle computes, with the NaN that is promised where there is one form only.
+fn computed<T: Sample>(op: ReduceOp, value: T) -> T {
+    let nan = match T::DTYPE {
+        DType::F16 => 0x7e00,
+        DType::BF16 => 0x7fc0,
+        DType::F32 => 0x7fc0_0000,
+        _ => 0x7ff8 << 48,
+    };
+    if value.is_nan() && has_one_nan::<T>(op) { T::from_bits(nan) } else { value }
+}
+
+fn combined<T: Sample>(op: ReduceOp, a: T, b: T) -> T {
+    computed(op, oracle::combine(op, a, b))
+}
+
+/// A single value is not computed but copied.
+fn folded<T: Sample>(op: ReduceOp, values: &[T]) -> T {
+    let result = oracle::fold(op, values);
+    if values.len() == 1 { result } else { computed(op, result) }
+}
+
+fn finished<T: Sample>(op: ReduceOp, value: T, world: usize) -> T {
+    let result = oracle::finish(op, value, world);
+    if op == ReduceOp::Mean { computed(op, result) } else { result }
+}
+
+/// One thing to be checked for every operation and type that go together, with every instruction set that there is.
 trait Check {
     fn check<T: Sample>(&mut self, op: ReduceOp, kernels: &'static Kernels);
 }
 
 fn everywhere(check: &mut impl Check) {
     fn one<T: Sample>(op: ReduceOp, check: &mut impl Check) {
-        match kernels(op, T::DTYPE) {
-            Some(kernels) => {
-                assert!(op.supports(T::DTYPE), "{op} {}", T::DTYPE);
-                check.check::<T>(op, kernels);
+        for set in InstructionSet::ALL.into_iter().filter(|set| set.is_available()) {
+            match set.kernels(op, T::DTYPE) {
+                Some(kernels) => {
+                    assert!(op.supports(T::DTYPE), "{op} {}", T::DTYPE);
+                    check.check::<T>(op, kernels);
+                }
+                None => assert!(!op.supports(T::DTYPE), "{op} {}", T::DTYPE),
             }
-            None => assert!(!op.supports(T::DTYPE), "{op} {}", T::DTYPE),
         }
     }
     for op in ReduceOp::ALL {
@@ -187,9 +219,9 @@ fn everywhere(check: &mut impl Check) {
     }
 }
 
-/// Every length up to a few blocks of the widest loop, and some large ones.
+/// Every length up to two of the longest blocks and a bit, and some large ones.
 fn lengths() -> impl Iterator<Item = usize> {
-    (0..=67).chain([127, 128, 129, 1000, 4099])
+    (0..=130).chain([1000, 4099])
 }
 
 struct Combine(Rng);
@@ -200,33 +232,33 @@ impl Check for Combine {
             let [shift_a, shift_b, shift_into] = [self.0.usize(..16), self.0.usize(..16), self.0.usize(..16)];
             let (a, b) = (mixture::<T>(&mut self.0, count), mixture::<T>(&mut self.0, count));
             let pairs = || a.iter().zip(&b);
-            let wanted: Vec<T> = pairs().map(|(a, b)| oracle::combine(op, *a, *b)).collect();
-            let doubled: Vec<T> = a.iter().map(|a| oracle::combine(op, *a, *a)).collect();
+            let wanted: Vec<T> = pairs().map(|(a, b)| combined(op, *a, *b)).collect();
+            let doubled: Vec<T> = a.iter().map(|a| combined(op, *a, *a)).collect();
             let what = |i: usize| format!("{op} {} of {:?} and {:?}", T::DTYPE, a[i], b[i]);
             let (mut memory_a, mut memory_b) = (Memory::of(&a, shift_a), Memory::of(&b, shift_b));
             let mut apart = Memory::of(&vec![T::from_bits(0x5b); count], shift_into);
 
             // SAFETY: each memory holds `count` elements and is its own.
             unsafe { kernels.combine(apart.data(), memory_a.data(), memory_b.data(), count) };
-            assert_same(&apart.elements::<T>(count), &wanted, &what);
+            assert_same(op, &apart.elements::<T>(count), &wanted, &what);
             assert_eq!(memory_a.elements::<T>(count).len(), memory_b.elements::<T>(count).len());
 
             let mut into_a = memory_a.clone();
             let data = into_a.data();
             // SAFETY: as above; the target is the first source.
             unsafe { kernels.combine(data, data, memory_b.data(), count) };
-            assert_same(&into_a.elements::<T>(count), &wanted, &what);
+            assert_same(op, &into_a.elements::<T>(count), &wanted, &what);
 
             let mut into_b = memory_b.clone();
             let data = into_b.data();
             // SAFETY: as above; the target is the second source.
             unsafe { kernels.combine(data, memory_a.data(), data, count) };
-            assert_same(&into_b.elements::<T>(count), &wanted, &what);
+            assert_same(op, &into_b.elements::<T>(count), &wanted, &what);
 
             let data = memory_a.data();
             // SAFETY: as above; the target is both sources.
             unsafe { kernels.combine(data, data, data, count) };
-            assert_same(&memory_a.elements::<T>(count), &doubled, &what);
+            assert_same(op, &memory_a.elements::<T>(count), &doubled, &what);
         }
     }
 }
@@ -256,14 +288,10 @@ impl Check for Pairs {
                 kernels.combine(back.data(), all.data(), one.data(), count);
             }
             let [there, back] = results.map(|memory| memory.elements::<T>(count));
-            let wanted: Vec<T> = values.iter().map(|other| oracle::combine(op, *value, *other)).collect();
+            let wanted: Vec<T> = values.iter().map(|other| combined(op, *value, *other)).collect();
             let what = |i: usize| format!("{op} {} of {value:?} and {:?}", T::DTYPE, values[i]);
-            assert_same(&there, &wanted, &what);
-            assert_same(&back, &wanted, &what);
-            if size_of::<T>() == 2 || matches!(op, ReduceOp::Min | ReduceOp::Max) {
-                let bits = |results: Vec<T>| results.into_iter().map(Sample::bits).collect::<Vec<_>>();
-                assert_eq!(bits(there), bits(back), "{op} {}: NaNs too have one form", T::DTYPE);
-            }
+            assert_same(op, &there, &wanted, &what);
+            assert_same(op, &back, &wanted, &what);
         }
     }
 }
@@ -271,6 +299,115 @@ impl Check for Pairs {
 #[test]
 fn combine_equals_the_oracle_for_all_pairs_both_ways() {
     everywhere(&mut Pairs(Rng::with_seed(2)));
+}
+
+/// Every 16-bit float with each of a sample, both ways round, and divided.
+struct EveryHalf(Rng);
+
+impl Check for EveryHalf {
+    fn check<T: Sample>(&mut self, op: ReduceOp, kernels: &'static Kernels) {
+        if !matches!(T::DTYPE, DType::F16 | DType::BF16) {
+            return;
+        }
+        let every: Vec<T> = (0..1 << 16).map(T::from_bits).collect();
+        let count = every.len();
+        let mut all = Memory::of(&every, 1);
+        let mut others: Vec<T> = special().into_iter().step_by(3).collect();
+        others.extend(mixture::<T>(&mut self.0, 4));
+        for other in others {
+            let mut one = Memory::of(&vec![other; count], 0);
+            let [mut there, mut back] = [one.clone(), one.clone()];
+            // SAFETY: each memory holds `count` elements and is its own.
+            unsafe {
+                kernels.combine(there.data(), all.data(), one.data(), count);
+                kernels.combine(back.data(), one.data(), all.data(), count);
+            }
+            let wanted: Vec<T> = every.iter().map(|value| combined(op, *value, other)).collect();
+            let what = |i: usize| format!("{op} {} of {:?} and {other:?}", T::DTYPE, every[i]);
+            assert_same(op, &there.elements::<T>(count), &wanted, &what);
+            assert_same(op, &back.elements::<T>(count), &wanted, &what);
+        }
+        for world in [1, 3, 64, 1000] {
+            let mut divided = all.clone();
+            // SAFETY: the memory holds `count` elements.
+            unsafe { kernels.finish(divided.data(), count, world) };
+            let wanted: Vec<T> = every.iter().map(|value| finished(op, *value, world)).collect();
+            let what = |i: usize| format!("{op} {} of {:?} by {world}", T::DTYPE, every[i]);
+            assert_same(op, &divided.elements::<T>(count), &wanted, &what);
+        }
+    }
+}
+
+#[test]
+fn every_16_bit_float_equals_the_oracle() {
+    everywhere(&mut EveryHalf(Rng::with_seed(5)));
+}
+
+/// Sums that end between two 16-bit floats, just beside the middle and on it, for both formats.
+struct Ties;
+
+impl Check for Ties {
+    fn check<T: Sample>(&mut self, op: ReduceOp, kernels: &'static Kernels) {
+        // One and its step, in each format; a quarter of a step is what makes the difference between ties.
+        let (one, step) = match T::DTYPE {
+            DType::F16 => (0x3c00, 0x1400),
+            DType::BF16 => (0x3f80, 0x3c00),
+            _ => return,
+        };
+        if op != ReduceOp::Sum {
+            return;
+        }
+        let exponent = if T::DTYPE == DType::F16 { 1 << 10 } else { 1 << 7 };
+        let [half, quarter] = [1, 2].map(|less| step - less * exponent);
+        let mut columns = Vec::new();
+        for sign in [0, 1 << 15] {
+            for big in [one, one + 1, one + 2, one + 3] {
+                for small in [half, half | 1 << 15] {
+                    for smaller in [0, quarter, quarter | 1 << 15, 1, 1 | 1 << 15] {
+                        columns.push([big ^ sign, small, smaller].map(T::from_bits));
+                    }
+                }
+            }
+        }
+        let count = columns.len();
+        let mut sources: [Memory; 3] = std::array::from_fn(|i| {
+            Memory::of(&columns.iter().map(|column| column[i]).collect::<Vec<_>>(), i)
+        });
+        let mut into = Memory::of(&vec![T::default(); count], 3);
+        let pointers = sources.each_mut().map(|source| source.data().cast_const());
+        // SAFETY: each memory holds `count` elements and is its own.
+        unsafe { kernels.fold(into.data(), &pointers, count) };
+        let wanted: Vec<T> = columns.iter().map(|column| folded(op, column)).collect();
+        let distinct =
+            |results: &[T]| results.iter().map(|value| value.bits()).collect::<BTreeSet<_>>().len();
+        assert!(distinct(&wanted) > 8, "the columns round to both sides");
+        assert_same(op, &into.elements::<T>(count), &wanted, &|i| format!("{:?}", columns[i]));
+        // SAFETY: as above.
+        unsafe { kernels.combine(into.data(), pointers[0], pointers[1], count) };
+        let wanted: Vec<T> = columns.iter().map(|[a, b, _]| combined(op, *a, *b)).collect();
+        assert_same(op, &into.elements::<T>(count), &wanted, &|i| format!("{:?}", columns[i]));
+    }
+}
+
+#[test]
+fn ties_are_rounded_to_even_once() {
+    everywhere(&mut Ties);
+}
+
+#[test]
+fn the_best_instruction_set_is_one_that_is_there_and_is_used() {
+    assert!(InstructionSet::Baseline.is_available());
+    let best = InstructionSet::best();
+    assert!(best.is_available());
+    for op in ReduceOp::ALL {
+        for dtype in DType::ALL {
+            let [used, of_best] = [kernels(op, dtype), best.kernels(op, dtype)];
+            assert_eq!(used.map(std::ptr::from_ref), of_best.map(std::ptr::from_ref), "{op} {dtype}");
+        }
+    }
+    for set in InstructionSet::ALL {
+        assert_eq!(set.kernels(ReduceOp::Sum, DType::F16).is_some(), set.is_available(), "{set}");
+    }
 }
 
 struct Fold(Rng);
@@ -281,7 +418,7 @@ impl Check for Fold {
             let ranks = if count == 0 { 3 } else { 1 + count % 6 };
             let values: Vec<Vec<T>> = (0..ranks).map(|_| mixture(&mut self.0, count)).collect();
             let column = |i: usize| values.iter().map(|source| source[i]).collect::<Vec<T>>();
-            let wanted: Vec<T> = (0..count).map(|i| oracle::fold(op, &column(i))).collect();
+            let wanted: Vec<T> = (0..count).map(|i| folded(op, &column(i))).collect();
             let what = |i: usize| format!("{op} {} of {:?}", T::DTYPE, column(i));
 
             let mut memory: Vec<Memory> =
@@ -291,7 +428,7 @@ impl Check for Fold {
             let mut apart = Memory::of(&vec![T::from_bits(0x5b); count], self.0.usize(..16));
             // SAFETY: each memory holds `count` elements and is its own.
             unsafe { kernels.fold(apart.data(), &sources, count) };
-            assert_same(&apart.elements::<T>(count), &wanted, &what);
+            assert_same(op, &apart.elements::<T>(count), &wanted, &what);
 
             for rank in 0..ranks {
                 let mut target = memory[rank].clone();
@@ -299,7 +436,7 @@ impl Check for Fold {
                 let before = std::mem::replace(&mut sources[rank], data);
                 // SAFETY: as above; the target is one of the sources.
                 unsafe { kernels.fold(data, &sources, count) };
-                assert_same(&target.elements::<T>(count), &wanted, &what);
+                assert_same(op, &target.elements::<T>(count), &wanted, &what);
                 sources[rank] = before;
             }
 
@@ -308,9 +445,8 @@ impl Check for Fold {
             let data = target.data();
             // SAFETY: as above; the target is each of the sources.
             unsafe { kernels.fold(data, &vec![data.cast_const(); ranks], count) };
-            let wanted: Vec<T> =
-                values[0].iter().map(|value| oracle::fold(op, &vec![*value; ranks])).collect();
-            assert_same(&target.elements::<T>(count), &wanted, &what);
+            let wanted: Vec<T> = values[0].iter().map(|value| folded(op, &vec![*value; ranks])).collect();
+            assert_same(op, &target.elements::<T>(count), &wanted, &what);
         }
     }
 }
@@ -331,9 +467,9 @@ impl Check for Finish {
                 let mut memory = Memory::of(&values, self.0.usize(..16));
                 // SAFETY: the memory holds `count` elements.
                 unsafe { kernels.finish(memory.data(), count, world) };
-                let wanted: Vec<T> = values.iter().map(|value| oracle::finish(op, *value, world)).collect();
+                let wanted: Vec<T> = values.iter().map(|value| finished(op, *value, world)).collect();
                 let what = |i: usize| format!("{op} {} of {:?} by {world}", T::DTYPE, values[i]);
-                assert_same(&memory.elements::<T>(count), &wanted, &what);
+                assert_same(op, &memory.elements::<T>(count), &wanted, &what);
             }
         }
     }

@@ -137,7 +137,7 @@ impl ControlLink {
         let (stream, (heartbeat, host_rank)) = loop {
             let fault = match attempt(&address, &hello, until, &mut inbox) {
                 Ok(Attempt::Welcomed(stream, welcome)) => break (stream, welcome),
-                Ok(Attempt::Refused(error)) => {
+                Ok(Attempt::Refused(_, error)) => {
                     return Err(error.at_rank(hello.rank).in_generation(hello.generation));
                 }
                 Err(fault) => fault,
@@ -162,9 +162,8 @@ impl ControlLink {
             Arc::new(Shared { bell: Bell::new()?, state: Mutex::default(), changed: Condvar::new(), poison });
         let waker = Arc::downgrade(&shared);
         shared.poison.on_set(move || {
-            if let Some(shared) = waker.upgrade() {
-                shared.bell.ring();
-            }
+            let shared = waker.upgrade();
+            shared.map(|shared| shared.bell.ring()).is_some()
         });
         let watch = Watch::new(
             stream,
@@ -361,10 +360,20 @@ fn list(ranks: &[u32]) -> String {
     }
 }
 
+/// Whether the store of this very group listens there. It is asked by one who counts the ranks differently, whom it
+/// refuses for that and takes no note of.
+pub(crate) fn lives_at(address: SocketAddr, world_id: u64, generation: u32, patience: Duration) -> bool {
+    let stranger = Hello::new(0, u32::MAX as usize, world_id, generation);
+    matches!(
+        attempt(&address, &stranger, after(patience), &mut FrameBuffer::default()),
+        Ok(Attempt::Refused(super::Refusal::WorldSize, _))
+    )
+}
+
 enum Attempt {
     /// The stream, the store's heartbeat deadline and its host's rank.
     Welcomed(TcpStream, (Duration, Option<usize>)),
-    Refused(Error),
+    Refused(super::Refusal, Error),
 }
 
 /// One attempt at being welcomed. An error, in words, is worth another attempt.
@@ -407,7 +416,7 @@ fn attempt(
                 return Ok(Attempt::Welcomed(stream, (heartbeat, host_rank.map(|host| host as usize))));
             }
             Ok(Some(Frame::Refuse { reason, text })) => {
-                return Ok(Attempt::Refused(refused(address, reason, &text)));
+                return Ok(Attempt::Refused(reason, refused(address, reason, &text)));
             }
             Ok(Some(_)) => return Err("what listens there is no store: it does not say welcome".into()),
             Err(error) => return Err(format!("what listens there is no store: {error}")),

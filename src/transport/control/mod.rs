@@ -35,6 +35,7 @@ pub use link::{ControlLink, LinkConfig, Reporter};
 pub use server::{Server, ServerConfig};
 
 pub(crate) use hello::hostname;
+pub(crate) use link::lives_at;
 pub(crate) use notice::{Bell, after, readiness, wait};
 
 use std::time::Duration;

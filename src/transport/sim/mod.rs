@@ -27,7 +27,7 @@ mod network;
 
 use super::{Channel, Interest, LinkFault, Transport};
 use crate::error::Cause;
-use crate::observe::{Poison, Time};
+use crate::observe::{Poison, Time, Waker};
 use network::Network;
 use std::fmt;
 use std::io::IoSlice;
@@ -173,6 +173,11 @@ impl Transport for SimTransport {
 
     fn wait(&mut self, _interests: &[Interest], until: Time) {
         self.sim.network().wait(self.rank, until);
+    }
+
+    /// Waiting takes no time outside of the simulation, and ends by itself: there is nobody to wake.
+    fn waker(&self) -> Waker {
+        Arc::new(|| {})
     }
 
     fn now(&self) -> Time {

@@ -41,8 +41,9 @@ impl End {
             return self.fault(CauseKind::Unreachable, detail);
         }
         match error.kind() {
+            // A death the store knows better: its control link has ended too.
             io::ErrorKind::ConnectionReset => {
-                self.fault(CauseKind::PeerDead, format_args!("reset the connection ({doing}: {error})"))
+                self.fault(CauseKind::Unreachable, format_args!("reset the connection ({doing}: {error})"))
             }
             // The peer had ended its direction before it reset the connection.
             io::ErrorKind::BrokenPipe => self.closed(false),

@@ -42,6 +42,8 @@ pub enum Kind {
     Goodbye = 3,
     /// The hello was understood and not accepted.
     Refused = 4,
+    /// The sender moves from its own link, where this is its last frame, to the receiver's, where it is its first.
+    Moved = 5,
 }
 
 impl Kind {
@@ -51,6 +53,7 @@ impl Kind {
             2 => Kind::Cause,
             3 => Kind::Goodbye,
             4 => Kind::Refused,
+            5 => Kind::Moved,
             _ => return None,
         })
     }
@@ -171,6 +174,8 @@ pub enum Step {
     Goodbye,
     /// The peer has not accepted the link.
     Refused(Refusal),
+    /// The peer moves between links.
+    Moved,
 }
 
 /// Reads frames. Holds no bytes: the caller keeps what is incomplete and offers it again with more.
@@ -235,6 +240,7 @@ impl Decoder {
         let step = match kind {
             Kind::Cause => decode_cause(payload).map(Step::Cause),
             Kind::Goodbye if length == 0 => Some(Step::Goodbye),
+            Kind::Moved if length == 0 => Some(Step::Moved),
             Kind::Refused if length == 1 => Refusal::from_wire(payload[0]).map(Step::Refused),
             _ => None,
         };
@@ -318,6 +324,9 @@ mod tests {
         let end = key.control(Kind::Refused, &[3], &mut whole);
         bytes.extend(&whole[..end]);
         key.advance();
+        let end = key.control(Kind::Moved, &[], &mut whole);
+        bytes.extend(&whole[..end]);
+        key.advance();
         let end = key.control(Kind::Goodbye, &[], &mut whole);
         bytes.extend(&whole[..end]);
         let steps = vec![
@@ -325,6 +334,7 @@ mod tests {
             Step::Data,
             Step::Cause(cause("why")),
             Step::Refused(Refusal::Generation),
+            Step::Moved,
             Step::Goodbye,
         ];
         (bytes, steps)

@@ -1,4 +1,4 @@
-//! A link that carries a peer's payload to this rank; only control frames go back on it.
+//! The half of a link that receives: frames into the caller's buffer.
 //!
 //! A frame's length is not known before its header is read, and a call to read the header alone costs what a call
 //! to read everything costs. So the next frame is taken to be like the last:
@@ -9,15 +9,12 @@
 //! - Within a frame the payload is read straight into the caller's buffer.
 
 use super::fault::End;
-use super::frame::{ALIGNMENT, CONTROL_LIMIT, Decoder, HEADER, Key, Kind, Step};
-use super::hello::Hello;
-use super::outgoing::{Told, retry, send_control};
-use crate::error::Cause;
-use crate::transport::{Channel, LinkFault};
+use super::frame::{ALIGNMENT, CONTROL_LIMIT, Decoder, HEADER, Key, Step};
+use super::outgoing::retry;
+use crate::error::{Cause, CauseKind};
+use crate::transport::LinkFault;
 use socket2::Socket;
 use std::io::{self, IoSliceMut, Read};
-use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
 
 /// Frames longer than this are not staged.
 const LONG: usize = 1024;
@@ -28,8 +25,8 @@ const GUESSED: usize = 128 * 1024;
 /// Where the payload of a frame is meant to come to lie in the stage.
 const PLACE: usize = 2 * ALIGNMENT;
 
-/// Bytes of the stage until a guess was wrong.
-const STAGE: usize = PLACE + 8192;
+/// Bytes of the stage until a guess was wrong: for a page or two of payload, with the fingerprint ahead of it.
+const STAGE: usize = PLACE + 8192 + 256;
 
 const _: () = assert!(STAGE >= HEADER + CONTROL_LIMIT && PLACE >= HEADER + ALIGNMENT);
 
@@ -41,63 +38,82 @@ const DRAIN: usize = 1 << 20;
 
 /// See the module's documentation.
 pub(super) struct Incoming {
-    pub(super) channel: Channel,
     end: End,
-    socket: Socket,
     decoder: Decoder,
+    /// Empty until there is something to read: most links carry payload one way.
     stage: Vec<u8>,
     /// What is staged and not taken.
     start: usize,
     filled: usize,
     /// The header with its padding, and the payload, of the last data frame: the guess for the next.
     guess: (usize, usize),
+    /// Whether payload has ever come.
+    pub(super) used: bool,
+    /// Whether the peer has said that it moves between links: nothing behind that is read until the caller resets it.
+    pub(super) moved: bool,
     /// Why nothing more comes.
-    fault: Option<LinkFault>,
-    /// The key of the frames that go back; `None` once they can not.
-    back: Option<Key>,
+    pub(super) fault: Option<LinkFault>,
+    /// Whether that is what the peer said, and no guess.
+    pub(super) explained: bool,
     /// A cause that the peer told.
     pub(super) told: Option<Cause>,
 }
 
 impl Incoming {
-    /// The link that began with `hello`.
-    pub(super) fn new(end: End, hello: &Hello, socket: Socket) -> Self {
-        let (key, back) = hello.keys();
+    /// Frames from this peer with this key.
+    pub(super) fn new(end: End, key: Key) -> Self {
         Incoming {
-            channel: hello.channel,
             end,
-            socket,
             decoder: Decoder::new(key),
-            stage: vec![0; STAGE],
+            stage: Vec::new(),
             start: 0,
             filled: 0,
             guess: (HEADER, 0),
+            used: false,
+            moved: false,
             fault: None,
-            back: Some(back),
+            explained: false,
             told: None,
         }
     }
 
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-
     /// Whether [`recv`](Incoming::recv) has something to give or to say without looking at the socket.
     pub(super) fn ready(&self) -> bool {
-        self.fault.is_some() || (self.decoder.remaining() > 0 && self.start < self.filled)
+        self.fault.is_some() || (!self.moved && self.has_payload())
+    }
+
+    /// Whether payload has been read and not taken: there is no use in looking at the socket before it is.
+    pub(super) fn has_payload(&self) -> bool {
+        self.decoder.remaining() > 0 && self.start < self.filled
+    }
+
+    /// Whether nothing more comes.
+    fn over(&self) -> bool {
+        self.moved || self.fault.is_some()
+    }
+
+    /// Reads what the peer says, but no payload.
+    pub(super) fn listen(&mut self, socket: &Socket) {
+        while !self.over() && self.decoder.remaining() == 0 {
+            match self.fill(socket) {
+                Ok(Came { read: 0, .. }) => return,
+                Ok(_) => drop(self.unstage(&mut [])),
+                Err(fault) => self.fault = Some(fault),
+            }
+        }
     }
 
     /// Receives what is there, at most `into`; how many bytes.
-    pub(super) fn recv(&mut self, into: &mut [u8]) -> Result<usize, LinkFault> {
+    pub(super) fn recv(&mut self, socket: &Socket, into: &mut [u8]) -> Result<usize, LinkFault> {
         let mut done = 0;
-        if self.start < self.filled {
+        if self.start < self.filled && !self.moved {
             done = self.unstage(into);
             if done == into.len() || (done > 0 && into.len() - done < WORTHWHILE) {
                 return Ok(done);
             }
         }
-        while done < into.len() && self.fault.is_none() {
-            match self.read(&mut into[done..]) {
+        while done < into.len() && !self.over() {
+            match self.read(socket, &mut into[done..]) {
                 Ok(came) => {
                     done += came.direct;
                     done += self.unstage(&mut into[done..]);
@@ -115,48 +131,60 @@ impl Incoming {
     }
 
     /// One call.
-    fn read(&mut self, into: &mut [u8]) -> Result<Came, LinkFault> {
+    fn read(&mut self, socket: &Socket, into: &mut [u8]) -> Result<Came, LinkFault> {
         let remaining = self.decoder.remaining();
-        let (head, payload) = self.guess;
         if remaining > 0 {
             let part = into.len().min(remaining);
-            let read = self.result((&self.socket).read(&mut into[..part]))?;
+            let read = self.result((&*socket).read(&mut into[..part]))?;
             self.decoder.take(read);
-            return Ok(Came { direct: read, full: read == part });
+            return Ok(Came { direct: read, read, full: read == part });
+        }
+        let (head, payload) = self.guess;
+        // A fingerprint ahead of its payload is not worth a call of its own.
+        if self.start == self.filled && payload > LONG && into.len() > LONG {
+            (self.start, self.filled) = (PLACE - head, PLACE - head);
+            let part = into.len().min(payload).min(GUESSED);
+            return self.guess(socket, &mut into[..part]);
+        }
+        self.fill(socket)
+    }
+
+    /// One call, into the stage.
+    fn fill(&mut self, socket: &Socket) -> Result<Came, LinkFault> {
+        if self.stage.is_empty() {
+            // Room for what a wrong guess brings, of which no page is touched before: later on nothing is allocated.
+            self.stage.reserve_exact(PLACE + GUESSED);
+            self.stage.resize(STAGE, 0);
         }
         if self.start == self.filled {
-            (self.start, self.filled) = (PLACE - head, PLACE - head);
-            if payload > LONG {
-                let part = into.len().min(payload).min(GUESSED);
-                return self.guess(&mut into[..part]);
-            }
+            (self.start, self.filled) = (PLACE - self.guess.0, PLACE - self.guess.0);
         }
         let end = self.stage.len().min(self.filled + STAGE);
         let room = &mut self.stage[self.filled..end];
         let length = room.len();
-        let result = (&self.socket).read(room);
+        let result = (&*socket).read(room);
         let read = self.result(result)?;
         self.filled += read;
-        Ok(Came { direct: 0, full: read == length })
+        Ok(Came { direct: 0, read, full: read == length })
     }
 
     /// One call for a header like the last and its payload.
-    fn guess(&mut self, into: &mut [u8]) -> Result<Came, LinkFault> {
+    fn guess(&mut self, socket: &Socket, into: &mut [u8]) -> Result<Came, LinkFault> {
         let head = PLACE - self.filled;
         let room = head + into.len();
         let mut pieces = [IoSliceMut::new(&mut self.stage[self.filled..PLACE]), IoSliceMut::new(into)];
-        let result = (&self.socket).read_vectored(&mut pieces);
+        let result = (&*socket).read_vectored(&mut pieces);
         let read = self.result(result)?;
         self.filled += read.min(head);
         let full = read == room;
         let came = read.saturating_sub(head);
         if came == 0 {
-            return Ok(Came { direct: 0, full });
+            return Ok(Came { direct: 0, read, full });
         }
         self.understand();
         if self.start == self.filled && came <= self.decoder.remaining() {
             self.decoder.take(came);
-            return Ok(Came { direct: came, full });
+            return Ok(Came { direct: came, read, full });
         }
         if self.fault.is_none() {
             let end = self.filled + came;
@@ -166,7 +194,7 @@ impl Incoming {
             self.stage[self.filled..end].copy_from_slice(&into[..came]);
             self.filled = end;
         }
-        Ok(Came { direct: 0, full })
+        Ok(Came { direct: 0, read, full })
     }
 
     /// What a call has brought: bytes, nothing yet, or the end.
@@ -220,38 +248,30 @@ impl Incoming {
             Ok((used, step)) => {
                 self.start += used;
                 match step {
-                    Step::Data => self.guess = (used, self.decoder.remaining()),
-                    Step::Cause(cause) => super::remember(&mut self.told, cause),
-                    Step::Goodbye => self.fault = Some(self.end.left()),
-                    Step::Refused(_) | Step::Need(_) => {
-                        self.fault = Some(self.end.no_frame("a refusal of nothing"));
+                    Step::Data => {
+                        self.guess = (used, self.decoder.remaining());
+                        self.used = true;
                     }
+                    Step::Cause(cause) => super::remember(&mut self.told, cause),
+                    Step::Moved => self.moved = true,
+                    Step::Goodbye => self.explain(self.end.left()),
+                    Step::Refused(why) => {
+                        let detail = format!("refused the link: {}", why.as_str());
+                        self.explain(self.end.fault(CauseKind::Unreachable, detail));
+                    }
+                    Step::Need(_) => {}
                 }
             }
-            Err(why) => self.fault = Some(self.end.no_frame(why.0)),
+            Err(why) => self.explain(self.end.no_frame(why.0)),
         }
         if self.fault.is_some() {
             self.start = self.filled;
         }
-        true
+        !self.moved
     }
 
-    /// Sends a control frame back if that is possible at once.
-    pub(super) fn tell(&mut self, kind: Kind, payload: &[u8]) {
-        if let Some(key) = &mut self.back
-            && send_control(&self.socket, key, kind, payload) == Told::InPart
-        {
-            self.back = None;
-        }
-    }
-
-    /// Says goodbye and closes.
-    pub(super) fn close(mut self, goodbye: bool) {
-        if goodbye {
-            self.tell(Kind::Goodbye, &[]);
-        }
-        let _ = self.socket.shutdown(Shutdown::Write);
-        drain(&self.socket, &mut self.stage[..]);
+    fn explain(&mut self, fault: LinkFault) {
+        (self.fault, self.explained) = (Some(fault), true);
     }
 }
 
@@ -271,6 +291,8 @@ pub(super) fn drain(mut socket: &Socket, buffer: &mut [u8]) {
 struct Came {
     /// Bytes that went straight into the caller's buffer.
     direct: usize,
+    /// Bytes in all.
+    read: usize,
     /// Whether there was not room for more.
     full: bool,
 }

@@ -1,9 +1,8 @@
 //! Ranks that are reached by TCP.
 //!
-//! A link is a connection that carries payload one way: from the rank that made it, when it first had something to
-//! send to that peer on that channel, to the rank that accepted it. Two ranks that begin at once thus make two
-//! links, and there is no race to settle. The other way of the connection carries control frames only: causes,
-//! goodbyes and refusals.
+//! A link is a connection that a rank makes when it first has something to send to a peer on a channel. The peer answers
+//! on the same link, unless it has begun at the same time: then there are two, until one of the ranks moves over to
+//! the other's. Beside payload, links carry control frames: causes, goodbyes and refusals.
 //!
 //! Everything happens in calls of the one thread that owns the [`TcpTransport`], on non-blocking sockets. It
 //! sleeps in one place, [`wait`](Transport::wait), from which the group's [`Poison`] wakes it through an eventfd.
@@ -11,7 +10,8 @@
 //! | file | subject |
 //! |---|---|
 //! | `hello`, `frame` | the wire: pure, and tried with random bytes |
-//! | `outgoing`, `incoming` | a link, seen from either end |
+//! | `line` | which link carries what, between two ranks on one channel |
+//! | `link` | a connection, seen from either end; its halves are `outgoing` and `incoming` |
 //! | `door` | the listener and whoever has not said a hello |
 //! | `wait` | poll |
 //! | `fault` | what an error of the system means |
@@ -23,19 +23,20 @@ pub mod frame;
 #[doc(hidden)]
 pub mod hello;
 mod incoming;
+mod line;
+mod link;
 mod outgoing;
 mod wait;
 
-use super::{Channel, Direction, Interest, LinkFault, Transport};
+use super::{Channel, Direction, Interest, LinkFault, Links, Transport};
 use crate::error::{Cause, CauseKind, Error, Result};
-use crate::observe::{Poison, Time};
+use crate::observe::{Poison, Time, Waker};
 use door::{Caller, Door};
 use fault::{End, NO_DESCRIPTOR};
 use frame::{CONTROL_LIMIT, Kind, Refusal, encode_cause};
 use hello::{Hello, VERSION};
-use incoming::Incoming;
+use line::Line;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use outgoing::Outgoing;
 use std::fmt;
 use std::io::IoSlice;
 use std::net::{SocketAddr, TcpListener};
@@ -51,6 +52,27 @@ const HEARSAY: Duration = Duration::from_millis(400);
 /// How long a link of a peer that has left may still be on its way.
 const STRAGGLER: Duration = Duration::from_secs(1);
 
+/// What a rank of a group listens with and is woken by: all that the system may refuse to a [`TcpTransport`], to be had
+/// before anybody counts on it.
+#[derive(Debug)]
+pub struct Seat {
+    listener: TcpListener,
+    wake: EventFd,
+}
+
+impl Seat {
+    /// The seat of a rank that listens there.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) where the operating system refuses an eventfd or the listener.
+    pub fn new(listener: TcpListener) -> Result<Seat> {
+        listener.set_nonblocking(true).map_err(|e| Error::io("making the listener non-blocking", e))?;
+        let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
+            .map_err(|e| Error::io("making an eventfd", e))?;
+        Ok(Seat { listener, wake })
+    }
+}
+
 /// What a [`TcpTransport`] is made of.
 pub struct TcpSetup {
     /// This rank.
@@ -64,7 +86,7 @@ pub struct TcpSetup {
     /// The communicator within the world: links of another one are refused.
     pub communicator: u32,
     /// Where this rank's peers connect to; its address is already known to them.
-    pub listener: TcpListener,
+    pub seat: Seat,
     /// Where the listeners of all ranks are, by rank. All of them are bound already.
     pub peers: Vec<SocketAddr>,
     /// The failure of the group, set by the control plane or an abort; wakes a rank from its wait.
@@ -82,7 +104,7 @@ impl fmt::Debug for TcpSetup {
             .field("world", &self.world)
             .field("generation", &self.generation)
             .field("communicator", &self.communicator)
-            .field("listener", &self.listener)
+            .field("seat", &self.seat)
             .field("peers", &self.peers)
             .finish_non_exhaustive()
     }
@@ -101,9 +123,8 @@ pub struct TcpTransport {
     poison: Arc<Poison>,
     report: Box<dyn Fn(&Cause) + Send>,
     spins: u32,
-    /// Links by peer; few channels, so a list each.
-    outgoing: Vec<Vec<Outgoing>>,
-    incoming: Vec<Vec<Incoming>>,
+    /// By peer; few channels, so a list each.
+    lines: Vec<Vec<Line>>,
     door: Door,
     wake: Arc<EventFd>,
     sleeper: Sleeper,
@@ -113,6 +134,7 @@ pub struct TcpTransport {
     heard: Option<(Cause, Instant)>,
     /// When a link of that peer first ended.
     ended: Vec<Option<Instant>>,
+    links: Links,
 }
 
 impl TcpTransport {
@@ -120,24 +142,21 @@ impl TcpTransport {
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where the rank, the world and the addresses do not
-    /// fit each other, [`Io`](crate::ErrorKind::Io) where the operating system refuses an eventfd or the listener.
+    /// fit each other.
     pub fn new(setup: TcpSetup) -> Result<TcpTransport> {
-        let TcpSetup { rank, world, generation, world_id, communicator, listener, peers, .. } = setup;
+        let TcpSetup { rank, world, generation, world_id, communicator, seat, peers, .. } = setup;
         if rank >= world || peers.len() != world {
             let addresses = peers.len();
             return Err(Error::invalid(format!("rank {rank} of {world} with {addresses} addresses")));
         }
         let number = u32::try_from(world).map_err(|_| Error::invalid(format!("a world of {world}")))?;
-        listener.set_nonblocking(true).map_err(|e| Error::io("making the listener non-blocking", e))?;
-        let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
-            .map_err(|e| Error::io("making an eventfd", e))?;
-        let wake = Arc::new(wake);
+        let wake = Arc::new(seat.wake);
         let sleeper = Arc::downgrade(&wake);
         setup.poison.on_set(move || {
-            if let Some(wake) = sleeper.upgrade() {
-                // It can only fail where it is full of wakes already.
-                let _ = wake.write(1);
-            }
+            let Some(wake) = sleeper.upgrade() else { return false };
+            // It can only fail where it is full of wakes already.
+            let _ = wake.write(1);
+            true
         });
         Ok(TcpTransport {
             own: Hello {
@@ -156,14 +175,14 @@ impl TcpTransport {
             poison: setup.poison,
             report: setup.report,
             spins: setup.spins,
-            outgoing: (0..world).map(|_| Vec::new()).collect(),
-            incoming: (0..world).map(|_| Vec::new()).collect(),
-            door: Door::new(listener.into(), world),
+            lines: (0..world).map(|_| Vec::new()).collect(),
+            door: Door::new(seat.listener.into(), world),
             wake,
             sleeper: Sleeper::default(),
             place: 0,
             heard: None,
             ended: vec![None; world],
+            links: Links::default(),
         })
     }
 
@@ -181,18 +200,33 @@ impl TcpTransport {
 
     /// Lets in who is at the door.
     fn answer(&mut self) {
-        let TcpTransport { door, incoming, own, .. } = self;
+        let TcpTransport { door, lines, own, peers, links, .. } = self;
         door.answer(|caller: Caller| {
-            let links = match caller.hello.check(own) {
-                Ok(()) => &mut incoming[caller.hello.from as usize],
-                Err(why) => return caller.refuse(why),
-            };
-            if links.iter().any(|link| link.channel == caller.hello.channel) {
+            if let Err(why) = caller.hello.check(own) {
+                return caller.refuse(why);
+            }
+            let peer = caller.hello.from as usize;
+            let end = End { peer, address: peers[peer] };
+            let line = line(&mut lines[peer], caller.hello.channel, end, own.from as usize);
+            if !line.takes() {
                 return caller.refuse(Refusal::Duplicate);
             }
-            let end = End { peer: caller.hello.from as usize, address: caller.address };
-            links.push(Incoming::new(end, &caller.hello, caller.socket));
+            line.take(End { peer, address: caller.address }, &caller.hello, caller.socket);
+            if !line.takes() {
+                tracing::debug!(rank = own.from, peer, address = %caller.address, "a peer has connected");
+                links.made += 1;
+            }
         });
+    }
+
+    /// The line to a peer, made where there is none.
+    fn line(&mut self, peer: usize, channel: Channel) -> &mut Line {
+        let end = self.end(peer);
+        line(&mut self.lines[peer], channel, end, self.own.from as usize)
+    }
+
+    fn find(&mut self, peer: usize, channel: Channel) -> Option<&mut Line> {
+        self.lines[peer].iter_mut().find(|line| line.channel == channel)
     }
 
     /// What a link without a connection means.
@@ -210,8 +244,11 @@ impl TcpTransport {
     /// Passes on what a link has told.
     #[cold]
     fn hear(&mut self, peer: usize, told: Option<Cause>, ended: bool) {
-        if ended {
-            self.ended[peer].get_or_insert_with(Instant::now);
+        if ended && self.ended[peer].is_none() {
+            self.links.lost += 1;
+            let (rank, address) = (self.own.from, self.peers[peer]);
+            tracing::debug!(rank, peer, %address, "a connection has ended");
+            self.ended[peer] = Some(Instant::now());
         }
         let Some(cause) = told else { return };
         if self.heard.as_ref().is_some_and(|(known, _)| *known == cause) {
@@ -230,16 +267,25 @@ impl TcpTransport {
         if peer >= self.peers.len() {
             return true;
         }
+        let line = self.lines[peer].iter().find(|line| line.channel == channel);
         match direction {
-            Direction::Send => match self.outgoing[peer].iter().find(|link| link.channel == channel) {
-                Some(link) => link.failed(),
-                None => true,
-            },
-            Direction::Receive => match self.incoming[peer].iter().find(|link| link.channel == channel) {
-                Some(link) => link.ready(),
-                None => false,
-            },
+            Direction::Send => line.and_then(Line::sending).is_none_or(|link| link.failed()),
+            Direction::Receive => line.is_some_and(Line::ready),
         }
+    }
+
+    /// Notes on which lines payload is waited for.
+    fn want(&mut self, interests: &[Interest], wanted: bool) {
+        for interest in interests.iter().filter(|interest| interest.direction == Direction::Receive) {
+            if let Some(line) = self.find(interest.peer, interest.channel) {
+                line.wanted = wanted;
+            }
+        }
+    }
+
+    /// Whether it is settled on which link this peer sends on this channel.
+    fn joined(&self, peer: usize, channel: Channel) -> bool {
+        self.lines[peer].iter().any(|line| line.channel == channel && !line.expects())
     }
 
     /// How long to sleep at most: until `until`, or until something is due here.
@@ -250,9 +296,7 @@ impl TcpTransport {
         };
         let heard = self.heard.as_ref().map(|(_, since)| *since + HEARSAY);
         let stragglers = interests.iter().filter(|interest| {
-            let links = &self.incoming[interest.peer];
-            interest.direction == Direction::Receive
-                && !links.iter().any(|link| link.channel == interest.channel)
+            interest.direction == Direction::Receive && !self.joined(interest.peer, interest.channel)
         });
         let stragglers = stragglers.filter_map(|interest| Some(self.ended[interest.peer]? + STRAGGLER));
         let due = stragglers.chain(self.door.until()).chain(heard).min();
@@ -280,19 +324,21 @@ impl Transport for TcpTransport {
         data: &[IoSlice<'_>],
     ) -> std::result::Result<usize, LinkFault> {
         self.known(to)?;
-        let links = &mut self.outgoing[to];
-        let index = match links.iter().position(|link| link.channel == channel) {
-            Some(index) => index,
-            None => {
-                let hello = Hello { to: to as u32, channel, ..self.own };
-                links.push(Outgoing::connect(End { peer: to, address: self.peers[to] }, &hello)?);
-                links.len() - 1
-            }
-        };
-        let link = &mut links[index];
-        let sent = link.send(data, &mut self.place);
+        if self.find(to, channel).is_none() {
+            // Perhaps the peer has called already.
+            self.answer();
+            self.line(to, channel);
+        }
+        let TcpTransport { lines, own, place, links, peers, .. } = self;
+        let line = lines[to].iter_mut().find(|line| line.channel == channel).expect("made above");
+        let had = line.has_made();
+        let sent = line.send(&Hello { to: to as u32, ..*own }, data, place);
+        if !had && line.has_made() {
+            tracing::debug!(rank = own.from, peer = to, address = %peers[to], "connects to a peer");
+            links.made += 1;
+        }
         if sent.is_err() {
-            let (told, ended) = (link.told.take(), link.failed());
+            let (told, ended) = line.told();
             self.hear(to, told, ended);
         }
         sent
@@ -305,20 +351,22 @@ impl Transport for TcpTransport {
         into: &mut [u8],
     ) -> std::result::Result<usize, LinkFault> {
         self.known(from)?;
-        let find = |links: &[Incoming]| links.iter().position(|link| link.channel == channel);
-        let mut index = find(&self.incoming[from]);
-        if index.is_none() {
-            self.answer();
-            index = find(&self.incoming[from]);
+        if let Some(line) = self.find(from, channel) {
+            let received = line.recv(into);
+            if received.is_err() || line.has_told() {
+                let (told, ended) = line.told();
+                self.hear(from, told, ended);
+                return received;
+            }
+            if received != Ok(0) || !line.expects() {
+                return received;
+            }
         }
-        let Some(index) = index else { return self.missing(from) };
-        let link = &mut self.incoming[from][index];
-        let received = link.recv(into);
-        if received.is_err() || link.told.is_some() {
-            let (told, ended) = (link.told.take(), received.is_err());
-            self.hear(from, told, ended);
+        self.answer();
+        match self.find(from, channel) {
+            Some(line) if !line.expects() => line.recv(into),
+            _ => self.missing(from),
         }
-        received
     }
 
     fn wait(&mut self, interests: &[Interest], until: Time) {
@@ -326,21 +374,29 @@ impl Transport for TcpTransport {
             return;
         }
         let limit = self.limit(interests, until);
+        self.want(interests, true);
         let mut watch = self.sleeper.watch();
-        watch.add(self.wake.as_fd(), false, Role::Plain);
-        self.door.watched(|descriptor| watch.add(descriptor, false, Role::Door));
-        for interest in interests {
-            let sends = interest.direction == Direction::Send;
-            let incoming = self.incoming[interest.peer].iter().find(|link| link.channel == interest.channel);
-            match incoming {
-                Some(link) if !sends => watch.add(link.fd(), false, Role::Plain),
-                _ => {
-                    // A receiver without a link looks at what comes back on those the other way.
-                    for (index, link) in self.outgoing[interest.peer].iter().enumerate() {
-                        if !link.failed() && (!sends || link.channel == interest.channel) {
-                            watch.add(link.fd(), sends, Role::Back { peer: interest.peer, index });
-                        }
+        watch.add(self.wake.as_fd(), true, false, Role::Wake);
+        self.door.watched(|descriptor| watch.add(descriptor, true, false, Role::Door));
+        for &Interest { peer, channel, direction } in interests {
+            for (index, line) in self.lines[peer].iter().enumerate() {
+                let role = Role::Line { peer, index };
+                match (direction, line.channel == channel) {
+                    (Direction::Send, true) => {
+                        // Where payload is waited for too, its receiver looks at the socket.
+                        let listens = !line.wanted;
+                        line.sending()
+                            .inspect(|link| watch.add(link.fd(), listens && link.listens(), true, role));
                     }
+                    (Direction::Receive, true) => {
+                        line.receiving().inspect(|link| watch.add(link.fd(), true, false, Role::Plain));
+                    }
+                    // That the peer has left may be heard on other channels only.
+                    (Direction::Receive, false) if !self.joined(peer, channel) => {
+                        let live = line.links().filter(|link| !link.failed());
+                        live.for_each(|link| watch.add(link.fd(), link.listens(), false, role));
+                    }
+                    _ => {}
                 }
             }
         }
@@ -349,18 +405,29 @@ impl Transport for TcpTransport {
         while let Some(role) = self.sleeper.awake() {
             match role {
                 Role::Door => knocked = true,
-                Role::Back { peer, index } => {
-                    let link = &mut self.outgoing[peer][index];
-                    link.listen();
-                    let (told, ended) = (link.told.take(), link.failed());
+                // A group that has failed is awake for ever; any other has been woken for once.
+                Role::Wake if !self.poison.is_set() => drop(self.wake.read()),
+                Role::Line { peer, index } => {
+                    let line = &mut self.lines[peer][index];
+                    line.listen();
+                    let (told, ended) = line.told();
                     self.hear(peer, told, ended);
                 }
-                Role::Plain => {}
+                Role::Plain | Role::Wake => {}
             }
         }
+        self.want(interests, false);
         if knocked {
             self.answer();
         }
+    }
+
+    fn waker(&self) -> Waker {
+        let wake = Arc::clone(&self.wake);
+        Arc::new(move || {
+            // It can only fail where it is full of wakes already.
+            let _ = wake.write(1);
+        })
     }
 
     fn now(&self) -> Time {
@@ -371,13 +438,17 @@ impl Transport for TcpTransport {
         self.spins
     }
 
+    fn links(&self) -> Links {
+        self.links
+    }
+
     fn report(&mut self, cause: &Cause) {
         (self.report)(cause);
         let mut payload = [0; CONTROL_LIMIT];
         let length = encode_cause(cause, &mut payload);
         let payload = &payload[..length];
-        self.outgoing.iter_mut().flatten().for_each(|link| link.tell(Kind::Cause, payload));
-        self.incoming.iter_mut().flatten().for_each(|link| link.tell(Kind::Cause, payload));
+        let links = self.lines.iter_mut().flatten().flat_map(Line::links_mut);
+        links.for_each(|link| link.tell(Kind::Cause, payload));
     }
 
     fn verdict(&self) -> Option<Cause> {
@@ -397,8 +468,7 @@ impl Drop for TcpTransport {
             // Whoever has connected and not been needed shall hear it too.
             self.answer();
         }
-        self.outgoing.drain(..).flatten().for_each(|link| link.close(goodbye));
-        self.incoming.drain(..).flatten().for_each(|link| link.close(goodbye));
+        self.lines.drain(..).flatten().for_each(|line| line.close(goodbye));
     }
 }
 
@@ -411,6 +481,15 @@ impl fmt::Debug for TcpTransport {
             .field("communicator", &self.own.communicator)
             .finish_non_exhaustive()
     }
+}
+
+/// The line on a channel, made where there is none.
+fn line(lines: &mut Vec<Line>, channel: Channel, end: End, own: usize) -> &mut Line {
+    let index = lines.iter().position(|line| line.channel == channel).unwrap_or_else(|| {
+        lines.push(Line::new(channel, end, own));
+        lines.len() - 1
+    });
+    &mut lines[index]
 }
 
 /// Keeps the one that counts.

@@ -1,55 +1,32 @@
-//! A link that carries this rank's payload to a peer; only control frames come back on it.
+//! The half of a link that sends: frames from the caller's slices.
 
-use super::fault::End;
-use super::frame::{ALIGNMENT, CONTROL_LIMIT, DATA_LIMIT, Decoder, HEADER, Key, Kind, Step};
-use super::hello::{HELLO, Hello};
-use crate::error::{Cause, CauseKind};
-use crate::transport::{Channel, LinkFault};
+use super::frame::{ALIGNMENT, CONTROL_LIMIT, DATA_LIMIT, HEADER, Key, Kind};
+use super::hello::HELLO;
 use nix::libc::MSG_NOSIGNAL;
-use socket2::{Domain, Protocol, Socket, Type};
-use std::io::{self, IoSlice, Read};
-use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use socket2::Socket;
+use std::io::{self, IoSlice};
 
 /// Up to this many payload bytes are copied behind their header and sent as one piece: cheaper than a list of two.
-const SMALL: usize = 1024;
+const SMALL: usize = 2304;
 
 /// Pieces of one vectored call.
 const PIECES: usize = 16;
 
-/// The congestion controls for links within one host, best first: none needs pacing, and there is nobody to be
-/// fair to.
-const WITHIN_A_HOST: [&[u8]; 2] = [b"reno", b"cubic"];
-
 /// See the module's documentation.
 pub(super) struct Outgoing {
-    pub(super) channel: Channel,
-    end: End,
-    socket: Socket,
     key: Key,
-    /// The hello, and a header that is promised but not sent: these go first.
+    /// The hello, and headers that are promised but not sent: these go first.
     prefix: Prefix,
     /// Payload bytes of the open frame that are still to be sent.
     remaining: usize,
-    reverse: Reverse,
-    /// Why nothing can be sent any more.
-    fault: Option<LinkFault>,
-    /// Whether that is what the peer said, and no guess.
-    explained: bool,
-    /// A cause that the peer told.
-    pub(super) told: Option<Cause>,
+    /// A small frame in one piece.
+    whole: Vec<u8>,
 }
 
 struct Prefix {
     bytes: [u8; HELLO + HEADER + ALIGNMENT],
     start: usize,
     end: usize,
-}
-
-struct Reverse {
-    decoder: Decoder,
-    buffer: Box<[u8; HEADER + CONTROL_LIMIT]>,
-    filled: usize,
 }
 
 impl Prefix {
@@ -71,69 +48,33 @@ impl Prefix {
 }
 
 impl Outgoing {
-    /// Begins to connect to `end`, to say `hello` there first. Does not block.
-    pub(super) fn connect(end: End, hello: &Hello) -> Result<Self, LinkFault> {
-        let failed = |error: io::Error| end.error("connect", &error);
-        let domain = Domain::for_address(end.address);
-        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).map_err(failed)?;
-        socket.set_nonblocking(true).map_err(failed)?;
-        socket.set_tcp_nodelay(true).map_err(failed)?;
-        match socket.connect(&end.address.into()) {
-            Ok(()) => {}
-            Err(error) if in_progress(&error) => {}
-            Err(error) => return Err(failed(error)),
-        }
-        let own = socket.local_addr().ok().and_then(|own| own.as_socket());
-        if end.address.ip().is_loopback() || own.is_some_and(|own| own.ip() == end.address.ip()) {
-            let _ = WITHIN_A_HOST.iter().find(|name| socket.set_tcp_congestion(name).is_ok());
-        }
-        let (key, back) = hello.keys();
+    /// Frames with this key, behind `first`.
+    pub(super) fn new(key: Key, first: &[u8]) -> Self {
         let mut prefix = Prefix { bytes: [0; HELLO + HEADER + ALIGNMENT], start: 0, end: 0 };
-        prefix.push(&hello.encode());
-        Ok(Outgoing {
-            channel: hello.channel,
-            end,
-            socket,
-            key,
-            prefix,
-            remaining: 0,
-            reverse: Reverse {
-                decoder: Decoder::new(back),
-                buffer: Box::new([0; HEADER + CONTROL_LIMIT]),
-                filled: 0,
-            },
-            fault: None,
-            explained: false,
-            told: None,
-        })
-    }
-
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-
-    pub(super) fn failed(&self) -> bool {
-        self.fault.is_some()
+        prefix.push(first);
+        Outgoing { key, prefix, remaining: 0, whole: Vec::new() }
     }
 
     /// Whether the next byte sent would begin a frame.
-    fn at_boundary(&self) -> bool {
+    pub(super) fn at_boundary(&self) -> bool {
         self.remaining == 0 && self.prefix.start == self.prefix.end
     }
 
     /// Sends what can be sent of `data`; how many of its bytes were taken. `place` counts the bytes that this thread
     /// has given to the kernel.
-    pub(super) fn send(&mut self, data: &[IoSlice<'_>], place: &mut usize) -> Result<usize, LinkFault> {
-        if let Some(fault) = &self.fault {
-            return Err(fault.clone());
-        }
+    pub(super) fn send(
+        &mut self,
+        socket: &Socket,
+        data: &[IoSlice<'_>],
+        place: &mut usize,
+    ) -> io::Result<usize> {
         let offered: usize = data.iter().map(|slice| slice.len()).sum();
         if offered == 0 {
             return Ok(0);
         }
         if self.remaining == 0 {
             if offered <= SMALL && self.prefix.len() == 0 {
-                return self.send_small(data, offered, place);
+                return self.send_small(socket, data, offered, place);
             }
             // The header is thereby promised: the caller offers these bytes until they are taken. Where the hello
             // has not gone yet, it travels with it.
@@ -142,29 +83,26 @@ impl Outgoing {
             self.prefix.push(head.bytes());
             self.key.advance();
         }
-        self.send_vectored(data, offered, place)
+        self.send_vectored(socket, data, offered, place)
     }
 
     /// A whole small frame at a boundary: nothing is promised before a byte of it has gone.
     fn send_small(
         &mut self,
+        socket: &Socket,
         data: &[IoSlice<'_>],
         offered: usize,
         place: &mut usize,
-    ) -> Result<usize, LinkFault> {
-        let mut whole = [0; HEADER + SMALL];
+    ) -> io::Result<usize> {
         let header = self.key.header(Kind::Data, 0, offered);
-        whole[..HEADER].copy_from_slice(&header);
-        let mut at = HEADER;
-        for slice in data {
-            whole[at..at + slice.len()].copy_from_slice(slice);
-            at += slice.len();
+        self.whole.clear();
+        self.whole.reserve(HEADER + SMALL);
+        self.whole.extend_from_slice(&header);
+        data.iter().for_each(|slice| self.whole.extend_from_slice(slice));
+        let sent = retry(|| socket.send_with_flags(&self.whole, MSG_NOSIGNAL))?;
+        if sent == 0 {
+            return Ok(0);
         }
-        let sent = match retry(|| self.socket.send_with_flags(&whole[..at], MSG_NOSIGNAL)) {
-            Ok(0) => return Ok(0),
-            Ok(sent) => sent,
-            Err(error) => return self.stuck(&error),
-        };
         *place = place.wrapping_add(sent);
         self.key.advance();
         let payload = sent.saturating_sub(HEADER);
@@ -178,10 +116,11 @@ impl Outgoing {
     /// What is promised, the rest of the open frame and one frame more, in one call.
     fn send_vectored(
         &mut self,
+        socket: &Socket,
         data: &[IoSlice<'_>],
         offered: usize,
         place: &mut usize,
-    ) -> Result<usize, LinkFault> {
+    ) -> io::Result<usize> {
         let first = self.remaining.min(offered);
         let second = (offered - first).min(DATA_LIMIT);
         let head = match second {
@@ -197,10 +136,7 @@ impl Outgoing {
             pieces.push(head.bytes());
             rest.gather(second, &mut pieces);
         }
-        let mut sent = match retry(|| pieces.send(&self.socket)) {
-            Ok(sent) => sent,
-            Err(error) => return self.stuck(&error),
-        };
+        let mut sent = retry(|| pieces.send(socket))?;
         *place = place.wrapping_add(sent);
         let part = sent.min(self.prefix.len());
         self.prefix.start += part;
@@ -222,81 +158,29 @@ impl Outgoing {
         Ok(part + behind)
     }
 
-    /// After a send that failed: nothing taken where it was only too early, else the fault.
-    #[cold]
-    fn stuck(&mut self, error: &io::Error) -> Result<usize, LinkFault> {
-        if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) {
-            return Ok(0);
-        }
-        // What the peer said before it closed explains more than the error does; the mere end of it, less.
-        self.listen();
-        if !self.explained {
-            self.fault = Some(self.end.error("send", error));
-        }
-        self.fault.clone().map_or(Ok(0), Err)
+    /// Promises a frame without payload, at a boundary: it goes before anything else.
+    pub(super) fn promise(&mut self, kind: Kind) {
+        debug_assert!(self.at_boundary());
+        self.prefix.push(&self.key.header(kind, 0, 0));
+        self.key.advance();
     }
 
-    /// Reads what the peer says on the way back.
-    pub(super) fn listen(&mut self) {
-        while self.fault.is_none() {
-            let reverse = &mut self.reverse;
-            let room = &mut reverse.buffer[reverse.filled..];
-            match retry(|| (&self.socket).read(room)) {
-                Ok(0) => self.fault = Some(self.end.closed(reverse.filled > 0)),
-                Ok(read) => {
-                    reverse.filled += read;
-                    self.understand();
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) => self.fault = Some(self.end.error("send", &error)),
-            }
+    /// Sends what is promised; whether all of it has gone.
+    pub(super) fn flush(&mut self, socket: &Socket, place: &mut usize) -> io::Result<bool> {
+        while self.prefix.len() > 0 {
+            let sent = retry(|| socket.send_with_flags(self.prefix.bytes(), MSG_NOSIGNAL))?;
+            *place = place.wrapping_add(sent);
+            self.prefix.start += sent;
         }
-    }
-
-    fn understand(&mut self) {
-        let reverse = &mut self.reverse;
-        let mut start = 0;
-        while self.fault.is_none() {
-            match reverse.decoder.step(&reverse.buffer[start..reverse.filled]) {
-                Ok((_, Step::Need(_))) => break,
-                Ok((used, step)) => {
-                    start += used;
-                    match step {
-                        Step::Cause(cause) => super::remember(&mut self.told, cause),
-                        Step::Goodbye => self.fault = Some(self.end.left()),
-                        Step::Refused(why) => {
-                            let detail = format!("refused the link: {}", why.as_str());
-                            self.fault = Some(self.end.fault(CauseKind::Unreachable, detail));
-                        }
-                        _ => self.fault = Some(self.end.no_frame("payload in the wrong direction")),
-                    }
-                }
-                Err(why) => self.fault = Some(self.end.no_frame(why.0)),
-            }
-        }
-        self.explained = self.fault.is_some();
-        reverse.buffer.copy_within(start..reverse.filled, 0);
-        reverse.filled -= start;
+        Ok(true)
     }
 
     /// Sends a control frame if that is possible at once.
-    pub(super) fn tell(&mut self, kind: Kind, payload: &[u8]) {
-        if self.fault.is_none() && self.at_boundary() {
-            let sent = send_control(&self.socket, &mut self.key, kind, payload);
-            if sent == Told::InPart {
-                self.fault = Some(self.end.closed(true));
-            }
+    pub(super) fn tell(&mut self, socket: &Socket, kind: Kind, payload: &[u8]) -> Told {
+        if !self.at_boundary() {
+            return Told::Not;
         }
-    }
-
-    /// Says goodbye where a frame may begin, and closes. What was taken is still delivered.
-    pub(super) fn close(mut self, goodbye: bool) {
-        // Bytes that nobody has read make the kernel reset the connection, and a reset loses what is under way.
-        self.listen();
-        if goodbye {
-            self.tell(Kind::Goodbye, &[]);
-        }
-        let _ = self.socket.shutdown(Shutdown::Write);
+        send_control(socket, &mut self.key, kind, payload)
     }
 }
 
@@ -330,11 +214,6 @@ pub(super) fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T>
             result => return result,
         }
     }
-}
-
-fn in_progress(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(nix::libc::EINPROGRESS)
-        || matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// A header with its padding.

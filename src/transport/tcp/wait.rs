@@ -11,8 +11,10 @@ use std::time::Duration;
 pub(super) enum Role {
     /// The listener, or a connection without a hello.
     Door,
-    /// The way back of a link of this peer's outgoing ones.
-    Back { peer: usize, index: usize },
+    /// A link of this peer's line with this number, on which nobody waits for payload.
+    Line { peer: usize, index: usize },
+    /// The eventfd by which others wake this rank.
+    Wake,
     /// Anything that the caller will look at itself.
     Plain,
 }
@@ -32,9 +34,11 @@ pub(super) struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    /// Watches for bytes to read, and for room to write where `room` says so.
-    pub(super) fn add(&mut self, descriptor: BorrowedFd<'a>, room: bool, role: Role) {
-        let events = if room { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
+    /// Watches for bytes to read and for room to write, as is said, and for its end.
+    pub(super) fn add(&mut self, descriptor: BorrowedFd<'a>, bytes: bool, room: bool, role: Role) {
+        let mut events = PollFlags::empty();
+        events.set(PollFlags::POLLIN, bytes);
+        events.set(PollFlags::POLLOUT, room);
         self.descriptors.push(PollFd::new(descriptor, events));
         self.roles.push(role);
     }
@@ -52,6 +56,8 @@ impl Sleeper {
     /// are broken, other than plain ones, are then in [`awake`](Sleeper::awake).
     pub(super) fn sleep(&mut self, mut watch: Watch<'_>, limit: Option<Duration>) {
         self.awake.clear();
+        // Any of them may be awake at once, one day.
+        self.awake.reserve(watch.roles.capacity());
         match ppoll(&mut watch.descriptors, limit.map(TimeSpec::from_duration), None) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => {
@@ -91,8 +97,8 @@ mod tests {
         let mut places = Vec::new();
         for _ in 0..3 {
             let mut watch = sleeper.watch();
-            watch.add(a.as_fd(), true, Role::Back { peer: 1, index: 2 });
-            watch.add(b.as_fd(), false, Role::Door);
+            watch.add(a.as_fd(), true, true, Role::Line { peer: 1, index: 2 });
+            watch.add(b.as_fd(), true, false, Role::Door);
             sleeper.sleep(watch, Some(Duration::ZERO));
             assert_eq!(sleeper.awake(), None);
             places.push((sleeper.spare.capacity(), sleeper.spare.as_ptr(), sleeper.roles.as_ptr()));
@@ -102,9 +108,9 @@ mod tests {
         assert_eq!(places[1], places[2]);
         drop(b);
         let mut watch = sleeper.watch();
-        watch.add(a.as_fd(), false, Role::Back { peer: 1, index: 2 });
+        watch.add(a.as_fd(), true, false, Role::Line { peer: 1, index: 2 });
         sleeper.sleep(watch, None);
-        assert_eq!(sleeper.awake(), Some(Role::Back { peer: 1, index: 2 }));
+        assert_eq!(sleeper.awake(), Some(Role::Line { peer: 1, index: 2 }));
         assert_eq!(sleeper.awake(), None);
     }
 }

@@ -170,7 +170,9 @@ impl<T: Value> Case<T> {
             Collective::Scatter => comm.scatter_dyn(tensors, counts, root),
             Collective::AllToAll => {
                 let pairs = pair_counts.unwrap_or_default();
-                comm.all_to_all_dyn(tensors, Some((&pairs, &pairs)))
+                // Blocks of one length need no list of counts, and some algorithms want it so.
+                let differ = pairs.iter().any(|&count| count != pairs[0]);
+                comm.all_to_all_dyn(tensors, differ.then_some((&pairs, &pairs)))
             }
             _ => comm.barrier(),
         }

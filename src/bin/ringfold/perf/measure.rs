@@ -67,7 +67,9 @@ pub(super) fn measure<T: Value>(
         let next = match method.iterations {
             Some(wanted) => wanted.saturating_sub(times.len()),
             None if times.len() >= MOST || (times.len() >= FEWEST && Instant::now() >= end) => 0,
-            None => ((50_000.0 / warm) as usize).clamp(FEWEST, 500).min(MOST - times.len()),
+            None => ((50_000.0 / (warm * back_to_back as f64)) as usize)
+                .clamp(FEWEST, 500)
+                .min(MOST - times.len()),
         };
         let mut agreed = [next as u64];
         comm.broadcast(&mut agreed, 0)?;

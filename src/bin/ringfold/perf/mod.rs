@@ -1,21 +1,22 @@
 //! `ringfold perf`: how fast a collective is, and whether it is right.
 
 mod case;
+pub(crate) mod diff;
 mod measure;
 mod operands;
 mod report;
 
 use crate::sizes;
 use case::Case;
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use half::{bf16, f16};
 use measure::{Method, measure};
 use operands::Value;
 use report::{Label, Row, bandwidths, print_head, print_row};
 use ringfold::collective::Request;
-use ringfold::plan::select::Table;
-use ringfold::{Algorithm, Collective, Communicator, DType, Error, Options, Order, ReduceOp, Result};
+use ringfold::{Algorithm, Collective, Communicator, Config, DType, Error, Options, Order, ReduceOp, Result};
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 /// Where the bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -45,13 +46,29 @@ Examples:
   ringfold perf broadcast -n 3 --root 2 --dtype u8    another root, another type
   ringfold perf all_reduce -n 2 --json | jq .         one JSON object a line
   mpirun -n 4 ringfold perf all_reduce -e 128M        joins the ranks that mpirun starts
+  ringfold perf diff before.json after.json           two recordings side by side
 
 The table has the columns of nccl-tests. Size is the larger of a rank's whole input and output. Time is the
 median over samples of the slowest rank. algbw is size over time; busbw is what the busiest link carries.";
 
+/// A measurement, or a comparison of two.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct PerfCommand {
+    #[command(subcommand)]
+    pub(crate) compare: Option<Compare>,
+    #[command(flatten)]
+    pub(crate) measure: Option<PerfArgs>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Compare {
+    /// Put two recordings side by side, and say what became slower
+    Diff(diff::DiffArgs),
+}
+
 /// What can be said of a measurement.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = EXAMPLES)]
 pub(crate) struct PerfArgs {
     /// The collective: all_reduce, reduce, reduce_scatter, all_gather, broadcast, gather, scatter, all_to_all, barrier
     collective: Collective,
@@ -97,6 +114,9 @@ pub(crate) struct PerfArgs {
     /// What is promised about the order of combination
     #[arg(long, value_enum, default_value_t = OrderChoice::Default)]
     order: OrderChoice,
+    /// Let every rank write a trace into this directory; `ringfold trace merge` makes one of them
+    #[arg(long, value_name = "DIR")]
+    trace: Option<PathBuf>,
     /// One JSON object a line instead of a table
     #[arg(long)]
     json: bool,
@@ -176,7 +196,9 @@ impl PerfArgs {
 /// Measures as one rank of the group that this process was launched into. Tells whether every result was right.
 pub(crate) fn measure_as_rank(args: &PerfArgs) -> Result<bool> {
     args.check()?;
-    let comm = Communicator::from_env()?;
+    let mut config = Config::from_env()?;
+    config.trace = args.trace.clone().or(config.trace);
+    let comm = Communicator::connect(&config)?;
     match args.dtype {
         DType::F16 => all_sizes::<f16>(args, &comm),
         DType::BF16 => all_sizes::<bf16>(args, &comm),
@@ -192,6 +214,29 @@ pub(crate) fn measure_as_rank(args: &PerfArgs) -> Result<bool> {
         DType::U64 => all_sizes::<u64>(args, &comm),
         other => Err(Error::unsupported(format!("perf of {other}"))),
     }
+}
+
+/// The median over samples of the slowest rank's time for an all_reduce of so many bytes of `f32`, in seconds. Every rank
+/// calls it alike.
+pub(crate) fn time_all_reduce(
+    comm: &Communicator,
+    algorithm: Algorithm,
+    bytes: usize,
+    seconds: f64,
+) -> Result<f64> {
+    let options = Options::new().algorithm(algorithm);
+    let method = Method { fresh: false, iterations: None, seconds, options };
+    let place = (comm.rank(), comm.world_size());
+    let mut case =
+        Case::<f32>::new(Collective::AllReduce, ReduceOp::Sum, 0, place, bytes / DType::F32.size())?;
+    let measured = measure(comm, &method, &mut case, bytes, false)?;
+    if measured.wrong > 0 {
+        return Err(Error::invalid(format!(
+            "{algorithm} of {bytes} bytes gave {} wrong elements",
+            measured.wrong
+        )));
+    }
+    Ok(measured.microseconds / 1e6)
 }
 
 fn all_sizes<T: Value>(args: &PerfArgs, comm: &Communicator) -> Result<bool> {
@@ -234,7 +279,7 @@ fn all_sizes<T: Value>(args: &PerfArgs, comm: &Communicator) -> Result<bool> {
             bus_sum += busbw;
             rows += 1;
             if rank == 0 && args.json {
-                let algorithm = args.chosen(world, count)?;
+                let algorithm = args.chosen(comm, count)?;
                 let row = Row {
                     collective: args.collective.as_str(),
                     backend: comm.backend(),
@@ -271,7 +316,8 @@ fn all_sizes<T: Value>(args: &PerfArgs, comm: &Communicator) -> Result<bool> {
 
 impl PerfArgs {
     /// The algorithm that the library takes for this size.
-    fn chosen(&self, world: usize, count: usize) -> Result<Algorithm> {
+    fn chosen(&self, comm: &Communicator, count: usize) -> Result<Algorithm> {
+        let world = comm.world_size();
         if let Some(algorithm) = self.algorithm {
             return Ok(algorithm);
         }
@@ -287,6 +333,6 @@ impl PerfArgs {
         if request.op.is_some() && self.collective != Collective::Barrier {
             request.op = Some(self.op);
         }
-        Ok(Table::default().select(&request)?.algorithm)
+        Ok(comm.table().select(&request)?.algorithm)
     }
 }

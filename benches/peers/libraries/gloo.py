@@ -1,0 +1,11 @@
+from .base import Library
+
+
+class Gloo(Library):
+    name = "gloo"
+    title = "Gloo (PyTorch)"
+    wheels = ("torch", "numpy")
+
+    def command(self, place, turn):
+        program = place.source("gloo.py")
+        return [place.bin("python"), "-B", program, str(turn.ranks), *turn.arguments], {"GLOO_SOCKET_IFNAME": "lo"}

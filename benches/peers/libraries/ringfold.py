@@ -1,0 +1,23 @@
+import subprocess
+
+from .base import Library
+
+
+class Ringfold(Library):
+    name = "ringfold"
+    title = "ringfold"
+
+    def build(self, place):
+        if place.ringfold is None:
+            place.told(["cargo", "build", "--release", "--bin", "ringfold"], place.repository, own=True)
+
+    def command(self, place, turn):
+        binary = place.ringfold or place.repository / "target/release/ringfold"
+        size = str(turn.size)
+        fresh = ["--fresh"] if turn.fresh else []
+        words = ["-n", str(turn.ranks), "-b", size, "-e", size, "--seconds", str(turn.seconds), *fresh, "--json"]
+        return [str(binary), "perf", turn.collective, "--backend", turn.transport, *words], {}
+
+    def version(self, place):
+        words = ["git", "describe", "--always", "--dirty"]
+        return subprocess.run(words, cwd=place.repository, capture_output=True, text=True).stdout.strip()

@@ -1,0 +1,12 @@
+from .base import Library
+
+
+class XGBoost(Library):
+    name = "xgboost"
+    title = "XGBoost"
+    wheels = ("xgboost", "numpy")
+    collectives = ("all_reduce", "broadcast")
+
+    def command(self, place, turn):
+        program = place.source("xgb.py")
+        return [place.bin("python"), "-B", program, str(turn.ranks), *turn.arguments], {}

@@ -1,0 +1,160 @@
+//! Memory that an operation owns while it is under way.
+
+use super::tensors::Tensors;
+use crate::tensor::{Element, TensorMut, TensorRef};
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// What an operation owns while it is under way, and gives back at its end. Sealed.
+pub trait Owner: sealed::Sealed + Send + Sized + 'static {
+    /// What comes back when the operation is complete.
+    type Output;
+
+    /// What comes back.
+    #[doc(hidden)]
+    fn into_output(self) -> Self::Output;
+}
+
+/// Memory that can be given to an operation which outlives the call that starts it: a vector that is input and output
+/// at once, or two, `(input, output)`. A rank that has no input or no output passes an empty one. Sealed.
+///
+/// It is owned and not borrowed, because the handle of a started operation can be forgotten, and a borrow would then
+/// end while bytes still arrive.
+pub trait Buffer: Owner {
+    /// Its elements: a slice, or one of the input and one of the output.
+    type Slices<'a>;
+
+    /// Its tensors. Their memory does not move when the buffer is moved.
+    #[doc(hidden)]
+    fn tensors(&mut self) -> Tensors<'_>;
+
+    /// Its elements.
+    #[doc(hidden)]
+    fn slices(&mut self) -> Self::Slices<'_>;
+}
+
+impl<T: Element> sealed::Sealed for Vec<T> {}
+
+impl<T: Element> Owner for Vec<T> {
+    type Output = Self;
+
+    fn into_output(self) -> Self {
+        self
+    }
+}
+
+impl<T: Element> Buffer for Vec<T> {
+    type Slices<'a> = &'a mut [T];
+
+    fn slices(&mut self) -> &mut [T] {
+        self
+    }
+
+    fn tensors(&mut self) -> Tensors<'_> {
+        Tensors::InPlace(TensorMut::from_slice(self))
+    }
+}
+
+impl<T: Element> sealed::Sealed for (Vec<T>, Vec<T>) {}
+
+impl<T: Element> Owner for (Vec<T>, Vec<T>) {
+    type Output = Self;
+
+    fn into_output(self) -> Self {
+        self
+    }
+}
+
+impl<T: Element> Buffer for (Vec<T>, Vec<T>) {
+    type Slices<'a> = (&'a mut [T], &'a mut [T]);
+
+    fn slices(&mut self) -> (&mut [T], &mut [T]) {
+        (&mut self.0, &mut self.1)
+    }
+
+    fn tensors(&mut self) -> Tensors<'_> {
+        Tensors::Apart(TensorRef::from_slice(&self.0), TensorMut::from_slice(&mut self.1))
+    }
+}
+
+macro_rules! one_way {
+    ($($(#[$doc:meta])* $name:ident: |$this:ident| $tensors:expr;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name<T>(pub(super) Vec<T>);
+
+        impl<T: Element> sealed::Sealed for $name<T> {}
+
+        impl<T: Element> Owner for $name<T> {
+            type Output = Vec<T>;
+
+            fn into_output(self) -> Vec<T> {
+                self.0
+            }
+        }
+
+        impl<T: Element> Buffer for $name<T> {
+            type Slices<'a> = &'a mut [T];
+
+            fn slices(&mut self) -> &mut [T] {
+                &mut self.0
+            }
+
+            fn tensors(&mut self) -> Tensors<'_> {
+                let $this = self;
+                $tensors
+            }
+        }
+    )*};
+}
+
+one_way! {
+    /// The memory of a message that is sent.
+    Outgoing: |this| Tensors::Apart(TensorRef::from_slice(&this.0), TensorMut::empty(T::DTYPE));
+    /// The memory of a message that is received.
+    Incoming: |this| Tensors::Apart(TensorRef::empty(T::DTYPE), TensorMut::from_slice(&mut this.0));
+}
+
+/// The memory of a barrier, which nobody has to look at.
+#[derive(Debug)]
+pub struct Nothing(Vec<u8>, Vec<u8>);
+
+impl Nothing {
+    pub(super) fn new() -> Self {
+        Nothing(vec![1], vec![0])
+    }
+}
+
+impl sealed::Sealed for Nothing {}
+
+impl Owner for Nothing {
+    type Output = ();
+
+    fn into_output(self) {}
+}
+
+impl Buffer for Nothing {
+    type Slices<'a> = ();
+
+    fn slices(&mut self) {}
+
+    fn tensors(&mut self) -> Tensors<'_> {
+        Tensors::Apart(TensorRef::from_slice(&self.0), TensorMut::from_slice(&mut self.1))
+    }
+}
+
+/// The tensors of a batch.
+#[derive(Debug)]
+pub struct Many<T>(pub(super) Vec<Vec<T>>);
+
+impl<T: Element> sealed::Sealed for Many<T> {}
+
+impl<T: Element> Owner for Many<T> {
+    type Output = Vec<Vec<T>>;
+
+    fn into_output(self) -> Vec<Vec<T>> {
+        self.0
+    }
+}

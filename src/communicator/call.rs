@@ -1,0 +1,183 @@
+//! What a verb asks for, apart from its tensors: the one place where verbs become requests.
+
+use super::tensors::Tensors;
+use crate::collective::{Collective, Counts, Order, Request};
+use crate::error::{Error, Result};
+use crate::reduce::{CustomOp, Reduction};
+use crate::tensor::DType;
+use std::sync::Arc;
+
+/// Counts as a caller gives them: `None` where every block is as long as this rank's.
+pub(super) type BlockCounts<'a> = Option<&'a [usize]>;
+
+/// A verb with its arguments.
+#[derive(Debug, Clone)]
+pub(super) enum Call<'a> {
+    AllReduce(Reduction),
+    Reduce(Reduction, usize),
+    ReduceScatter(BlockCounts<'a>, Reduction),
+    AllGather(BlockCounts<'a>),
+    Broadcast(usize),
+    Gather(BlockCounts<'a>, usize),
+    Scatter(BlockCounts<'a>, usize),
+    /// What is sent to and received from each rank.
+    AllToAll(Option<(&'a [usize], &'a [usize])>),
+    Barrier,
+    Messages {
+        to: Option<usize>,
+        from: Option<usize>,
+    },
+}
+
+/// The lists of counts that were used lately, so that using one again allocates nothing.
+#[derive(Debug, Default)]
+pub(super) struct Lists(Vec<Arc<[usize]>>);
+
+/// How many lists are remembered.
+const REMEMBERED: usize = 16;
+
+impl Lists {
+    fn shared(&mut self, list: &[usize]) -> Arc<[usize]> {
+        if let Some(known) = self.0.iter().position(|known| known[..] == *list) {
+            return Arc::clone(&self.0[known]);
+        }
+        if self.0.len() == REMEMBERED {
+            self.0.remove(0);
+        }
+        let list: Arc<[usize]> = list.into();
+        self.0.push(Arc::clone(&list));
+        list
+    }
+}
+
+impl Call<'_> {
+    fn collective(&self) -> Collective {
+        match self {
+            Call::AllReduce(_) => Collective::AllReduce,
+            Call::Reduce(..) => Collective::Reduce,
+            Call::ReduceScatter(..) => Collective::ReduceScatter,
+            Call::AllGather(_) => Collective::AllGather,
+            Call::Broadcast(_) => Collective::Broadcast,
+            Call::Gather(..) => Collective::Gather,
+            Call::Scatter(..) => Collective::Scatter,
+            Call::AllToAll(_) => Collective::AllToAll,
+            Call::Barrier => Collective::Barrier,
+            Call::Messages { .. } => Collective::SendRecv,
+        }
+    }
+
+    /// The reduction, of verbs that have one.
+    pub(super) fn reduction(&self) -> Option<&Reduction> {
+        match self {
+            Call::AllReduce(op) | Call::Reduce(op, _) | Call::ReduceScatter(_, op) => Some(op),
+            _ => None,
+        }
+    }
+
+    /// The user's reduction, where it is one.
+    pub(super) fn custom(&self) -> Option<&CustomOp> {
+        match self.reduction() {
+            Some(Reduction::Custom(custom)) => Some(custom),
+            _ => None,
+        }
+    }
+
+    /// The request that it makes of these tensors on this rank; not yet validated.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where lengths cannot be right.
+    pub(super) fn request(
+        &self,
+        rank: usize,
+        world: usize,
+        tensors: &Tensors<'_>,
+        lists: &mut Lists,
+    ) -> Result<Request> {
+        let collective = self.collective();
+        let dtype = tensors.dtype();
+        let in_place = tensors.is_in_place();
+        let (mut input, mut output) = tensors.lens();
+        if let Some(custom) = self.custom() {
+            (input, output) = (values(custom, dtype, input)?, values(custom, dtype, output)?);
+        }
+        let mut blocks = |counts: &BlockCounts<'_>, whole: bool, len: usize| {
+            Ok(match counts {
+                Some(counts) => Counts::PerRank(lists.shared(counts)),
+                None if whole && !len.is_multiple_of(world) => {
+                    let text = format!("{len} elements are no {world} blocks of one length");
+                    return Err(Error::invalid(text).remedy(format!(
+                        "pass a multiple of {world} elements, or {collective}_v with one count a rank"
+                    )));
+                }
+                None if whole => Counts::Same(len / world),
+                None => Counts::Same(len),
+            })
+        };
+        let (root, counts) = match self {
+            Call::AllReduce(_) => (0, Counts::Same(input)),
+            Call::Reduce(_, root) => (*root, Counts::Same(input)),
+            Call::ReduceScatter(counts, _) => (0, blocks(counts, in_place, output)?),
+            Call::AllGather(counts) => (0, blocks(counts, in_place, input)?),
+            Call::Broadcast(root) => (*root, Counts::Same(output)),
+            Call::Gather(counts, root) => (*root, blocks(counts, in_place && rank == *root, input)?),
+            Call::Scatter(counts, root) => (*root, blocks(counts, in_place && rank == *root, output)?),
+            Call::AllToAll(None) => (0, blocks(&None, true, input)?),
+            Call::AllToAll(Some((send, receive))) => {
+                let (send, receive) = (lists.shared(send), lists.shared(receive));
+                (0, Counts::Pairwise { rank, send, receive })
+            }
+            Call::Barrier => return Ok(Request::new(Collective::Barrier, world, DType::U8, 1)),
+            Call::Messages { to, from } => {
+                let send = to.map(|to| (to, input));
+                let receive = from.map(|from| (from, output));
+                (0, Counts::Messages { rank, send, receive })
+            }
+        };
+        let mut request = Request::new(collective, world, dtype, 0);
+        request.root = root;
+        request.counts = counts;
+        match self.reduction() {
+            Some(Reduction::Named(op)) => request.op = Some(*op),
+            Some(Reduction::Custom(custom)) => {
+                (request.op, request.custom) = (None, Some(custom.signature()));
+                if !custom.signature().commutative {
+                    request.order = Order::Fixed;
+                }
+            }
+            None => {}
+        }
+        Ok(request)
+    }
+}
+
+/// How many values of the user's reduction a tensor's elements are.
+fn values(custom: &CustomOp, dtype: DType, elements: usize) -> Result<usize> {
+    let name = custom.name();
+    if custom.dtype() != dtype {
+        let text = format!("the reduction {name:?} is of {}, the tensor of {dtype}", custom.dtype());
+        return Err(Error::invalid(text).remedy("pass a tensor of the type that the reduction was made for"));
+    }
+    let width = custom.signature().width as usize / dtype.size();
+    if elements.is_multiple_of(width) {
+        return Ok(elements / width);
+    }
+    Err(Error::invalid(format!("{elements} bytes are no whole values of {width} bytes of {name:?}"))
+        .remedy("pass a tensor whose length is a multiple of the values' width"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_shared_and_old_ones_forgotten() {
+        let mut lists = Lists::default();
+        let first = lists.shared(&[1, 2]);
+        assert!(Arc::ptr_eq(&first, &lists.shared(&[1, 2])));
+        for other in 0..REMEMBERED {
+            lists.shared(&[other]);
+        }
+        assert!(!Arc::ptr_eq(&first, &lists.shared(&[1, 2])));
+        assert_eq!(lists.0.len(), REMEMBERED);
+    }
+}

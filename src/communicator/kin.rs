@@ -1,0 +1,185 @@
+//! How a communicator makes others of its kind, within its world.
+
+use super::abort::AbortHandle;
+use crate::backend::{Backend, Planned, STAGING};
+use crate::error::{Cause, Error, Result};
+use crate::observe::Poison;
+use crate::observe::trace::Tracer;
+use crate::plan::Topology;
+use crate::transport::channel::Family;
+use crate::transport::control::Reporter;
+use crate::transport::tcp::{Seat, TcpSetup, TcpTransport};
+use std::any::Any;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex};
+
+/// What one rank brings to a new group, and tells the others of in so many bytes.
+pub(super) const OFFER: usize = 24;
+
+/// A group to be made, as its members agree on it.
+pub(super) struct Founding<'a> {
+    /// This rank's number in it.
+    pub(super) rank: usize,
+    /// The members' numbers in the group that they come from, in rank order.
+    pub(super) members: &'a [usize],
+    /// The members' numbers in the world, in rank order.
+    pub(super) numbers: &'a Arc<[usize]>,
+    /// The same for all members, and another for any other group of the same origin.
+    pub(super) key: u64,
+    /// Tells the groups of a world apart, as far as 32 bits can.
+    pub(super) communicator: u32,
+    /// What each member offers, in rank order.
+    pub(super) offers: Vec<[u8; OFFER]>,
+}
+
+/// The kind of a communicator.
+pub(super) trait Kind: Send + Sync {
+    /// Makes what this rank brings to a new group: everything that the system may refuse.
+    fn offer(&self) -> Result<(Box<dyn Any>, [u8; OFFER])>;
+
+    /// Makes this rank's part of the group from what it has brought. Does not block.
+    fn found(
+        &self,
+        brought: Box<dyn Any>,
+        founding: &Founding<'_>,
+    ) -> Result<(Box<dyn Backend>, Arc<dyn Kind>)>;
+
+    /// The host of a rank by its number in the world, as schedules know it: the same number for ranks that share one.
+    fn host(&self, number: usize) -> usize;
+}
+
+/// What communicators of one world share in a process: dropped with the last of them.
+pub(super) type Held = Arc<Mutex<Box<dyn Any + Send>>>;
+
+/// Ranks that are threads.
+pub(super) struct Threads {
+    pub(super) family: Family,
+}
+
+impl Kind for Threads {
+    fn offer(&self) -> Result<(Box<dyn Any>, [u8; OFFER])> {
+        Ok((Box::new(()), [0; OFFER]))
+    }
+
+    fn found(&self, _: Box<dyn Any>, founding: &Founding<'_>) -> Result<(Box<dyn Backend>, Arc<dyn Kind>)> {
+        let transport = self.family.child(founding.key, founding.members, founding.rank);
+        let kind = Threads { family: transport.family() };
+        let backend = Planned::new("channel", transport, 0, founding.communicator, STAGING);
+        Ok((Box::new(backend.among(Arc::clone(founding.numbers))), Arc::new(kind)))
+    }
+
+    fn host(&self, _: usize) -> usize {
+        0
+    }
+}
+
+/// Ranks that are reached by TCP.
+#[derive(Clone)]
+pub(super) struct Sockets {
+    pub(super) world_id: u64,
+    pub(super) generation: u32,
+    /// Where this rank listens.
+    pub(super) interface: IpAddr,
+    pub(super) poison: Arc<Poison>,
+    pub(super) reporter: Reporter,
+    pub(super) spins: u32,
+    /// Which ranks of the world share a host.
+    pub(super) topology: Topology,
+    /// Where this rank writes its operations down, if it does.
+    pub(super) tracer: Option<Arc<Tracer>>,
+}
+
+impl Sockets {
+    pub(super) fn transport(
+        &self,
+        rank: usize,
+        communicator: u32,
+        seat: Seat,
+        peers: Vec<SocketAddr>,
+    ) -> Result<TcpTransport> {
+        let reporter = self.reporter.clone();
+        TcpTransport::new(TcpSetup {
+            rank,
+            world: peers.len(),
+            generation: self.generation,
+            world_id: self.world_id,
+            communicator,
+            seat,
+            peers,
+            poison: Arc::clone(&self.poison),
+            report: Box::new(move |cause: &Cause| reporter.report(cause)),
+            spins: self.spins,
+        })
+    }
+
+    /// A handle that aborts this world.
+    pub(super) fn abort_handle(&self, number: usize) -> AbortHandle {
+        let reporter = self.reporter.clone();
+        let report = Arc::new(move |cause: &Cause| reporter.report(cause));
+        AbortHandle::new(number, self.generation, Arc::clone(&self.poison), report)
+    }
+}
+
+impl Kind for Sockets {
+    fn offer(&self) -> Result<(Box<dyn Any>, [u8; OFFER])> {
+        let doing = "listening for a new group";
+        let listener = TcpListener::bind((self.interface, 0)).map_err(|error| Error::io(doing, error))?;
+        let address = listener.local_addr().map_err(|error| Error::io(doing, error))?;
+        Ok((Box::new(Seat::new(listener)?), encode(address)))
+    }
+
+    fn found(
+        &self,
+        brought: Box<dyn Any>,
+        founding: &Founding<'_>,
+    ) -> Result<(Box<dyn Backend>, Arc<dyn Kind>)> {
+        let seat = brought.downcast::<Seat>().expect("a seat is what was offered");
+        let peers = founding.offers.iter().map(decode).collect();
+        let transport = self.transport(founding.rank, founding.communicator, *seat, peers)?;
+        let backend = Planned::new("tcp", transport, self.generation, founding.communicator, STAGING);
+        let backend =
+            backend.on(Topology::of_hosts(founding.numbers.iter().map(|&rank| self.topology.host(rank))));
+        let backend = backend.traced(self.tracer.clone());
+        Ok((Box::new(backend.among(Arc::clone(founding.numbers))), Arc::new(self.clone())))
+    }
+
+    fn host(&self, number: usize) -> usize {
+        self.topology.host(number)
+    }
+}
+
+fn encode(address: SocketAddr) -> [u8; OFFER] {
+    let mut bytes = [0; OFFER];
+    bytes[0] = u8::from(address.is_ipv4());
+    let (ip, scope) = match address {
+        SocketAddr::V4(address) => (address.ip().to_ipv6_mapped(), 0),
+        SocketAddr::V6(address) => (*address.ip(), address.scope_id()),
+    };
+    bytes[1..17].copy_from_slice(&ip.octets());
+    bytes[17..19].copy_from_slice(&address.port().to_le_bytes());
+    bytes[19..23].copy_from_slice(&scope.to_le_bytes());
+    bytes
+}
+
+fn decode(bytes: &[u8; OFFER]) -> SocketAddr {
+    let array = |from: usize| -> [u8; 4] { std::array::from_fn(|i| bytes[from + i]) };
+    let ip = Ipv6Addr::from(std::array::from_fn::<u8, 16, _>(|i| bytes[1 + i]));
+    let port = u16::from_le_bytes([bytes[17], bytes[18]]);
+    match ip.to_ipv4_mapped() {
+        Some(ip) if bytes[0] == 1 => SocketAddr::new(ip.into(), port),
+        _ => std::net::SocketAddrV6::new(ip, port, 0, u32::from_le_bytes(array(19))).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_round_trip() {
+        for text in ["127.0.0.1:80", "10.1.2.3:65535", "[::1]:1", "[fe80::1%3]:9", "[::ffff:1.2.3.4]:5"] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(decode(&encode(address)), address);
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The one place that drives a communicator's backend: on the caller's thread where nothing else is under way, else on
+//! the progress thread.
+
+use super::completion::Completion;
+use super::kin::Held;
+use crate::backend::{Backend, Meter, Operation, Progress, Ticket};
+use crate::error::{Cause, Error, ErrorKind, Result};
+use crate::observe::{Time, Waker};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tracing::Span;
+
+/// A communicator's operations, in their order, and what carries them out.
+///
+/// Either no operation is outstanding, and the communicator's owner may drive the backend itself; or some are, and the
+/// progress thread alone drives it. Only the owner makes operations outstanding.
+pub(super) struct Line {
+    /// This rank's number in the world.
+    pub(super) rank: usize,
+    /// The names of the hosts of the world's ranks; none among threads.
+    pub(super) hosts: Arc<[String]>,
+    pub(super) backend: &'static str,
+    pub(super) waker: Waker,
+    pub(super) meter: Arc<Meter>,
+    driven: Mutex<Driven>,
+    /// Operations that the progress thread has not taken yet.
+    handed: Mutex<VecDeque<Handed>>,
+    /// Operations that were handed over and are not complete.
+    outstanding: AtomicUsize,
+}
+
+/// An operation for the progress thread, and whom to tell of its end.
+pub(super) struct Handed {
+    pub(super) operation: Operation,
+    pub(super) completion: Arc<Completion>,
+}
+
+struct Driven {
+    backend: Box<dyn Backend>,
+    /// Those that the backend has, in their order; last one that it is about to get, without a ticket.
+    under_way: VecDeque<(Option<Ticket>, Arc<Completion>, Span)>,
+    /// What must live as long as the backend, and is dropped after it: the control link, a hosted store.
+    held: Held,
+}
+
+/// What a turn of the progress thread achieved.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    Advanced,
+    Idle,
+    /// Nothing is outstanding.
+    Over,
+}
+
+impl Line {
+    pub(super) fn new(rank: usize, hosts: Arc<[String]>, backend: Box<dyn Backend>, held: Held) -> Self {
+        Line {
+            rank,
+            hosts,
+            backend: backend.name(),
+            waker: backend.waker(),
+            meter: backend.meter(),
+            driven: Mutex::new(Driven { backend, under_way: VecDeque::new(), held }),
+            handed: Mutex::default(),
+            outstanding: AtomicUsize::new(0),
+        }
+    }
+
+    /// What the communicators of a world have in common.
+    pub(super) fn held(&self) -> Held {
+        Arc::clone(&self.driven.lock().unwrap_or_else(PoisonError::into_inner).held)
+    }
+
+    /// Whether the progress thread has the backend.
+    pub(super) fn is_busy(&self) -> bool {
+        self.outstanding.load(Ordering::Acquire) > 0
+    }
+
+    /// The group's first failure, unless somebody is driving just now.
+    pub(super) fn failure(&self) -> Option<Cause> {
+        match self.driven.try_lock() {
+            Ok(driven) => driven.backend.failure(),
+            Err(_) => None,
+        }
+    }
+
+    /// Runs an operation to its end on this thread. Nothing may be outstanding.
+    pub(super) fn run(&self, operation: Operation) -> Result<()> {
+        let span = operation.span().clone();
+        let _entered = span.enter();
+        self.driven()?.backend.run(operation).map_err(|error| self.complete(error))
+    }
+
+    /// Runs operations to their ends on this thread, all under way at once; the first error among them. Nothing may be
+    /// outstanding. Where one is refused, it and those after it have not happened; how many these are is told.
+    pub(super) fn run_all(&self, operations: impl Iterator<Item = Operation>) -> (Result<()>, usize) {
+        let mut driven = match self.driven() {
+            Ok(driven) => driven,
+            Err(error) => return (Err(error), operations.count()),
+        };
+        let backend = &mut driven.backend;
+        let (mut result, mut submitted, mut refused) = (Ok(()), 0usize, 0);
+        for operation in operations {
+            // None may begin after one that has not.
+            match (refused == 0).then(|| backend.submit(operation)) {
+                Some(Ok(_)) => submitted += 1,
+                Some(Err(error)) => (result, refused) = (Err(error), 1),
+                None => refused += 1,
+            }
+        }
+        let mut idle = 0;
+        while submitted > 0 {
+            match backend.progress() {
+                Progress::Done(_, done) => {
+                    submitted -= 1;
+                    result = result.and(done);
+                }
+                Progress::Advanced => idle = 0,
+                Progress::Idle if idle < backend.spins() => {
+                    idle += 1;
+                    std::thread::yield_now();
+                }
+                Progress::Idle => backend.wait(Time::NEVER),
+            }
+        }
+        (result.map_err(|error| self.complete(error)), refused)
+    }
+
+    /// Puts operations where the progress thread takes them.
+    pub(super) fn hand_over(&self, operations: impl Iterator<Item = Handed>) {
+        let mut handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
+        for one in operations {
+            self.outstanding.fetch_add(1, Ordering::Relaxed);
+            handed.push_back(one);
+        }
+    }
+
+    /// Moves what can be moved now: the progress thread's part.
+    pub(super) fn turn(&self) -> Turn {
+        if !self.is_busy() {
+            return Turn::Over;
+        }
+        let Ok(mut driven) = self.driven() else {
+            self.give_up();
+            return Turn::Over;
+        };
+        let driven = &mut *driven;
+        loop {
+            let next = self.handed.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some(Handed { operation, completion }) = next else { break };
+            // First this: where the backend panics, whoever waits for the operation is told.
+            driven.under_way.push_back((None, completion, operation.span().clone()));
+            let submitted = driven.backend.submit(operation);
+            let last = driven.under_way.back_mut().expect("it was put there");
+            match submitted {
+                Ok(ticket) => last.0 = Some(ticket),
+                Err(error) => {
+                    let (_, completion, _) = driven.under_way.pop_back().expect("it was put there");
+                    self.finish(&completion, Err(error));
+                }
+            }
+        }
+        // The oldest is the one that runs.
+        let span = driven.under_way.front().map_or(Span::none(), |(_, _, span)| span.clone());
+        let _entered = span.enter();
+        match driven.backend.progress() {
+            Progress::Advanced => Turn::Advanced,
+            Progress::Idle => Turn::Idle,
+            Progress::Done(ticket, result) => {
+                let expected = driven.under_way.front().expect("it is under way").0;
+                assert_eq!(expected, Some(ticket), "operations end in the order of their submission");
+                let (_, completion, _) = driven.under_way.pop_front().expect("it is under way");
+                self.finish(&completion, result);
+                Turn::Advanced
+            }
+        }
+    }
+
+    /// Sleeps until a turn may achieve something: the progress thread's part.
+    pub(super) fn sleep(&self, longest: Option<std::time::Duration>) {
+        if let Ok(mut driven) = self.driven() {
+            let backend = &mut driven.backend;
+            let until = longest.map_or(Time::NEVER, |longest| backend.now().after(longest));
+            backend.wait(until);
+        }
+    }
+
+    /// How often to look again before sleeping.
+    pub(super) fn spins(&self) -> u32 {
+        self.driven().map_or(0, |driven| driven.backend.spins())
+    }
+
+    /// Ends all that is outstanding with an error: a turn has panicked, and the backend is never driven again.
+    pub(super) fn give_up(&self) {
+        let mut driven = self.driven.lock().unwrap_or_else(PoisonError::into_inner);
+        let under_way = driven.under_way.drain(..).map(|(_, completion, _)| completion);
+        let mut handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
+        for completion in under_way.chain(handed.drain(..).map(|handed| handed.completion)) {
+            self.finish(&completion, Err(panicked()));
+        }
+    }
+
+    fn finish(&self, completion: &Completion, result: Result<()>) {
+        // First this: whoever is told of the end may go on at once on a thread of its own.
+        self.outstanding.fetch_sub(1, Ordering::Release);
+        completion.finish(result.map_err(|error| self.complete(error)));
+    }
+
+    /// The backend, unless a call has panicked inside of it: an operation may then still hold on to memory that was
+    /// borrowed for that call only.
+    fn driven(&self) -> Result<MutexGuard<'_, Driven>> {
+        self.driven.lock().map_err(|_| self.complete(panicked()))
+    }
+
+    /// Adds what an error of the backend may not know: this rank, and the culprit's host.
+    pub(super) fn complete(&self, error: Error) -> Error {
+        let error = error.at_rank(self.rank);
+        match error.culprit().and_then(|culprit| self.hosts.get(culprit)) {
+            Some(host) => {
+                let host = host.clone();
+                error.on_host(host)
+            }
+            None => error,
+        }
+    }
+}
+
+fn panicked() -> Error {
+    Error::new(ErrorKind::UserPanic, "an earlier call panicked inside the library")
+        .remedy("drop this communicator and report what the panic said")
+}

@@ -1,0 +1,96 @@
+//! Operations that have been started and not been waited for.
+
+use super::buffer::Owner;
+use super::completion::Completion;
+use super::progress::ProgressThread;
+use crate::error::Result;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// An operation that has been started: its handle, and the owner of its buffer.
+///
+/// It goes on whatever is done with the handle; the progress thread drives it. [`wait`](Pending::wait) gives the
+/// buffer back, as does awaiting it, on any executor. Dropping it detaches: the operation goes on as other ranks
+/// expect, and its buffer is dropped at its end. One rank cannot cancel a collective; to stop a group, abort it.
+///
+/// Send, so that one thread may start and another wait.
+#[must_use = "without waiting, the result is lost"]
+pub struct Pending<B: Owner> {
+    completion: Arc<Completion>,
+    progress: Arc<ProgressThread>,
+    /// Taken out when it is given back.
+    buffer: Option<B>,
+}
+
+impl<B: Owner> Pending<B> {
+    pub(super) fn new(completion: Arc<Completion>, progress: Arc<ProgressThread>, buffer: B) -> Self {
+        Pending { completion, progress, buffer: Some(buffer) }
+    }
+
+    /// Whether the operation is complete, well or not. Does not block.
+    pub fn is_ready(&self) -> bool {
+        self.completion.is_ready()
+    }
+
+    /// Blocks until the operation is complete, and gives its buffer back.
+    ///
+    /// # Errors
+    /// As the blocking verb of the same name; the buffer is dropped then.
+    pub fn wait(mut self) -> Result<B::Output> {
+        let awaiting = self.progress.awaiting();
+        self.completion.wait(None);
+        drop(awaiting);
+        self.take()
+    }
+
+    /// Blocks until the operation is complete or `limit` has passed; tells whether it is complete. Nothing happens to
+    /// the operation where it is not: its own deadline is another matter.
+    ///
+    /// ```
+    /// use ringfold::{Communicator, ReduceOp};
+    /// use std::time::Duration;
+    /// let comm = Communicator::local(1).remove(0);
+    /// let pending = comm.start_all_reduce(vec![1.0f32; 100], ReduceOp::Sum)?;
+    /// while !pending.wait_timeout(Duration::from_millis(10)) {
+    ///     println!("still under way");
+    /// }
+    /// let sums = pending.wait()?;
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    pub fn wait_timeout(&self, limit: Duration) -> bool {
+        let _awaiting = self.progress.awaiting();
+        self.completion.wait(Some(limit))
+    }
+
+    fn take(&mut self) -> Result<B::Output> {
+        let buffer = self.buffer.take().expect("a pending operation is waited for once");
+        self.completion.result().map(|()| buffer.into_output())
+    }
+}
+
+impl<B: Owner + Unpin> Future for Pending<B> {
+    type Output = Result<<B as Owner>::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.completion.poll(context.waker()).map(|()| self.take())
+    }
+}
+
+impl<B: Owner> Drop for Pending<B> {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            // The buffer must outlive the operation.
+            self.completion.keep(|| Box::new(buffer));
+        }
+    }
+}
+
+impl<B: Owner> fmt::Debug for Pending<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pending").field("is_ready", &self.is_ready()).finish_non_exhaustive()
+    }
+}

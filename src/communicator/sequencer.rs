@@ -1,0 +1,154 @@
+//! The order of a communicator's operations: from a request to the operation that has its place, schedule and deadline.
+
+use super::call::Lists;
+use super::options::{Check, Options};
+use crate::backend::{Buffers, Operation, Piece, Pieces};
+use crate::collective::{Collective, Order, Request};
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::Schedule;
+use crate::plan::select::Table;
+use crate::reduce::CustomOp;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// From how many bytes on strict checks are the default, in the collectives that they help.
+const STRICT_FROM: usize = 64 << 10;
+
+pub(super) struct Sequencer {
+    table: Table,
+    defaults: Options,
+    deadline: Duration,
+    sequence: u64,
+    /// Lists of counts, shared by requests.
+    pub(super) lists: Lists,
+    /// Lists of pieces that operations have had, to be filled again.
+    pieces: Vec<Arc<Pieces>>,
+}
+
+impl Sequencer {
+    pub(super) fn new(table: Table, defaults: Options, deadline: Duration) -> Self {
+        Sequencer { table, defaults, deadline, sequence: 0, lists: Lists::default(), pieces: Vec::new() }
+    }
+
+    /// One with the same table and defaults, for a group within this one.
+    pub(super) fn sibling(&self) -> Self {
+        Sequencer::new(self.table.clone(), self.defaults.clone(), self.deadline)
+    }
+
+    /// The table by which algorithms are chosen.
+    pub(super) fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The options of a call: what it says, else what the communicator says.
+    pub(super) fn options(&self, call: &Options, request: &Request) -> Options {
+        // A default algorithm serves where it can; one that a call asks for must.
+        let default = self.defaults.algorithm.filter(|algorithm| algorithm.supports(request));
+        call.over(&Options { algorithm: default, ..self.defaults.clone() })
+    }
+
+    /// The schedule by which a validated request is carried out, and what counts for it of all options. The request gets
+    /// the order that they demand.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) where no algorithm does it, or the one that is asked for does not.
+    pub(super) fn schedule(&self, request: &mut Request, options: &Options) -> Result<(Schedule, Options)> {
+        let is_message = request.collective == Collective::SendRecv;
+        // Order and checks mean nothing to a message between two, and rank order is the one of some reductions.
+        request.order = match request.order {
+            _ if is_message => Order::Default,
+            Order::Fixed => Order::Fixed,
+            _ => options.order.or(self.defaults.order).unwrap_or_default(),
+        };
+        let options = self.options(options, request);
+        let schedule = match options.algorithm {
+            _ if is_message => self.table.any_schedule(),
+            Some(algorithm) => {
+                algorithm.check(request)?;
+                self.table.schedule(request, algorithm)
+            }
+            None => self.table.select(request)?,
+        };
+        Ok((schedule, options))
+    }
+
+    /// The operation that a validated request becomes, with the next place in the order. What is refused here has
+    /// not happened, and takes no place.
+    ///
+    /// # Errors
+    /// As [`schedule`](Self::schedule).
+    ///
+    /// # Safety
+    /// The buffers are as [`Operation::new`] demands.
+    pub(super) unsafe fn operation(
+        &mut self,
+        mut request: Request,
+        buffers: Buffers,
+        custom: Option<&CustomOp>,
+        options: &Options,
+    ) -> Result<Operation> {
+        let is_message = request.collective == Collective::SendRecv;
+        let (schedule, options) = self.schedule(&mut request, options)?;
+        let strict = match options.check.unwrap_or_default() {
+            _ if is_message => false,
+            Check::Normal => false,
+            Check::Strict => true,
+            Check::Auto => {
+                let helps = !matches!(
+                    request.collective,
+                    Collective::AllReduce | Collective::ReduceScatter | Collective::Barrier
+                );
+                helps && Table::agreed_bytes(&request) > STRICT_FROM
+            }
+        };
+        let timeout = options.deadline.unwrap_or(self.deadline);
+        let sequence = self.sequence;
+        if !is_message {
+            self.sequence += 1;
+        }
+        // SAFETY: handed on to the caller of this function.
+        let operation = unsafe { Operation::new(request, schedule, sequence, strict, timeout, buffers) };
+        Ok(match custom {
+            Some(custom) => operation.reducing_by(custom.clone()),
+            None => operation,
+        })
+    }
+
+    /// Takes note of what has become of the latest operation: where the backend refused it, its place is free again.
+    /// Messages are ordered in each direction of a pair, collectives among all.
+    pub(super) fn settle(&mut self, is_message: bool, result: &Result<()>) {
+        if !is_message && result.as_ref().is_err_and(is_refusal) {
+            self.sequence -= 1;
+        }
+    }
+
+    /// The place of the next collective in the order.
+    pub(super) fn place(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Takes back the places of operations that have been made since, and never handed to a backend.
+    pub(super) fn back_to(&mut self, place: u64) {
+        self.sequence = place;
+    }
+
+    /// A list of these pieces.
+    pub(super) fn pieces(&mut self, list: impl Iterator<Item = Piece>) -> Arc<Pieces> {
+        let index = match self.pieces.iter_mut().position(|pieces| Arc::get_mut(pieces).is_some()) {
+            Some(index) => index,
+            None => {
+                self.pieces.push(Arc::default());
+                self.pieces.len() - 1
+            }
+        };
+        let pieces = Arc::get_mut(&mut self.pieces[index]).expect("nobody else has it");
+        pieces.clear();
+        list.for_each(|piece| pieces.push(piece));
+        Arc::clone(&self.pieces[index])
+    }
+}
+
+/// Whether an operation has been refused before it began.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::Unsupported)
+}

@@ -1,0 +1,107 @@
+//! Counters, held to what is known of an exchange.
+
+use crate::support::{communicators, on_ranks};
+use ringfold::collective::Fingerprint;
+use ringfold::{Algorithm, Collective, Communicator, Counters, Options, ReduceOp};
+use std::time::Duration;
+
+const WORLD: usize = 4;
+/// Elements: a multiple of the ranks.
+const COUNT: usize = 4096;
+const RUNS: u64 = 3;
+
+/// Runs this on every rank of a group of threads and of one over sockets.
+fn everywhere(body: impl Fn(&Communicator, bool) + Sync) {
+    for (over_sockets, group) in [(false, Communicator::local(WORLD)), (true, communicators(WORLD))] {
+        std::thread::scope(|scope| {
+            for comm in group {
+                let body = &body;
+                scope.spawn(move || body(&comm, over_sockets));
+            }
+        });
+    }
+}
+
+#[test]
+fn a_ring_sends_what_a_ring_sends() {
+    everywhere(|comm, over_sockets| {
+        assert!(comm.counters().operations.is_empty());
+        let ring = comm.with(Options::new().algorithm(Algorithm::named("ring").unwrap()));
+        for _ in 0..RUNS {
+            ring.all_reduce(&mut vec![1.0f32; COUNT], ReduceOp::Sum).unwrap();
+        }
+        let counters = comm.counters();
+        // Each element goes around once to be reduced and once to be told of, but for the last step of each.
+        let payload = 2 * (WORLD - 1) * (COUNT / WORLD) * size_of::<f32>();
+        let bytes = RUNS * (payload + Fingerprint::SIZE) as u64;
+        let (next, before) = ((comm.rank() + 1) % WORLD, (comm.rank() + WORLD - 1) % WORLD);
+        for (rank, peer) in counters.peers.iter().enumerate() {
+            assert_eq!(peer.sent, if rank == next { bytes } else { 0 }, "to {rank}");
+            assert_eq!(peer.received, if rank == before { bytes } else { 0 }, "from {rank}");
+        }
+        assert_eq!((counters.bytes_sent(), counters.bytes_received()), (bytes, bytes));
+        assert_eq!((counters.messages_sent, counters.messages_received), (RUNS, RUNS));
+        let all_reduce = counters.of(Collective::AllReduce);
+        assert_eq!((all_reduce.completed, all_reduce.failed), (RUNS, 0));
+        assert_eq!(all_reduce.bytes, RUNS * (COUNT * size_of::<f32>()) as u64);
+        assert_eq!((counters.plans_made, counters.plans_found), (1, RUNS - 1));
+        // One to the next rank, one from the one before.
+        assert_eq!(counters.connections_made, if over_sockets { 2 } else { 0 });
+        assert_eq!(counters.connections_lost, 0);
+        assert!(counters.scratch_bytes > 0);
+        assert!(all_reduce.time > Duration::ZERO && counters.waiting <= all_reduce.time, "{counters:?}");
+        assert_eq!(counters.operations.len(), 1);
+        assert_eq!(counters.of(Collective::Barrier).completed, 0);
+    });
+}
+
+#[test]
+fn every_way_to_call_is_counted_once() {
+    everywhere(|comm, _| {
+        comm.all_reduce(&mut [1i32], ReduceOp::Sum).unwrap();
+        comm.start_all_reduce(vec![1i32; 10], ReduceOp::Sum).unwrap().wait().unwrap();
+        let mut prepared = comm.prepare_all_reduce(vec![1i32; 100], ReduceOp::Sum).unwrap();
+        prepared.run().unwrap();
+        prepared.start().unwrap();
+        prepared.wait().unwrap();
+        drop(prepared);
+        let refused = comm.broadcast(&mut [0u8], WORLD);
+        assert!(refused.is_err());
+        let counters = comm.counters();
+        assert_eq!(counters.of(Collective::AllReduce).completed, 4);
+        assert_eq!(counters.of(Collective::Broadcast).failed, 0, "a call that is refused has not happened");
+    });
+}
+
+#[test]
+fn a_group_within_counts_for_itself() {
+    everywhere(|comm, _| {
+        let half = comm.split(Some(comm.rank() as u32 % 2), 0).unwrap().unwrap();
+        let before = comm.counters();
+        half.barrier().unwrap();
+        assert_eq!(half.counters().of(Collective::Barrier).completed, 1);
+        assert_eq!(half.counters().peers.len(), WORLD / 2);
+        assert_eq!(comm.counters(), before);
+    });
+}
+
+#[test]
+fn what_fails_is_counted_as_failed() {
+    let counters: Vec<Counters> = {
+        let group = std::sync::Mutex::new(communicators(3).into_iter().map(Some).collect::<Vec<_>>());
+        on_ranks(3, |rank| {
+            let comm = group.lock().unwrap()[rank].take().unwrap();
+            comm.barrier().unwrap();
+            let count = if rank == 1 { 9 } else { 8 };
+            comm.all_reduce(&mut vec![0.0f64; count], ReduceOp::Sum).unwrap_err();
+            comm.barrier().unwrap_err();
+            comm.counters()
+        })
+    };
+    for counters in counters {
+        let all_reduce = counters.of(Collective::AllReduce);
+        assert_eq!((all_reduce.completed, all_reduce.failed, all_reduce.bytes), (0, 1, 0));
+        let barrier = counters.of(Collective::Barrier);
+        assert_eq!((barrier.completed, barrier.failed), (1, 1));
+    }
+}
