@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Floors from the bottom. A module may use its own floor's other modules only where this says so.
 const FLOORS: &[&[&str]] = &[
     &["error", "config", "observe"],
-    &["tensor", "reduce"],
+    &["memory", "tensor", "reduce"],
     &["collective"],
     &["plan"],
     &["transport"],
@@ -22,7 +22,8 @@ const WITHIN: &[(&str, &str)] =
     &[("config", "error"), ("observe", "error"), ("reduce", "tensor"), ("launch", "bootstrap")];
 
 /// The modules that hold unsafe code, as ARCHITECTURE.md argues.
-const UNSAFE: &[&str] = &["tensor", "reduce", "transport", "backend", "bootstrap", "communicator", "launch"];
+const UNSAFE: &[&str] =
+    &["memory", "tensor", "reduce", "transport", "backend", "bootstrap", "communicator", "launch"];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

@@ -6,6 +6,7 @@
 pub mod channel;
 pub mod control;
 mod exchange;
+pub mod shm;
 pub mod sim;
 pub mod tcp;
 pub(crate) mod verdict;

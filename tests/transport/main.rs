@@ -2,6 +2,7 @@
 
 mod channel;
 mod program;
+mod shm;
 mod sim;
 mod suite;
 mod tcp;

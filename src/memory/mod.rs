@@ -1,0 +1,24 @@
+//! Memory that the ranks of one host share.
+//!
+//! A [`Segment`] is an anonymous file that every rank of a host maps once: sparse, sealed against resizing, without a
+//! name. Each rank has a part of it to itself, its [`Arena`], from which it takes [`Block`]s; where a block lies in the
+//! segment says everything about it, so ranks tell each other offsets and hand over one descriptor, once.
+//!
+//! What lies in a segment can change at any time, since others map it too: it is touched by raw pointers and atomics, and
+//! no Rust reference to it is ever made but to an atomic.
+//!
+//! The layout and the protocols: the README beside [`transport::shm`](crate::transport::shm).
+
+mod arena;
+mod available;
+pub(crate) mod futex;
+mod segment;
+
+pub use arena::{Arena, Block};
+pub use segment::Segment;
+
+/// The size of a page, which is what memory is taken and given back by.
+pub const PAGE: usize = 4096;
+
+/// Cache lines that are written by different ranks lie this many bytes apart: two lines, because they are fetched in pairs.
+pub const APART: usize = 128;

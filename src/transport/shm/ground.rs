@@ -1,0 +1,66 @@
+//! A process's part of its world's segment, and what it may not give back yet.
+
+use crate::error::Result;
+use crate::memory::{Arena, Block};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Where the transports of one world take memory in a process. Blocks that others may still look at are kept until those
+/// have let go. Send and Sync.
+#[derive(Debug)]
+pub struct Ground {
+    arena: Arena,
+    leftovers: Mutex<Vec<Leftover>>,
+}
+
+/// A block that its owner needs no more.
+#[derive(Debug)]
+struct Leftover {
+    block: Block,
+    /// Where in the block a counter is, and how far that must be before nobody else needs the block either.
+    counter: usize,
+    needed: u32,
+}
+
+impl Leftover {
+    fn is_needed(&self) -> bool {
+        // SAFETY: the counter lies in the block, which is committed, and all counters are aligned.
+        let counter = unsafe { AtomicU32::from_ptr(self.block.address().wrapping_add(self.counter).cast()) };
+        counter.load(Ordering::Acquire) < self.needed
+    }
+}
+
+impl Ground {
+    /// A ground over this rank's part of the segment.
+    pub fn new(arena: Arena) -> Ground {
+        Ground { arena, leftovers: Mutex::default() }
+    }
+
+    /// This rank's part of the segment.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// Takes a block, after giving back what nobody needs any more.
+    pub(super) fn take(&self, len: usize) -> Result<Block> {
+        self.leftovers.lock().unwrap_or_else(PoisonError::into_inner).retain(Leftover::is_needed);
+        self.arena.take(len)
+    }
+
+    /// Keeps a block until the 32-bit counter at `counter` bytes from its beginning is `needed`.
+    pub(super) fn leave(&self, block: Block, counter: usize, needed: u32) {
+        let leftover = Leftover { block, counter, needed };
+        if leftover.is_needed() {
+            self.leftovers.lock().unwrap_or_else(PoisonError::into_inner).push(leftover);
+        }
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        let leftovers = self.leftovers.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for leftover in leftovers.drain(..).filter(Leftover::is_needed) {
+            leftover.block.abandon();
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! What lies where in a segment: seats and rings.
+//!
+//! Every offset that another rank has told is looked at before it is used: memory within the segment can be touched
+//! without harm to anybody but the group, whatever lies in it.
+
+use super::bell::Bell;
+use super::sync::{AtomicU32, AtomicU64};
+use crate::memory::{APART, Segment};
+use std::sync::Arc;
+
+/// The streams of a pair: collectives and messages.
+pub(super) const CHANNELS: usize = 2;
+
+/// A place in the segment, with atomics at fixed distances.
+#[derive(Clone)]
+struct Part {
+    segment: Arc<Segment>,
+    offset: usize,
+}
+
+impl Part {
+    /// A part of this length, where it lies within the segment as it must.
+    fn new(segment: &Arc<Segment>, offset: usize, len: usize) -> Option<Part> {
+        let fits =
+            offset.is_multiple_of(APART) && offset.checked_add(len).is_some_and(|end| end <= segment.len());
+        fits.then(|| Part { segment: Arc::clone(segment), offset })
+    }
+
+    fn word(&self, at: usize) -> &AtomicU32 {
+        debug_assert!(at.is_multiple_of(4));
+        // SAFETY: the address is in the mapping, which lives as long as `self`, and aligned: the part's offset is, and so
+        // is `at`. An atomic may change at any time.
+        unsafe { AtomicU32::from_ptr(self.segment.address(self.offset + at).cast()) }
+    }
+
+    fn long(&self, at: usize) -> &AtomicU64 {
+        debug_assert!(at.is_multiple_of(8));
+        // SAFETY: as in `word`.
+        unsafe { AtomicU64::from_ptr(self.segment.address(self.offset + at).cast()) }
+    }
+}
+
+/// Where a rank of one communicator sits: its bell, its presence, and where the rings that lead to it are.
+///
+/// | bytes | what | written by |
+/// |---|---|---|
+/// | 0 | rings: how often the bell was rung | everybody |
+/// | 4 | whether the rank sleeps | itself |
+/// | 128 | [`PRESENT`] or [`LEFT`] | itself |
+/// | 256 | how many of the others have left | the others |
+/// | 384 + 8 (2 r + c) | the offset of the ring from rank r on channel c, or 0 | rank r |
+#[derive(Clone)]
+pub(super) struct Seat {
+    part: Part,
+    world: usize,
+}
+
+/// In its place, or not yet known to have left.
+pub(super) const PRESENT: u32 = 0;
+/// It has left the group, after all that it had to say.
+pub(super) const LEFT: u32 = 1;
+
+const TABLE: usize = 3 * APART;
+
+impl Seat {
+    /// Where in it the number of those is that have left.
+    pub(super) const DEPARTED: usize = 2 * APART;
+
+    /// How many bytes a seat takes in a group of so many ranks.
+    pub(super) fn len(world: usize) -> usize {
+        TABLE + world * CHANNELS * 8
+    }
+
+    pub(super) fn at(segment: &Arc<Segment>, offset: usize, world: usize) -> Option<Seat> {
+        Some(Seat { part: Part::new(segment, offset, Seat::len(world))?, world })
+    }
+
+    pub(super) fn bell(&self) -> Bell<'_> {
+        Bell { rings: self.part.word(0), asleep: self.part.word(4) }
+    }
+
+    pub(super) fn presence(&self) -> &AtomicU32 {
+        self.part.word(APART)
+    }
+
+    pub(super) fn departed(&self) -> &AtomicU32 {
+        self.part.word(Seat::DEPARTED)
+    }
+
+    pub(super) fn ring_from(&self, rank: usize, channel: usize) -> &AtomicU64 {
+        assert!(rank < self.world && channel < CHANNELS);
+        self.part.long(TABLE + 8 * (rank * CHANNELS + channel))
+    }
+}
+
+/// The memory of a ring, which its sender has taken.
+///
+/// | bytes | what | written by |
+/// |---|---|---|
+/// | 0 | head: how many bytes were written | the sender |
+/// | 128 | tail: how many bytes were read | the receiver |
+/// | 256 | the capacity, a power of two | the sender, before anybody knows of the ring |
+/// | 264 | whether the receiver has let go | the receiver; the sender where that had left before |
+/// | 384 | the bytes | the sender |
+#[derive(Clone)]
+pub(super) struct Ring {
+    part: Part,
+    capacity: usize,
+}
+
+const BYTES: usize = 3 * APART;
+
+impl Ring {
+    /// Where in it the receiver says that it has let go.
+    pub(super) const RELEASED: usize = 2 * APART + 8;
+
+    /// How many bytes a ring takes that holds so many.
+    pub(super) fn len(capacity: usize) -> usize {
+        BYTES + capacity
+    }
+
+    /// A ring in memory that is this rank's own, and zeroed.
+    pub(super) fn make(segment: &Arc<Segment>, offset: usize, capacity: usize) -> Option<Ring> {
+        let ring = Ring { part: Part::new(segment, offset, Ring::len(capacity))?, capacity };
+        ring.part.long(2 * APART).store(capacity as u64, std::sync::atomic::Ordering::Release);
+        Some(ring)
+    }
+
+    /// A ring that another rank has made.
+    pub(super) fn open(segment: &Arc<Segment>, offset: u64) -> Option<Ring> {
+        let offset = usize::try_from(offset).ok()?;
+        let header = Part::new(segment, offset, BYTES)?;
+        let capacity = header.long(2 * APART).load(std::sync::atomic::Ordering::Acquire);
+        let capacity = usize::try_from(capacity).ok().filter(|capacity| capacity.is_power_of_two())?;
+        let len = BYTES.checked_add(capacity)?;
+        Some(Ring { part: Part::new(segment, offset, len)?, capacity })
+    }
+
+    pub(super) fn capacity(&self) -> u64 {
+        self.capacity as u64
+    }
+
+    pub(super) fn head(&self) -> &AtomicU64 {
+        self.part.long(0)
+    }
+
+    pub(super) fn tail(&self) -> &AtomicU64 {
+        self.part.long(APART)
+    }
+
+    pub(super) fn released(&self) -> &AtomicU32 {
+        self.part.word(Ring::RELEASED)
+    }
+
+    /// The two stretches of memory in which the `len` bytes from number `at` on lie.
+    fn stretches(&self, at: u64, len: usize) -> [(*mut u8, usize); 2] {
+        assert!(len <= self.capacity);
+        let start = (at as usize) & (self.capacity - 1);
+        let first = len.min(self.capacity - start);
+        let address = |from| self.part.segment.address(self.part.offset + BYTES + from);
+        [(address(start), first), (address(0), len - first)]
+    }
+
+    /// Writes bytes from number `at` on. Only for the sender, into room that it has.
+    pub(super) fn write(&self, at: u64, bytes: &[u8]) {
+        let mut from = bytes.as_ptr();
+        for (into, len) in self.stretches(at, bytes.len()) {
+            // SAFETY: the stretch lies in the ring's memory, where nobody else reads or writes before these bytes are
+            // published, by the protocol; where a peer breaks it, bytes are garbled and nothing else. `from` goes
+            // through `bytes`, which the segment's memory is never part of as a reference.
+            unsafe {
+                std::ptr::copy_nonoverlapping(from, into, len);
+                from = from.add(len);
+            }
+        }
+    }
+
+    /// Reads bytes from number `at` on. Only for the receiver, of what is there.
+    pub(super) fn read(&self, at: u64, bytes: &mut [u8]) {
+        let mut into = bytes.as_mut_ptr();
+        for (from, len) in self.stretches(at, bytes.len()) {
+            // SAFETY: as in `write`: the sender leaves these bytes alone until they are consumed.
+            unsafe {
+                std::ptr::copy_nonoverlapping(from, into, len);
+                into = into.add(len);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::PAGE;
+    use std::sync::atomic::Ordering;
+
+    #[test]
+    fn offsets_are_looked_at() {
+        let segment = Arc::new(Segment::create(16 * PAGE).unwrap());
+        segment.commit(0..16 * PAGE).unwrap();
+        let end = 16 * PAGE;
+        assert!(Seat::at(&segment, 0, 4).is_some());
+        assert!(Seat::at(&segment, 64, 4).is_none());
+        assert!(Seat::at(&segment, end - APART, 4).is_none());
+        assert!(Ring::make(&segment, PAGE, PAGE).is_some());
+        assert_eq!(Ring::open(&segment, PAGE as u64).map(|ring| ring.capacity()), Some(PAGE as u64));
+        // Nothing was made there, beyond the end, nowhere near, and with a capacity that does not fit.
+        for offset in [8 * PAGE as u64, end as u64, u64::MAX - 127, u64::MAX] {
+            assert!(Ring::open(&segment, offset).is_none(), "{offset}");
+        }
+        let capacity = Ring::open(&segment, PAGE as u64).unwrap();
+        for garbage in [0, 3, u64::MAX, 1 << 63, 1 << 20] {
+            capacity.part.long(2 * APART).store(garbage, Ordering::SeqCst);
+            assert!(Ring::open(&segment, PAGE as u64).is_none(), "{garbage}");
+        }
+    }
+
+    #[test]
+    fn bytes_go_round_the_end() {
+        let segment = Arc::new(Segment::create(2 * PAGE).unwrap());
+        segment.commit(0..2 * PAGE).unwrap();
+        let ring = Ring::make(&segment, 0, 8).unwrap();
+        let mut read = [0; 5];
+        for at in [0, 5, 6, 7, u64::from(u32::MAX) * 8 + 6] {
+            ring.write(at, b"abcde");
+            ring.read(at, &mut read);
+            assert_eq!(&read, b"abcde");
+        }
+    }
+}

@@ -1,0 +1,388 @@
+#![doc = include_str!("README.md")]
+
+mod bell;
+mod ground;
+mod layout;
+mod ring;
+mod sync;
+
+pub use ground::Ground;
+
+use super::{Channel, Direction, Interest, LinkFault, Transport};
+use crate::error::{Cause, CauseKind, Error, Result};
+use crate::memory::Block;
+use crate::observe::{Poison, Time, Waker};
+use layout::{CHANNELS, LEFT, PRESENT, Ring, Seat};
+use ring::{Garbled, Receiver, Sender};
+use std::fmt;
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How many bytes a ring holds, unless something else is asked for.
+pub const CAPACITY: usize = 256 << 10;
+
+/// A rank's place in a group, taken before the group is there: all that the system may refuse to a [`ShmTransport`] at
+/// once.
+#[derive(Debug)]
+pub struct ShmSeat {
+    ground: Arc<Ground>,
+    block: Block,
+    world: usize,
+}
+
+impl ShmSeat {
+    /// A seat in a group of at most `world` ranks.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) where there is no memory for it.
+    pub fn new(ground: &Arc<Ground>, world: usize) -> Result<ShmSeat> {
+        let block = ground.take(Seat::len(world))?;
+        Ok(ShmSeat { ground: Arc::clone(ground), block, world })
+    }
+
+    /// Where it is in the segment: what the other ranks have to know.
+    pub fn offset(&self) -> u64 {
+        self.block.offset() as u64
+    }
+}
+
+/// What a [`ShmTransport`] is made of.
+pub struct ShmSetup {
+    /// This rank.
+    pub rank: usize,
+    /// This rank's seat.
+    pub seat: ShmSeat,
+    /// The offsets of everybody's seats, in rank order.
+    pub seats: Vec<u64>,
+    /// The group's failure.
+    pub poison: Arc<Poison>,
+    /// Tells the group of a failure.
+    pub report: Box<dyn Fn(&Cause) + Send>,
+    /// How often to look again before sleeping.
+    pub spins: u32,
+    /// How many bytes a ring holds: a power of two.
+    pub capacity: usize,
+}
+
+/// Byte streams between ranks that share a segment. Driven by one thread; its waker is for any.
+pub struct ShmTransport {
+    rank: usize,
+    ground: Arc<Ground>,
+    own: Arc<Own>,
+    seats: Vec<Seat>,
+    outgoing: Vec<Option<Outgoing>>,
+    incoming: Vec<Option<Incoming>>,
+    poison: Arc<Poison>,
+    report: Box<dyn Fn(&Cause) + Send>,
+    spins: u32,
+    capacity: usize,
+    origin: Instant,
+}
+
+/// What others of this process wake the rank by.
+struct Own {
+    seat: Seat,
+    nudged: AtomicBool,
+    ground: Arc<Ground>,
+    /// Until the drop.
+    block: Option<Block>,
+    others: u32,
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take() {
+            self.ground.leave(block, Seat::DEPARTED, self.others);
+        }
+    }
+}
+
+struct Outgoing {
+    ring: Ring,
+    block: Block,
+    sender: Sender,
+}
+
+struct Incoming {
+    ring: Ring,
+    receiver: Receiver,
+}
+
+impl ShmTransport {
+    /// A transport among ranks whose seats are known. Nobody has to be there yet.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where seats are told that cannot be.
+    ///
+    /// # Panics
+    /// Where the capacity is no power of two.
+    pub fn new(setup: ShmSetup) -> Result<ShmTransport> {
+        let ShmSetup { rank, seat, seats, poison, report, spins, capacity } = setup;
+        assert!(capacity.is_power_of_two(), "a ring of {capacity} bytes");
+        let ShmSeat { ground, block, world } = seat;
+        if rank >= seats.len() || seats.len() > world || seats[rank] != block.offset() as u64 {
+            return Err(Error::invalid(format!("rank {rank} of {} does not sit where it says", seats.len())));
+        }
+        let segment = ground.arena().segment();
+        let places = seats.iter().enumerate().map(|(peer, &offset)| {
+            let seat = usize::try_from(offset).ok().and_then(|offset| Seat::at(segment, offset, seats.len()));
+            seat.ok_or_else(|| {
+                Error::invalid(format!("rank {peer} sits at {offset}, which is no place")).blame(peer)
+            })
+        });
+        let places = places.collect::<Result<Vec<Seat>>>()?;
+        let links = seats.len() * CHANNELS;
+        let own = Arc::new(Own {
+            seat: places[rank].clone(),
+            nudged: AtomicBool::new(false),
+            ground: Arc::clone(&ground),
+            block: Some(block),
+            others: places.len() as u32 - 1,
+        });
+        let woken = Arc::downgrade(&own);
+        poison.on_set(move || woken.upgrade().map(|own| own.seat.bell().ring_anyway()).is_some());
+        Ok(ShmTransport {
+            rank,
+            ground,
+            own,
+            seats: places,
+            outgoing: (0..links).map(|_| None).collect(),
+            incoming: (0..links).map(|_| None).collect(),
+            poison,
+            report,
+            spins,
+            capacity,
+            origin: Instant::now(),
+        })
+    }
+
+    /// The place of a link in the lists.
+    fn link(&self, peer: usize, channel: Channel) -> std::result::Result<usize, LinkFault> {
+        let channel = usize::from(channel.0);
+        if peer < self.seats.len() && channel < CHANNELS {
+            return Ok(peer * CHANNELS + channel);
+        }
+        let detail = format!(
+            "there is no rank {peer} with channel {channel} in a world of {} with {CHANNELS} channels",
+            self.seats.len()
+        );
+        Err(LinkFault { peer, kind: CauseKind::Unreachable, detail })
+    }
+
+    fn has_left(&self, peer: usize) -> bool {
+        self.seats[peer].presence().load(Ordering::Acquire) != PRESENT
+    }
+
+    /// Makes the ring to a peer.
+    fn open_outgoing(&mut self, to: usize, link: usize) -> std::result::Result<(), LinkFault> {
+        let refused = |detail: String| LinkFault { peer: to, kind: CauseKind::Unreachable, detail };
+        let block = self.ground.take(Ring::len(self.capacity)).map_err(|error| refused(error.to_string()))?;
+        let segment = self.ground.arena().segment();
+        let ring =
+            Ring::make(segment, block.offset(), self.capacity).ok_or_else(|| refused("no ring".into()))?;
+        let told = self.seats[to].ring_from(self.rank, link % CHANNELS);
+        // SeqCst here and where a rank leaves: either the leaver sees the ring, or this sees that it has left.
+        told.store(block.offset() as u64, Ordering::SeqCst);
+        if self.seats[to].presence().load(Ordering::SeqCst) != PRESENT {
+            ring.released().store(1, Ordering::Release);
+        }
+        self.outgoing[link] = Some(Outgoing { ring, block, sender: Sender::default() });
+        Ok(())
+    }
+
+    /// Looks whether a peer has made its ring; whether it is there now.
+    fn open_incoming(&mut self, from: usize, link: usize) -> std::result::Result<bool, LinkFault> {
+        if self.incoming[link].is_some() {
+            return Ok(true);
+        }
+        let offset = self.own.seat.ring_from(from, link % CHANNELS).load(Ordering::Acquire);
+        if offset == 0 {
+            return Ok(false);
+        }
+        let ring = Ring::open(self.ground.arena().segment(), offset).ok_or_else(|| garbled(from))?;
+        self.incoming[link] = Some(Incoming { ring, receiver: Receiver::default() });
+        Ok(true)
+    }
+
+    /// Whether an interest may make progress, or ends in a fault.
+    fn may_progress(&mut self, interest: &Interest) -> bool {
+        let Interest { peer, channel, direction } = *interest;
+        let Ok(link) = self.link(peer, channel) else { return true };
+        if self.has_left(peer) {
+            return true;
+        }
+        match direction {
+            Direction::Send => match &mut self.outgoing[link] {
+                None => true,
+                Some(out) => out.sender.room(out.ring.tail(), out.ring.capacity(), 1) != Ok(0),
+            },
+            Direction::Receive => match self.open_incoming(peer, link) {
+                Ok(false) => false,
+                Err(_) => true,
+                Ok(true) => self.incoming[link].as_mut().is_some_and(|incoming| {
+                    let Incoming { ring, receiver } = incoming;
+                    receiver.there(ring.head(), ring.capacity(), 1) != Ok(0)
+                }),
+            },
+        }
+    }
+}
+
+fn garbled(peer: usize) -> LinkFault {
+    let detail = "the memory shared with it does not hold what it should".into();
+    LinkFault { peer, kind: CauseKind::Unreachable, detail }
+}
+
+fn left(peer: usize) -> LinkFault {
+    LinkFault { peer, kind: CauseKind::Closed, detail: "it left the group".into() }
+}
+
+impl Transport for ShmTransport {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn world(&self) -> usize {
+        self.seats.len()
+    }
+
+    fn try_send(
+        &mut self,
+        to: usize,
+        channel: Channel,
+        data: &[IoSlice<'_>],
+    ) -> std::result::Result<usize, LinkFault> {
+        let link = self.link(to, channel)?;
+        if self.has_left(to) {
+            return Err(left(to));
+        }
+        let wanted: usize = data.iter().map(|slice| slice.len()).sum();
+        if wanted == 0 {
+            return Ok(0);
+        }
+        if self.outgoing[link].is_none() {
+            self.open_outgoing(to, link)?;
+        }
+        let Some(Outgoing { ring, sender, .. }) = &mut self.outgoing[link] else { return Ok(0) };
+        let room = sender.room(ring.tail(), ring.capacity(), wanted as u64);
+        let mut room = room.map_err(|Garbled| garbled(to))? as usize;
+        let mut sent = 0;
+        for slice in data {
+            let part = slice.len().min(room);
+            ring.write(sender.at() + sent as u64, &slice[..part]);
+            room -= part;
+            sent += part;
+        }
+        if sent > 0 {
+            sender.publish(ring.head(), sent as u64);
+            self.seats[to].bell().ring();
+        }
+        Ok(sent)
+    }
+
+    fn try_recv(
+        &mut self,
+        from: usize,
+        channel: Channel,
+        into: &mut [u8],
+    ) -> std::result::Result<usize, LinkFault> {
+        let link = self.link(from, channel)?;
+        if into.is_empty() {
+            return Ok(0);
+        }
+        // Looked at before the ring: what was written before the peer left is then surely seen.
+        let has_left = self.has_left(from);
+        let mut received = 0;
+        if self.open_incoming(from, link)?
+            && let Some(Incoming { ring, receiver }) = &mut self.incoming[link]
+        {
+            let there = receiver.there(ring.head(), ring.capacity(), into.len() as u64);
+            received = (there.map_err(|Garbled| garbled(from))? as usize).min(into.len());
+            if received > 0 {
+                ring.read(receiver.at(), &mut into[..received]);
+                receiver.consume(ring.tail(), received as u64);
+                self.seats[from].bell().ring();
+            }
+        }
+        if received == 0 && has_left { Err(left(from)) } else { Ok(received) }
+    }
+
+    fn wait(&mut self, interests: &[Interest], until: Time) {
+        let own = Arc::clone(&self.own);
+        let limit = match until {
+            Time::NEVER => None,
+            _ => match until.since(self.now()) {
+                Duration::ZERO => return,
+                left => Some(left),
+            },
+        };
+        own.seat.bell().sleep(limit, || {
+            own.nudged.swap(false, Ordering::SeqCst)
+                || self.poison.is_set()
+                || interests.iter().any(|interest| self.may_progress(interest))
+        });
+    }
+
+    fn waker(&self) -> Waker {
+        let own = Arc::downgrade(&self.own);
+        Arc::new(move || {
+            if let Some(own) = own.upgrade() {
+                own.nudged.store(true, Ordering::SeqCst);
+                own.seat.bell().ring_anyway();
+            }
+        })
+    }
+
+    fn now(&self) -> Time {
+        Time::default().after(self.origin.elapsed())
+    }
+
+    fn spins(&self) -> u32 {
+        self.spins
+    }
+
+    fn report(&mut self, cause: &Cause) {
+        (self.report)(cause);
+    }
+
+    fn verdict(&self) -> Option<Cause> {
+        self.poison.cause().cloned()
+    }
+}
+
+impl Drop for ShmTransport {
+    fn drop(&mut self) {
+        let seat = &self.own.seat;
+        // SeqCst: see `open_outgoing`.
+        seat.presence().store(LEFT, Ordering::SeqCst);
+        for from in 0..self.seats.len() {
+            for channel in 0..CHANNELS {
+                let offset = seat.ring_from(from, channel).load(Ordering::SeqCst);
+                if offset != 0
+                    && let Some(ring) = Ring::open(self.ground.arena().segment(), offset)
+                {
+                    ring.released().store(1, Ordering::Release);
+                }
+            }
+        }
+        for out in self.outgoing.drain(..).flatten() {
+            self.ground.leave(out.block, Ring::RELEASED, 1);
+        }
+        for (_, other) in self.seats.iter().enumerate().filter(|(peer, _)| *peer != self.rank) {
+            other.bell().ring();
+            // The last touch: from here on that rank may give its seat back.
+            other.departed().fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}
+
+impl fmt::Debug for ShmTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShmTransport")
+            .field("rank", &self.rank)
+            .field("world", &self.seats.len())
+            .finish_non_exhaustive()
+    }
+}
