@@ -3,6 +3,7 @@
 //!
 //! One test in a process of its own, since it counts every allocation of every thread.
 
+use ringfold::config::BackendChoice;
 use ringfold::{Communicator, Options, Order, ReduceOp, Tensors};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
@@ -72,12 +73,12 @@ impl Subscriber for Deaf {
     fn exit(&self, _: &Id) {}
 }
 
-/// A group over sockets, which may write traces. Its heartbeats, whose frames are made anew each time, are rarer than
+/// A group as of processes, which may write traces. Its heartbeats, whose frames are made anew each time, are rarer than
 /// the test is long.
-fn over_sockets(world: usize, trace: Option<&Path>) -> Vec<Communicator> {
+fn processes(world: usize, backend: BackendChoice, trace: Option<&Path>) -> Vec<Communicator> {
     let store = support::free_address();
     support::on_ranks(world, |rank| {
-        let config = support::config(rank, world).with_store(&*store);
+        let config = support::config(rank, world).with_store(&*store).with_backend(backend);
         let mut config = config.with_heartbeat_deadline(Duration::from_secs(600));
         config.trace = trace.map(Path::to_owned);
         Communicator::connect(&config).unwrap()
@@ -142,8 +143,9 @@ fn the_steady_state_allocates_nothing() {
     // Kept to the end: threads of a group that is gone may still be ending while the next one is counted.
     let mut groups = [
         ("threads", Communicator::local(3)),
-        ("sockets", over_sockets(3, None)),
-        ("sockets with a trace", over_sockets(3, Some(&directory))),
+        ("shared memory", processes(3, BackendChoice::Shm, None)),
+        ("sockets", processes(3, BackendChoice::Tcp, None)),
+        ("sockets with a trace", processes(3, BackendChoice::Tcp, Some(&directory))),
     ];
     for (name, group) in &mut groups {
         let together = Barrier::new(3);

@@ -1,6 +1,8 @@
-//! What ranks say when something goes wrong, with real processes over TCP.
+//! What ranks say when something goes wrong, with real processes, over shared memory and over TCP.
 //!
 //! Each test starts this binary again, once a rank, to play a scene; the ranks tell what their last call returned.
+
+mod support;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -185,6 +187,12 @@ fn tell_end(result: Result<(), Error>) {
 fn wait_for_word() {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();
+}
+
+/// All of this holds over shared memory, which is what ranks of one host have, and over TCP.
+#[test]
+fn everything_again_over_tcp() {
+    support::everything_again(environment::BACKEND, "tcp", "everything_again_over_tcp");
 }
 
 /// A rank's part; a test of its own name, which does nothing unless it is started as a rank.

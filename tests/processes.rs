@@ -1,4 +1,4 @@
-//! Conformance across processes: pairwise-sampled settings of `ringfold perf`, whose ranks are real processes over TCP
+//! Conformance across processes: pairwise-sampled settings of `ringfold perf`, whose ranks are real processes
 //! and which compares every element of every result with the oracle, out of place and in place.
 
 #[path = "calls/pairwise.rs"]
@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 /// Sizes in bytes: one element, odd numbers of elements, more than a staging buffer, more than a slice.
 const SIZES: [&str; 5] = ["8", "104", "8200", "300K", "2500K"];
 const WORLDS: [usize; 5] = [1, 2, 3, 4, 7];
+const BACKENDS: [&str; 2] = ["shm", "tcp"];
 const MODES: [&[&str]; 3] = [&[], &["--fresh"], &["--order", "fixed"]];
 
 #[test]
@@ -23,6 +24,7 @@ fn every_two_settings_meet_in_a_group_of_processes() {
         SIZES.len(),
         WORLDS.len(),
         MODES.len(),
+        BACKENDS.len(),
     ];
     // By the places of the parameters above; the lower place comes first.
     let possible = |p: usize, a: usize, q: usize, b: usize| match (p, q) {
@@ -50,7 +52,8 @@ fn every_two_settings_meet_in_a_group_of_processes() {
             .args(["perf", collective.as_str(), "-n", &world.to_string(), "--iters", "1", "--json"])
             .args(["--dtype", DType::ALL[row[1]].as_str(), "--op", ReduceOp::ALL[row[2]].as_str()])
             .args(["-b", SIZES[row[4]], "-e", SIZES[row[4]], "--root", &(world / 2).to_string()])
-            .args(MODES[row[6]]);
+            .args(MODES[row[6]])
+            .args(["--backend", BACKENDS[row[7]]]);
         if let Some(algorithm) = algorithms[row[3]] {
             command.args(["--algorithm", algorithm.name()]);
         }

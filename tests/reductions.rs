@@ -120,7 +120,7 @@ fn elements_are_combined_by_a_function_over_threads_and_sockets() {
             a
         })
     };
-    for group in [Communicator::local(3), support::communicators(3)] {
+    for group in [Communicator::local(3), support::communicators(3), support::over_sockets(3)] {
         on(group, |comm| {
             for len in [1usize, 1000, 300_000] {
                 let mut data: Vec<u64> =
@@ -145,7 +145,7 @@ fn wide_values_cross_staging_buffers_and_batches() {
         }
     })
     .unwrap();
-    for group in [Communicator::local(4), support::communicators(4)] {
+    for group in [Communicator::local(4), support::communicators(4), support::over_sockets(4)] {
         on(group, |comm| {
             for values in [1usize, 3, 700] {
                 let byte = |rank: usize, i: usize| (i * 31 + rank * 77 + i / 256) as u8;
@@ -200,7 +200,7 @@ fn reductions_of_other_names_or_kinds_are_a_mismatch() {
 /// Row 38 of the failure catalogue, among threads; with processes it is in `failures.rs`.
 #[test]
 fn a_panic_in_a_reduction_is_told_to_every_rank() {
-    for group in [Communicator::local(3), support::communicators(3)] {
+    for group in [Communicator::local(3), support::communicators(3), support::over_sockets(3)] {
         for error in on(group, |comm| {
             let me = comm.rank();
             let op = ReduceOp::custom("picky", true, move |a: i64, b: i64| {
@@ -222,7 +222,7 @@ fn a_panic_in_a_reduction_is_told_to_every_rank() {
 
 #[test]
 fn what_a_reduction_captures_is_let_go_of_with_the_call() {
-    for group in [Communicator::local(2), support::communicators(2)] {
+    for group in [Communicator::local(2), support::communicators(2), support::over_sockets(2)] {
         on(group, |comm| {
             let captured = Arc::new(1u64);
             let weak = Arc::downgrade(&captured);

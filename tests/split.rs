@@ -15,8 +15,8 @@ fn on<T: Send>(group: Vec<Communicator>, body: impl Fn(Communicator) -> T + Sync
     })
 }
 
-fn groups(world: usize) -> [Vec<Communicator>; 2] {
-    [Communicator::local(world), support::communicators(world)]
+fn groups(world: usize) -> [Vec<Communicator>; 3] {
+    [Communicator::local(world), support::communicators(world), support::over_sockets(world)]
 }
 
 fn sum(comm: &Communicator, value: usize) -> u64 {
@@ -235,7 +235,7 @@ fn a_group_that_one_rank_has_no_descriptors_for_is_made_on_none() {
     }
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 64, 64).unwrap();
     let together = std::sync::Barrier::new(2);
-    on(support::communicators(2), |comm| {
+    on(support::over_sockets(2), |comm| {
         drop(comm.duplicate().unwrap());
         // Each rank needs two, and both are in this process: with three, one of them lacks its second.
         for left in 0..=4 {

@@ -15,7 +15,7 @@ mod support;
 
 /// Runs a function on a thread per rank of two kinds of groups.
 fn on_groups<T: Send>(world: usize, body: impl Fn(Communicator) -> T + Sync) -> Vec<Vec<T>> {
-    [Communicator::local(world), support::communicators(world)]
+    [Communicator::local(world), support::communicators(world), support::over_sockets(world)]
         .into_iter()
         .map(|group| on(group, &body))
         .collect()

@@ -7,12 +7,14 @@
 
 mod callback;
 mod directory;
+mod host;
 mod interface;
 mod record;
 mod rendezvous;
 mod store;
 
 pub use callback::{CallbackExchange, Gathered};
+pub use host::Shared;
 pub use record::Peer;
 pub use store::{StoreExchange, host_for_launch};
 
@@ -52,6 +54,8 @@ pub struct Joined {
     pub poison: Arc<Poison>,
     /// The table by which every rank chooses algorithms.
     pub table: Table,
+    /// The memory that all ranks share, or why there is none.
+    pub shared: std::result::Result<Shared, String>,
 }
 
 /// Joins the group that the configuration describes. Blocks until all ranks are there, at most
@@ -164,7 +168,7 @@ fn join_by(exchange: &mut dyn Exchange, config: &Config) -> Result<Joined> {
     let link = form.connect(store, world_id)?;
     // Nobody goes on before the store knows everybody: whoever dies from here on is noticed.
     link.all_gather(&[], form.left())?;
-    Ok(form.joined(link, server, peers, listener, world_id))
+    form.joined(link, server, peers, listener, world_id)
 }
 
 /// What the steps of forming a group have in common.
@@ -250,7 +254,7 @@ impl<'a> Form<'a> {
         let mut exchange = StoreExchange::new(&link);
         let messages = exchange.all_gather(&record.encode(), self.left())?;
         let peers = self.peers(&messages, Some(world_id))?;
-        Ok(self.joined(link, server, peers, listener, world_id))
+        self.joined(link, server, peers, listener, world_id)
     }
 
     fn peers(&self, messages: &[Vec<u8>], world_id: Option<u64>) -> Result<Vec<Peer>> {
@@ -277,10 +281,11 @@ impl<'a> Form<'a> {
         peers: Vec<Peer>,
         listener: TcpListener,
         world_id: u64,
-    ) -> Joined {
+    ) -> Result<Joined> {
+        let shared = host::share(&link, self.rank, &peers, self.config.backend, self.until)?;
         tracing::info!(rank = self.rank, world = self.world, "the group has formed");
         let poison = Arc::clone(link.poison());
-        Joined {
+        Ok(Joined {
             rank: self.rank,
             world: self.world,
             generation: self.config.generation,
@@ -291,7 +296,8 @@ impl<'a> Form<'a> {
             listener,
             poison,
             table: self.table.clone(),
-        }
+            shared,
+        })
     }
 }
 

@@ -6,8 +6,10 @@ use crate::error::{Cause, Error, Result};
 use crate::observe::Poison;
 use crate::observe::trace::Tracer;
 use crate::plan::Topology;
+use crate::transport::Transport;
 use crate::transport::channel::Family;
 use crate::transport::control::Reporter;
+use crate::transport::shm::{self, Ground, ShmSeat, ShmSetup, ShmTransport};
 use crate::transport::tcp::{Seat, TcpSetup, TcpTransport};
 use std::any::Any;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
@@ -34,8 +36,8 @@ pub(super) struct Founding<'a> {
 
 /// The kind of a communicator.
 pub(super) trait Kind: Send + Sync {
-    /// Makes what this rank brings to a new group: everything that the system may refuse.
-    fn offer(&self) -> Result<(Box<dyn Any>, [u8; OFFER])>;
+    /// Makes what this rank brings to a new group of at most `world` ranks: everything that the system may refuse.
+    fn offer(&self, world: usize) -> Result<(Box<dyn Any>, [u8; OFFER])>;
 
     /// Makes this rank's part of the group from what it has brought. Does not block.
     fn found(
@@ -57,7 +59,7 @@ pub(super) struct Threads {
 }
 
 impl Kind for Threads {
-    fn offer(&self) -> Result<(Box<dyn Any>, [u8; OFFER])> {
+    fn offer(&self, _: usize) -> Result<(Box<dyn Any>, [u8; OFFER])> {
         Ok((Box::new(()), [0; OFFER]))
     }
 
@@ -73,13 +75,10 @@ impl Kind for Threads {
     }
 }
 
-/// Ranks that are reached by TCP.
+/// What all groups of a world have in common, where its ranks are processes.
 #[derive(Clone)]
-pub(super) struct Sockets {
-    pub(super) world_id: u64,
+pub(super) struct World {
     pub(super) generation: u32,
-    /// Where this rank listens.
-    pub(super) interface: IpAddr,
     pub(super) poison: Arc<Poison>,
     pub(super) reporter: Reporter,
     pub(super) spins: u32,
@@ -87,6 +86,42 @@ pub(super) struct Sockets {
     pub(super) topology: Topology,
     /// Where this rank writes its operations down, if it does.
     pub(super) tracer: Option<Arc<Tracer>>,
+}
+
+impl World {
+    /// Tells the group of a failure.
+    fn report(&self) -> impl Fn(&Cause) + Send + Sync + use<> {
+        let reporter = self.reporter.clone();
+        move |cause: &Cause| reporter.report(cause)
+    }
+
+    /// A handle that aborts this world.
+    pub(super) fn abort_handle(&self, number: usize) -> AbortHandle {
+        AbortHandle::new(number, self.generation, Arc::clone(&self.poison), Arc::new(self.report()))
+    }
+
+    /// A backend for a group within this world.
+    fn backend<T: Transport + 'static>(
+        &self,
+        name: &'static str,
+        transport: T,
+        founding: &Founding<'_>,
+    ) -> Box<dyn Backend> {
+        let hosts = founding.numbers.iter().map(|&rank| self.topology.host(rank));
+        let backend = Planned::new(name, transport, self.generation, founding.communicator, STAGING)
+            .on(Topology::of_hosts(hosts))
+            .traced(self.tracer.clone());
+        Box::new(backend.among(Arc::clone(founding.numbers)))
+    }
+}
+
+/// Ranks that are reached by TCP.
+#[derive(Clone)]
+pub(super) struct Sockets {
+    pub(super) world: World,
+    pub(super) world_id: u64,
+    /// Where this rank listens.
+    pub(super) interface: IpAddr,
 }
 
 impl Sockets {
@@ -97,31 +132,23 @@ impl Sockets {
         seat: Seat,
         peers: Vec<SocketAddr>,
     ) -> Result<TcpTransport> {
-        let reporter = self.reporter.clone();
         TcpTransport::new(TcpSetup {
             rank,
             world: peers.len(),
-            generation: self.generation,
+            generation: self.world.generation,
             world_id: self.world_id,
             communicator,
             seat,
             peers,
-            poison: Arc::clone(&self.poison),
-            report: Box::new(move |cause: &Cause| reporter.report(cause)),
-            spins: self.spins,
+            poison: Arc::clone(&self.world.poison),
+            report: Box::new(self.world.report()),
+            spins: self.world.spins,
         })
-    }
-
-    /// A handle that aborts this world.
-    pub(super) fn abort_handle(&self, number: usize) -> AbortHandle {
-        let reporter = self.reporter.clone();
-        let report = Arc::new(move |cause: &Cause| reporter.report(cause));
-        AbortHandle::new(number, self.generation, Arc::clone(&self.poison), report)
     }
 }
 
 impl Kind for Sockets {
-    fn offer(&self) -> Result<(Box<dyn Any>, [u8; OFFER])> {
+    fn offer(&self, _: usize) -> Result<(Box<dyn Any>, [u8; OFFER])> {
         let doing = "listening for a new group";
         let listener = TcpListener::bind((self.interface, 0)).map_err(|error| Error::io(doing, error))?;
         let address = listener.local_addr().map_err(|error| Error::io(doing, error))?;
@@ -136,15 +163,61 @@ impl Kind for Sockets {
         let seat = brought.downcast::<Seat>().expect("a seat is what was offered");
         let peers = founding.offers.iter().map(decode).collect();
         let transport = self.transport(founding.rank, founding.communicator, *seat, peers)?;
-        let backend = Planned::new("tcp", transport, self.generation, founding.communicator, STAGING);
-        let backend =
-            backend.on(Topology::of_hosts(founding.numbers.iter().map(|&rank| self.topology.host(rank))));
-        let backend = backend.traced(self.tracer.clone());
-        Ok((Box::new(backend.among(Arc::clone(founding.numbers))), Arc::new(self.clone())))
+        Ok((self.world.backend("tcp", transport, founding), Arc::new(self.clone())))
     }
 
     fn host(&self, number: usize) -> usize {
-        self.topology.host(number)
+        self.world.topology.host(number)
+    }
+}
+
+/// How often a rank that shares memory looks again before it sleeps, whether or not it has a CPU of its own: after the
+/// first few it offers its CPU to others each time, which is quicker than to sleep and be woken.
+const SHM_SPINS: u32 = 220;
+
+/// Ranks that share memory.
+#[derive(Clone)]
+pub(super) struct Sharers {
+    pub(super) world: World,
+    pub(super) ground: Arc<Ground>,
+}
+
+impl Sharers {
+    pub(super) fn transport(&self, rank: usize, seat: ShmSeat, seats: Vec<u64>) -> Result<ShmTransport> {
+        ShmTransport::new(ShmSetup {
+            rank,
+            seat,
+            seats,
+            poison: Arc::clone(&self.world.poison),
+            report: Box::new(self.world.report()),
+            spins: SHM_SPINS,
+            capacity: shm::CAPACITY,
+        })
+    }
+}
+
+impl Kind for Sharers {
+    fn offer(&self, world: usize) -> Result<(Box<dyn Any>, [u8; OFFER])> {
+        let seat = ShmSeat::new(&self.ground, world)?;
+        let mut offer = [0; OFFER];
+        offer[..8].copy_from_slice(&seat.offset().to_le_bytes());
+        Ok((Box::new(seat), offer))
+    }
+
+    fn found(
+        &self,
+        brought: Box<dyn Any>,
+        founding: &Founding<'_>,
+    ) -> Result<(Box<dyn Backend>, Arc<dyn Kind>)> {
+        let seat = brought.downcast::<ShmSeat>().expect("a seat is what was offered");
+        let offset = |offer: &[u8; OFFER]| u64::from_le_bytes(std::array::from_fn(|i| offer[i]));
+        let seats = founding.offers.iter().map(offset).collect();
+        let transport = self.transport(founding.rank, *seat, seats)?;
+        Ok((self.world.backend("shm", transport, founding), Arc::new(self.clone())))
+    }
+
+    fn host(&self, number: usize) -> usize {
+        self.world.topology.host(number)
     }
 }
 

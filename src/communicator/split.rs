@@ -77,7 +77,7 @@ impl Communicator {
     /// As [`all_gather`](Self::all_gather); [`Io`](ErrorKind::Io) on every rank where one cannot have what its part
     /// needs (a socket), which names that rank. Nothing has failed then, and this group goes on.
     pub fn split(&self, color: Option<u32>, key: i64) -> Result<Option<Communicator>> {
-        let offer = color.map(|_| self.kind.offer());
+        let offer = color.map(|_| self.kind.offer(self.world));
         let (brought, failed) = match offer {
             Some(Ok(brought)) => (Some(brought), None),
             Some(Err(error)) => (None, Some(error)),

@@ -1,12 +1,12 @@
 //! How communicators come to be.
 
 use super::abort::AbortHandle;
-use super::kin::{Kind, Sockets, Threads};
+use super::kin::{Kind, Sharers, Sockets, Threads, World};
 use super::line::Line;
 use super::sequencer::Sequencer;
 use super::{Check, Communicator, Options};
 use crate::backend::{Backend, Planned, STAGING};
-use crate::bootstrap::{self, Joined, Peer};
+use crate::bootstrap::{self, Joined, Peer, Shared};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::trace::Tracer;
@@ -41,7 +41,8 @@ impl Communicator {
         Communicator::connect(&Config::from_env()?)
     }
 
-    /// Joins the group that a configuration describes, over TCP. Blocks until all ranks are there, at most for the
+    /// Joins the group that a configuration describes, over shared memory where all ranks are on one host and it can be
+    /// had ([`Config::backend`]), else over TCP. Blocks until all ranks are there, at most for the
     /// configuration's `init_deadline`.
     ///
     /// # Errors
@@ -66,7 +67,7 @@ impl Communicator {
     /// ```
     pub fn connect(config: &Config) -> Result<Communicator> {
         let defaults = defaults(config)?;
-        over_tcp(bootstrap::join(config)?, config, defaults)
+        formed(bootstrap::join(config)?, config, defaults)
     }
 
     /// Joins a group by somebody else's all-gather of small byte strings, used once: Spark's barrier context, MPI,
@@ -77,7 +78,7 @@ impl Communicator {
     /// As [`connect`](Communicator::connect), and whatever the exchange fails with.
     pub fn with_exchange(exchange: &mut dyn Exchange, config: &Config) -> Result<Communicator> {
         let defaults = defaults(config)?;
-        over_tcp(bootstrap::join_with(exchange, config)?, config, defaults)
+        formed(bootstrap::join_with(exchange, config)?, config, defaults)
     }
 
     /// A group whose ranks are threads of this process: one communicator for each, in rank order.
@@ -135,9 +136,10 @@ impl Place {
     }
 }
 
-/// A group that has formed, over TCP.
-fn over_tcp(joined: Joined, config: &Config, defaults: Options) -> Result<Communicator> {
-    let Joined { rank, world, generation, world_id, link, server, peers, listener, poison, table } = joined;
+/// A group that has formed: over shared memory where there is some, else over TCP.
+fn formed(joined: Joined, config: &Config, defaults: Options) -> Result<Communicator> {
+    let Joined { rank, world, generation, world_id, link, server, peers, listener, poison, table, shared } =
+        joined;
     let tracer = match &config.trace {
         Some(directory) => {
             let host = &peers[rank].host;
@@ -145,26 +147,36 @@ fn over_tcp(joined: Joined, config: &Config, defaults: Options) -> Result<Commun
         }
         None => None,
     };
-    let sockets = Sockets {
-        world_id,
+    let facts = World {
         generation,
-        interface: peers[rank].address.ip(),
         poison,
         reporter: link.reporter(),
         spins: spins(rank, &peers),
         topology: Topology::of_hosts(peers.iter().map(|peer| &peer.host_id)),
         tracer: tracer.clone(),
     };
-    let addresses = peers.iter().map(|peer| peer.address).collect();
-    let transport = Seat::new(listener).and_then(|seat| sockets.transport(rank, 0, seat, addresses));
-    let transport = transport.map_err(|error| error.at_rank(rank))?;
+    let abort = facts.abort_handle(rank);
+    let topology = facts.topology.clone();
+    let (backend, kind): (Box<dyn Backend>, Arc<dyn Kind>) = match shared {
+        Ok(Shared { ground, seat, seats }) => {
+            let kind = Sharers { world: facts, ground };
+            let transport = kind.transport(rank, seat, seats).map_err(|error| error.at_rank(rank))?;
+            let backend = Planned::new("shm", transport, generation, 0, STAGING);
+            (Box::new(backend.on(topology).traced(tracer)), Arc::new(kind))
+        }
+        Err(_) => {
+            let kind = Sockets { world: facts, world_id, interface: peers[rank].address.ip() };
+            let addresses = peers.iter().map(|peer| peer.address).collect();
+            let transport = Seat::new(listener).and_then(|seat| kind.transport(rank, 0, seat, addresses));
+            let transport = transport.map_err(|error| error.at_rank(rank))?;
+            let backend = Planned::new("tcp", transport, generation, 0, STAGING);
+            (Box::new(backend.on(topology).traced(tracer)), Arc::new(kind))
+        }
+    };
     let hosts = peers.into_iter().map(|peer| peer.host).collect();
-    let topology = sockets.topology.clone();
-    let abort = sockets.abort_handle(rank);
-    let place = Place { rank, world, generation, hosts, kind: Arc::new(sockets), abort };
-    let backend = Planned::new("tcp", transport, generation, 0, STAGING).on(topology).traced(tracer);
+    let place = Place { rank, world, generation, hosts, kind, abort };
     let sequencer = Sequencer::new(table, defaults, config.deadline);
-    Ok(place.assemble(Box::new(backend), sequencer, Box::new((link, server))))
+    Ok(place.assemble(backend, sequencer, Box::new((link, server))))
 }
 
 /// Ranks that must share CPUs leave them to each other when they wait.

@@ -57,6 +57,8 @@ pub const HEARTBEAT: &str = "RINGFOLD_HEARTBEAT";
 pub const PORT: &str = "RINGFOLD_PORT";
 /// The algorithm to use.
 pub const ALGORITHM: &str = "RINGFOLD_ALGORITHM";
+/// By what bytes go between ranks.
+pub const BACKEND: &str = "RINGFOLD_BACKEND";
 /// How strictly ranks agree before an operation.
 pub const CHECK: &str = "RINGFOLD_CHECK";
 /// The directory for traces.

@@ -258,6 +258,19 @@ pub const KEYS: &[Key] = &[
         show: |c| c.algorithm.clone(),
     },
     Key {
+        name: "backend",
+        environment: names::BACKEND,
+        builder: "with_backend",
+        call: None,
+        default: "auto",
+        meaning: "By what bytes go between ranks: auto (shared memory where all are on one host and it can be had, else TCP), shm or tcp.",
+        set: |c, name, text| {
+            c.backend = text.parse().map_err(|_| bad(name, text, "auto, shm or tcp"))?;
+            Ok(())
+        },
+        show: |c| Some(c.backend.to_string()),
+    },
+    Key {
         name: "check",
         environment: names::CHECK,
         builder: "with_check",

@@ -4,12 +4,14 @@
 //! whatever launched the process; what is set on it afterwards wins, and so does what a call says of itself. All that
 //! can be said, with its defaults, is listed at [`keys`]. Only `environment.rs` reads the process environment.
 
+mod backend;
 pub mod environment;
 mod file;
 mod hostlist;
 pub mod keys;
 mod slurm;
 
+pub use backend::BackendChoice;
 pub use environment::Launcher;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -56,6 +58,8 @@ pub struct Config {
     pub port: Option<u16>,
     /// The algorithm to use where one is asked for.
     pub algorithm: Option<String>,
+    /// By what bytes go between ranks. Every rank must say the same, or nothing.
+    pub backend: BackendChoice,
     /// How strictly ranks agree before an operation.
     pub check: Option<String>,
     /// The directory for traces, where some are wanted: see [`observe::trace`](crate::observe::trace).
@@ -113,6 +117,7 @@ impl Default for Config {
             heartbeat_deadline: Duration::from_secs(2),
             port: None,
             algorithm: None,
+            backend: BackendChoice::Auto,
             check: None,
             trace: None,
             log: None,
@@ -281,6 +286,12 @@ impl Config {
     /// Sets the algorithm to use where it can do what is asked, by its name.
     pub fn with_algorithm(mut self, name: impl Into<String>) -> Self {
         self.algorithm = Some(name.into());
+        self
+    }
+
+    /// Sets by what bytes go between ranks.
+    pub fn with_backend(mut self, backend: BackendChoice) -> Self {
+        self.backend = backend;
         self
     }
 

@@ -21,6 +21,7 @@ const ROWS: &[Row] = &[
     ("init_deadline", "1s", "2s", "3s", |c| c.with_init_deadline(Duration::from_secs(3))),
     ("heartbeat", "1s", "2s", "3s", |c| c.with_heartbeat_deadline(Duration::from_secs(3))),
     ("algorithm", "ring", "direct", "pairwise", |c| c.with_algorithm("pairwise")),
+    ("backend", "shm", "tcp", "auto", |c| c.with_backend(BackendChoice::Auto)),
     ("check", "auto", "normal", "strict", |c| c.with_check("strict")),
     ("table", "all_reduce: .. ring", "all_reduce: .. binomial_tree", "barrier: .. recursive_doubling", |c| {
         c.with_table("barrier: .. recursive_doubling")

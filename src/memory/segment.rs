@@ -5,6 +5,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 use std::ffi::c_void;
@@ -60,6 +61,7 @@ impl Segment {
             .or_else(|_| memfd_create(c"ringfold", flags))
             .map_err(|error| failed("making an anonymous file for shared memory", error))?;
         let size = nix::libc::off_t::try_from(len.get()).map_err(|_| too_long(len.get()))?;
+        within_file_size(len.get())?;
         ftruncate(&descriptor, size).map_err(|error| failed("sizing shared memory", error))?;
         fcntl(&descriptor, FcntlArg::F_ADD_SEALS(SEALS))
             .map_err(|error| failed("sealing shared memory", error))?;
@@ -79,6 +81,7 @@ impl Segment {
         if usize::try_from(size) != Ok(len.get()) {
             return Err(Error::invalid(format!("shared memory of {size} bytes where {len} are expected")));
         }
+        within_file_size(len.get())?;
         let seals = fcntl(&descriptor, FcntlArg::F_GET_SEALS)
             .map_err(|error| failed("asking for the seals of shared memory", error))?;
         if !SealFlag::from_bits_retain(seals).contains(SEALS) {
@@ -226,6 +229,17 @@ impl fmt::Debug for Segment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Segment").field("len", &self.len).finish_non_exhaustive()
     }
+}
+
+/// Fails where this process may not have files of this length: the system would not only refuse it, but send a signal.
+fn within_file_size(len: usize) -> Result<()> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)
+        .map_err(|error| failed("asking for the limit of file sizes", error))?;
+    if (len as u64) <= limit {
+        return Ok(());
+    }
+    let text = format!("shared memory of {len} bytes");
+    Err(Error::io(text, format!("files may have {limit} bytes")).remedy("raise the limit (ulimit -f)"))
 }
 
 fn whole_pages(len: usize) -> Result<NonZeroUsize> {

@@ -6,6 +6,7 @@ use super::started::Starting;
 use super::value::with_type;
 use ringfold::backend::{Backend, Buffers, Operation, Planned, Progress, Ticket};
 use ringfold::collective::Request;
+use ringfold::config::BackendChoice;
 use ringfold::error::Cause;
 use ringfold::observe::{Poison, Time};
 use ringfold::plan::select::Table;
@@ -44,7 +45,8 @@ pub const WAYS: &[Way] = &[
         name: "channel with tiny queues, staging and slices, on three hosts",
         form: |world| Box::new(tiny(world)),
     },
-    Way { name: "tcp", form: |world| Box::new(connected(world)) },
+    Way { name: "shm", form: |world| Box::new(connected(world, BackendChoice::Shm)) },
+    Way { name: "tcp", form: |world| Box::new(connected(world, BackendChoice::Tcp)) },
     Way { name: "tcp with small staging and slices, on hosts of two", form: |world| Box::new(tcp(world)) },
     Way { name: "channel, started", form: |world| Box::new(starting(Communicator::local(world))) },
 ];
@@ -353,11 +355,12 @@ fn tiny(world: usize) -> Turns<impl Transport> {
     )
 }
 
-/// Communicators over TCP, as processes would have them.
-pub fn connected(world: usize) -> Vec<Communicator> {
+/// Communicators as processes would have them.
+pub fn connected(world: usize, backend: BackendChoice) -> Vec<Communicator> {
     let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let config = Config::default()
         .with_world_size(world)
+        .with_backend(backend)
         .with_store(free.expect("a port is free").to_string())
         .with_init_deadline(DEADLINE)
         .with_heartbeat_deadline(DEADLINE);

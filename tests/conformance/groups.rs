@@ -3,10 +3,15 @@
 use crate::calls::call::{Call, prepare};
 use crate::calls::group::{connected, run_one};
 use crate::run_all;
+use ringfold::config::BackendChoice;
 use ringfold::{Collective, Communicator, DType, ReduceOp};
 
 fn form(index: usize, world: usize) -> Vec<Communicator> {
-    if index.is_multiple_of(3) { connected(world) } else { Communicator::local(world) }
+    match index % 4 {
+        0 => connected(world, BackendChoice::Tcp),
+        1 => connected(world, BackendChoice::Shm),
+        _ => Communicator::local(world),
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use crate::calls::group::connected;
 use ringfold::ErrorKind::{InvalidArgument, Unsupported};
+use ringfold::config::BackendChoice;
 use ringfold::plan::Algorithm;
 use ringfold::tensor::{Device, TensorMut, TensorRef};
 use ringfold::{Communicator, DType, ErrorKind, Options, Order, ReduceOp, Result};
@@ -127,5 +128,10 @@ fn wrong_arguments_are_refused_and_the_group_goes_on_over_threads() {
 
 #[test]
 fn wrong_arguments_are_refused_and_the_group_goes_on_over_sockets() {
-    refuse(connected(WORLD));
+    refuse(connected(WORLD, BackendChoice::Tcp));
+}
+
+#[test]
+fn wrong_arguments_are_refused_and_the_group_goes_on_over_shared_memory() {
+    refuse(connected(WORLD, BackendChoice::Shm));
 }

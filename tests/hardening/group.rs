@@ -75,7 +75,8 @@ impl Group {
         let mut group = Group { children: Vec::new(), lines: Vec::new(), _store: None };
         for rank in 0..world {
             let mut command = rank_command(scene, rank, world);
-            command.env(BY_CALLBACK, "1");
+            // What is before a rank is before its sockets.
+            command.env(BY_CALLBACK, "1").env(environment::BACKEND, "tcp");
             group.spawn(command);
         }
         let records: Vec<serde_json::Value> = (0..world)

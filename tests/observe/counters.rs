@@ -1,6 +1,6 @@
 //! Counters, held to what is known of an exchange.
 
-use crate::support::{communicators, on_ranks};
+use crate::support::{self, communicators, on_ranks};
 use ringfold::collective::Fingerprint;
 use ringfold::{Algorithm, Collective, Communicator, Counters, Options, ReduceOp};
 use std::time::Duration;
@@ -10,9 +10,13 @@ const WORLD: usize = 4;
 const COUNT: usize = 4096;
 const RUNS: u64 = 3;
 
-/// Runs this on every rank of a group of threads and of one over sockets.
+/// Runs this on every rank of a group of threads, of one over shared memory and of one over sockets.
 fn everywhere(body: impl Fn(&Communicator, bool) + Sync) {
-    for (over_sockets, group) in [(false, Communicator::local(WORLD)), (true, communicators(WORLD))] {
+    for (over_sockets, group) in [
+        (false, Communicator::local(WORLD)),
+        (false, communicators(WORLD)),
+        (true, support::over_sockets(WORLD)),
+    ] {
         std::thread::scope(|scope| {
             for comm in group {
                 let body = &body;

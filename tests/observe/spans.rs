@@ -1,6 +1,6 @@
 //! Spans and events as a subscriber hears them.
 
-use crate::support::{self, communicators, on_ranks};
+use crate::support::{self, communicators, on_ranks, over_sockets};
 use ringfold::{Algorithm, Communicator, Options, Order, ReduceOp};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -144,7 +144,7 @@ fn each_call_is_a_span_that_says_what_it_is() {
             let get = |name| span.fields.get(name);
             assert_eq!((get("collective"), get("bytes"), get("dtype"), get("op"), get("order")), expected);
             assert_eq!((get("rank"), get("world"), get("communicator")), (&*rank.to_string(), "3", "0"));
-            assert_eq!((get("sequence"), get("backend")), (&*sequence.to_string(), "tcp"));
+            assert_eq!((get("sequence"), get("backend")), (&*sequence.to_string(), "shm"));
             assert!(Algorithm::named(get("algorithm")).is_ok(), "{span:?}");
             assert_eq!(get("error"), "");
             assert!(span.parent.is_some() && span.entered == 1, "{span:?}");
@@ -191,7 +191,7 @@ fn a_started_call_has_its_span_on_the_thread_that_drives_it() {
 
 #[test]
 fn connections_are_told_with_peer_and_address() {
-    let heard = on_each(communicators(2), |comm| comm.barrier().unwrap());
+    let heard = on_each(over_sockets(2), |comm| comm.barrier().unwrap());
     for message in ["connects to a peer", "a peer has connected"] {
         let mut told = 0;
         for (rank, listener) in heard.iter().enumerate() {

@@ -272,7 +272,7 @@ fn the_configuration_is_told_with_who_said_it() {
 
 #[test]
 fn the_command_logs_what_is_asked_for() {
-    let arguments = ["perf", "barrier", "-n", "2", "--iters", "1", "--seconds", "0"];
+    let arguments = ["perf", "barrier", "-n", "2", "--iters", "1", "--seconds", "0", "--backend", "tcp"];
     let mut quiet = Command::new(RINGFOLD);
     let said = output(quiet.args(arguments));
     assert_eq!(String::from_utf8_lossy(&said.stderr), "");

@@ -4,7 +4,7 @@
 pub(crate) mod member;
 
 use ringfold::bootstrap::{Joined, host_for_launch, join};
-use ringfold::config::Config;
+use ringfold::config::{BackendChoice, Config};
 use ringfold::error::Cause;
 use ringfold::observe::Poison;
 use ringfold::transport::control::frame::{self, Frame};
@@ -139,8 +139,36 @@ impl Raw {
     }
 }
 
-/// Communicators over TCP, as processes would have them.
+/// Communicators as processes would have them, over shared memory.
 pub(crate) fn communicators(world: usize) -> Vec<ringfold::Communicator> {
+    communicators_over(world, BackendChoice::Shm)
+}
+
+/// The same over TCP.
+pub(crate) fn over_sockets(world: usize) -> Vec<ringfold::Communicator> {
+    communicators_over(world, BackendChoice::Tcp)
+}
+
+fn communicators_over(world: usize, backend: BackendChoice) -> Vec<ringfold::Communicator> {
     let store = free_address();
-    on_ranks(world, |rank| ringfold::Communicator::connect(&config(rank, world).with_store(&*store)).unwrap())
+    on_ranks(world, |rank| {
+        let config = config(rank, world).with_store(&*store).with_backend(backend);
+        let comm = ringfold::Communicator::connect(&config).unwrap();
+        assert_eq!(comm.backend(), backend.as_str());
+        comm
+    })
+}
+
+/// Runs this binary's tests again with a variable set, but for the one that asks for it.
+pub(crate) fn everything_again(name: &str, value: &str, but: &str) {
+    if std::env::var_os(name).is_some() {
+        return;
+    }
+    let tests = std::process::Command::new(std::env::current_exe().unwrap())
+        .env(name, value)
+        .args(["--skip", but])
+        .output()
+        .unwrap();
+    assert!(tests.status.success(), "{}", String::from_utf8_lossy(&tests.stdout));
+    assert!(String::from_utf8_lossy(&tests.stdout).contains(" passed"));
 }

@@ -98,6 +98,21 @@ fn groups_come_and_go_and_leave_nothing() {
 }
 
 #[test]
+fn a_ring_may_lie_at_the_very_beginning() {
+    let grounds = grounds(2);
+    let first = ShmSeat::new(&grounds[0], 2).unwrap();
+    assert_eq!(first.offset(), 0);
+    let mut ranks = group(&grounds, 1024);
+    drop(first);
+    let (mut b, _) = ranks.pop().unwrap();
+    let (mut a, _) = ranks.pop().unwrap();
+    assert_eq!(a.try_send(1, C, &[IoSlice::new(b"here")]), Ok(4));
+    let mut into = [0; 4];
+    assert_eq!(b.try_recv(0, C, &mut into), Ok(4));
+    assert_eq!(&into, b"here");
+}
+
+#[test]
 fn a_ring_to_whoever_is_gone_is_not_kept() {
     let grounds = grounds(2);
     for _ in 0..3 {

@@ -2,6 +2,7 @@
 
 use comfy_table::{Table, presets};
 use ringfold::config::{Launcher, environment};
+use ringfold::memory::{PAGE, Segment};
 use ringfold::{Algorithm, Config, Error, Result};
 use std::fs;
 
@@ -26,7 +27,8 @@ pub(crate) fn command() -> Result<()> {
     backends.set_header(["backend", "here", "why, or how"]);
     backends.add_row(["channel", "yes", "ranks that are threads of one process: Communicator::local"]);
     backends.add_row(["tcp", "yes", &format!("interfaces: {}", interfaces()?)]);
-    backends.add_row(["shm", "no", "not in this version; ranks of one host use tcp over loopback"]);
+    let (shm, why) = shared_memory();
+    backends.add_row(["shm", shm, &why]);
     backends.add_row(["mpi", "no", "not in this version; under mpirun ranks find each other and use tcp"]);
     backends.add_row(["nccl", "no", "not in this version"]);
     println!("{backends}\n");
@@ -45,6 +47,15 @@ pub(crate) fn command() -> Result<()> {
          routes to the store (RINGFOLD_INTERFACE chooses another). Nothing listens on all interfaces."
     );
     Ok(())
+}
+
+/// Whether this process can share memory, by trying it.
+fn shared_memory() -> (&'static str, String) {
+    let tried = Segment::create(64 << 20).and_then(|segment| segment.commit(0..PAGE));
+    match tried {
+        Ok(()) => ("yes", "what ranks of one host use, unless RINGFOLD_BACKEND says otherwise".to_owned()),
+        Err(error) => ("no", format!("{error}; ranks of one host use tcp over loopback")),
+    }
 }
 
 fn plain() -> Table {

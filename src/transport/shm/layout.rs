@@ -48,7 +48,7 @@ impl Part {
 /// | 4 | whether the rank sleeps | itself |
 /// | 128 | [`PRESENT`] or [`LEFT`] | itself |
 /// | 256 | how many of the others have left | the others |
-/// | 384 + 8 (2 r + c) | the offset of the ring from rank r on channel c, or 0 | rank r |
+/// | 384 + 8 (2 r + c) | the offset of the ring from rank r on channel c and 1, or 0 where there is none | rank r |
 #[derive(Clone)]
 pub(super) struct Seat {
     part: Part,

@@ -183,9 +183,13 @@ impl ShmTransport {
         let ring =
             Ring::make(segment, block.offset(), self.capacity).ok_or_else(|| refused("no ring".into()))?;
         let told = self.seats[to].ring_from(self.rank, link % CHANNELS);
-        // SeqCst here and where a rank leaves: either the leaver sees the ring, or this sees that it has left.
-        told.store(block.offset() as u64, Ordering::SeqCst);
-        if self.seats[to].presence().load(Ordering::SeqCst) != PRESENT {
+        // SeqCst here and where a rank leaves: either the leaver sees the ring, or this sees that it has left. Whoever
+        // takes the entry back says that the receiver needs the ring no more; nobody touches it after that.
+        let entry = block.offset() as u64 + 1;
+        told.store(entry, Ordering::SeqCst);
+        if self.seats[to].presence().load(Ordering::SeqCst) != PRESENT
+            && told.compare_exchange(entry, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        {
             ring.released().store(1, Ordering::Release);
         }
         self.outgoing[link] = Some(Outgoing { ring, block, sender: Sender::default() });
@@ -197,10 +201,8 @@ impl ShmTransport {
         if self.incoming[link].is_some() {
             return Ok(true);
         }
-        let offset = self.own.seat.ring_from(from, link % CHANNELS).load(Ordering::Acquire);
-        if offset == 0 {
-            return Ok(false);
-        }
+        let told = self.own.seat.ring_from(from, link % CHANNELS).load(Ordering::Acquire);
+        let Some(offset) = told.checked_sub(1) else { return Ok(false) };
         let ring = Ring::open(self.ground.arena().segment(), offset).ok_or_else(|| garbled(from))?;
         self.incoming[link] = Some(Incoming { ring, receiver: Receiver::default() });
         Ok(true)
@@ -359,8 +361,8 @@ impl Drop for ShmTransport {
         seat.presence().store(LEFT, Ordering::SeqCst);
         for from in 0..self.seats.len() {
             for channel in 0..CHANNELS {
-                let offset = seat.ring_from(from, channel).load(Ordering::SeqCst);
-                if offset != 0
+                let told = seat.ring_from(from, channel).swap(0, Ordering::SeqCst);
+                if let Some(offset) = told.checked_sub(1)
                     && let Some(ring) = Ring::open(self.ground.arena().segment(), offset)
                 {
                     ring.released().store(1, Ordering::Release);

@@ -14,7 +14,9 @@ use measure::{Method, measure};
 use operands::Value;
 use report::{Label, Row, bandwidths, print_head, print_row};
 use ringfold::collective::Request;
-use ringfold::{Algorithm, Collective, Communicator, Config, DType, Error, Options, Order, ReduceOp, Result};
+use ringfold::{
+    Algorithm, Collective, Communicator, Config, DType, Error, Options, Order, ReduceOp, Result, config,
+};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -127,15 +129,12 @@ impl PerfArgs {
     pub(crate) fn check(&self) -> Result<()> {
         let refuse = |what: &str, remedy: &str| Err(Error::unsupported(what).remedy(remedy));
         match self.backend {
-            BackendChoice::Auto | BackendChoice::Tcp => {}
-            BackendChoice::Shm => {
-                return refuse("this build has no shared-memory backend", "use --backend tcp");
-            }
+            BackendChoice::Auto | BackendChoice::Tcp | BackendChoice::Shm => {}
             BackendChoice::Mpi => return refuse("this build has no MPI backend", "use --backend tcp"),
             BackendChoice::Nccl => return refuse("this build has no NCCL backend", "use --backend tcp"),
         }
         if self.shared {
-            return refuse("shared tensors need the shared-memory backend", "leave --shared out");
+            return refuse("this build has no shared tensors", "leave --shared out");
         }
         if !(self.seconds.is_finite() && (0.0..=3600.0).contains(&self.seconds)) {
             return Err(Error::invalid(format!("--seconds {}", self.seconds)).remedy("pass 0 to 3600"));
@@ -198,6 +197,11 @@ pub(crate) fn measure_as_rank(args: &PerfArgs) -> Result<bool> {
     args.check()?;
     let mut config = Config::from_env()?;
     config.trace = args.trace.clone().or(config.trace);
+    config.backend = match args.backend {
+        BackendChoice::Shm => config::BackendChoice::Shm,
+        BackendChoice::Tcp => config::BackendChoice::Tcp,
+        _ => config.backend,
+    };
     let comm = Communicator::connect(&config)?;
     match args.dtype {
         DType::F16 => all_sizes::<f16>(args, &comm),

@@ -5,10 +5,11 @@ use crate::sizes;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use ringfold::collective::Request;
+use ringfold::config::BackendChoice;
 use ringfold::plan::Topology;
 use ringfold::plan::footprint::Footprint;
 use ringfold::plan::select::Table as Selection;
-use ringfold::{Algorithm, Collective, Communicator, DType, Error, Options, ReduceOp, Result};
+use ringfold::{Algorithm, Collective, Communicator, Config, DType, Error, Options, ReduceOp, Result};
 use std::fs;
 
 const EXAMPLES: &str = "\
@@ -96,7 +97,8 @@ pub(super) fn computed(args: &FootprintArgs) -> Result<()> {
 
 /// What processes take: sockets and resident memory before and after two all_reduces, as one rank of them.
 pub(super) fn measured(args: &FootprintArgs) -> Result<()> {
-    let comm = Communicator::from_env()?;
+    // Connections are what is counted.
+    let comm = Communicator::connect(&Config::from_env()?.with_backend(BackendChoice::Tcp))?;
     let request = args.request(comm.world_size());
     let selection = comm.table();
     let schedule = match args.algorithm {

@@ -1,0 +1,48 @@
+//! Which backend is wanted.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// By what bytes are to go between ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[non_exhaustive]
+pub enum BackendChoice {
+    /// Whatever is fastest and can be had: shared memory where all ranks are on one host, else TCP.
+    #[default]
+    Auto,
+    /// Shared memory, or an error that says why not.
+    Shm,
+    /// TCP, on one host too.
+    Tcp,
+}
+
+impl BackendChoice {
+    /// Every choice.
+    pub const ALL: [BackendChoice; 3] = [BackendChoice::Auto, BackendChoice::Shm, BackendChoice::Tcp];
+
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            BackendChoice::Auto => "auto",
+            BackendChoice::Shm => "shm",
+            BackendChoice::Tcp => "tcp",
+        }
+    }
+}
+
+impl fmt::Display for BackendChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for BackendChoice {
+    type Err = crate::error::Error;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        BackendChoice::ALL.into_iter().find(|choice| choice.as_str() == word).ok_or_else(|| {
+            crate::error::Error::invalid(format!("no backend is called {word:?}"))
+                .remedy("use auto, shm or tcp")
+        })
+    }
+}

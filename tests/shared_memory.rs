@@ -1,0 +1,100 @@
+//! Groups that share memory, and why others do not.
+
+mod support;
+
+use ringfold::config::{BackendChoice, environment};
+use ringfold::{Communicator, ErrorKind, ReduceOp};
+use std::process::{Command, Stdio};
+use support::{config, free_address, on_ranks};
+
+const RINGFOLD: &str = env!("CARGO_BIN_EXE_ringfold");
+
+/// Connects ranks that want these backends.
+fn connect(wishes: &[BackendChoice]) -> Vec<ringfold::Result<Communicator>> {
+    let store = free_address();
+    on_ranks(wishes.len(), |rank| {
+        Communicator::connect(&config(rank, wishes.len()).with_store(&*store).with_backend(wishes[rank]))
+    })
+}
+
+#[test]
+fn ranks_of_one_host_share_memory_unless_one_asks_for_tcp() {
+    use BackendChoice::{Auto, Shm, Tcp};
+    for (wishes, backend) in [
+        ([Auto, Auto, Auto], "shm"),
+        ([Auto, Shm, Auto], "shm"),
+        ([Auto, Auto, Tcp], "tcp"),
+        ([Tcp; 3], "tcp"),
+    ] {
+        let ranks = connect(&wishes);
+        std::thread::scope(|scope| {
+            for comm in ranks {
+                scope.spawn(move || {
+                    let comm = comm.unwrap();
+                    assert_eq!(comm.backend(), backend, "{wishes:?}");
+                    let mut sum = [1u32; 1000];
+                    comm.all_reduce(&mut sum, ReduceOp::Sum).unwrap();
+                    assert_eq!(sum, [3; 1000]);
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn who_insists_on_shared_memory_is_told_why_there_is_none() {
+    let ranks = connect(&[BackendChoice::Shm, BackendChoice::Tcp]);
+    let error = ranks[0].as_ref().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("rank 1 asks for TCP"), "{error}");
+    assert_eq!(error.rank(), Some(0));
+}
+
+/// A measurement under a limit of the shell.
+fn limited(limit: &str, backend: &str) -> (bool, String, String) {
+    let line = format!(
+        "ulimit {limit}; exec '{RINGFOLD}' perf all_reduce -n 2 -b 1M -e 1M --iters 2 --json --backend {backend}"
+    );
+    let out = Command::new("bash")
+        .args(["-c", &line])
+        .env(environment::LOG, "info")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    (out.status.success(), text(&out.stdout), text(&out.stderr))
+}
+
+#[test]
+fn without_shared_memory_tcp_serves_and_the_log_says_why() {
+    // A file of shared memory has a length, too, and beyond the limit comes a signal.
+    let (fine, out, err) = limited("-f 1024", "auto");
+    assert!(fine, "{out}{err}");
+    assert!(
+        out.lines().count() == 2 && out.lines().all(|line| line.contains("\"backend\":\"tcp\"")),
+        "{out}"
+    );
+    assert!(err.contains("no shared memory") && err.contains("ulimit -f"), "{err}");
+
+    let (fine, out, err) = limited("-f 1024", "shm");
+    assert!(!fine, "{out}");
+    assert!(err.contains("shared memory cannot be had") && err.contains("ulimit -f"), "{err}");
+}
+
+#[test]
+fn little_address_space_is_enough() {
+    let (fine, out, err) = limited("-v 2000000", "auto");
+    assert!(fine, "{out}{err}");
+    assert!(out.contains("\"backend\":\"shm\""), "{out}{err}");
+}
+
+#[test]
+fn what_can_be_had_is_tried_by_info() {
+    let info = |line: &str| {
+        let out = Command::new("bash").args(["-c", line]).stdin(Stdio::null()).output().unwrap();
+        let text = String::from_utf8(out.stdout).unwrap();
+        text.lines().find(|line| line.trim_start().starts_with("shm")).unwrap().to_owned()
+    };
+    assert!(info(&format!("exec '{RINGFOLD}' info")).contains("yes"));
+    assert!(info(&format!("ulimit -f 1024; exec '{RINGFOLD}' info")).contains(" no "));
+}
