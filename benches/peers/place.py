@@ -70,7 +70,7 @@ class Place:
     def compile(self, source, compiler, environment=None, libraries=()):
         """Compiles a program of `programs/`, unless this very source was compiled so before."""
         words = [str(word) for word in compiler]
-        text = "".join((PROGRAMS / name).read_text() for name in (source, "bench.h"))
+        text = "".join(path.read_text() for path in (PROGRAMS / source, *sorted(PROGRAMS.glob("*.h"))))
         wanted = hashlib.sha256("\n".join([text, *words, *libraries]).encode()).hexdigest()
         program, mark = self.program(source), Path(self.program(source) + ".made-of")
         if mark.exists() and mark.read_text() == wanted and Path(program).exists():
