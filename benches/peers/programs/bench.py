@@ -12,7 +12,9 @@ import traceback
 
 import numpy as np
 
-WARM_UPS, FEWEST, MOST, SMALL, BACK_TO_BACK = 3, 7, 4000, 4096, 200
+WARM_UPS, FEWEST, MOST, SMALL, BACK_TO_BACK, LONGEST_US = 3, 7, 4000, 4096, 200, 100_000
+# Where every rank has a block: these are measured out of place only.
+BLOCKS = ("reduce_scatter", "all_gather", "all_to_all")
 
 
 class Library:
@@ -41,28 +43,48 @@ class Bench:
     def __init__(self, library, collective, count, fresh):
         self.library, self.collective, self.count, self.fresh = library, collective, count, fresh
         self.period = min(max(256 // library.ranks, 2), 7)
-        self.input, self.output = np.zeros(count, np.float32), np.zeros(count, np.float32)
-        self.tensors = library.tensor(self.input), library.tensor(self.output)
+        self.block = count // library.ranks
+        if collective in BLOCKS and self.block * library.ranks != count:
+            raise SystemExit(f"{count} floats cannot be cut into {library.ranks} blocks")
+        own = self.block * library.rank
+        self.first = own if collective == "all_gather" else 0
+        self.input = np.zeros(self.block if collective == "all_gather" else count, np.float32)
+        self.output = np.zeros(self.block if collective == "reduce_scatter" else count, np.float32)
+        self.own, self.tensors = own, (library.tensor(self.input), library.tensor(self.output))
 
-    def pattern(self, rank, sample):
-        return ((np.arange(self.period) + 3 * rank + sample) % self.period).astype(np.float32)
+    def pattern(self, rank, sample, first=0):
+        return ((np.arange(self.period) + first + 3 * rank + sample) % self.period).astype(np.float32)
 
     def fill(self, in_place, sample):
-        into, pattern = self.output if in_place else self.input, self.pattern(self.library.rank, sample)
-        whole = self.count // self.period * self.period
+        into = self.output if in_place else self.input
+        pattern = self.pattern(self.library.rank, sample, self.first)
+        whole = into.size // self.period * self.period
         into[:whole].reshape(-1, self.period)[:] = pattern
-        into[whole:] = pattern[: self.count - whole]
+        into[whole:] = pattern[: into.size - whole]
 
     def operate(self, in_place):
         source, target = self.tensors
         self.library.run(self.collective, target if in_place else source, target)
 
+    def expected(self, sample):
+        """Ranges of the output, and what repeats in them."""
+        ranks, block = range(self.library.ranks), self.block
+        if self.collective == "broadcast":
+            return [(0, self.count, self.pattern(0, sample))]
+        if self.collective == "all_gather":
+            return [(rank * block, block, self.pattern(rank, sample, rank * block)) for rank in ranks]
+        if self.collective == "all_to_all":
+            return [(rank * block, block, self.pattern(rank, sample, self.own)) for rank in ranks]
+        first = self.own if self.collective == "reduce_scatter" else 0
+        return [(0, self.output.size, sum(self.pattern(rank, sample, first) for rank in ranks))]
+
     def wrong(self, sample):
-        if self.collective == "reduce" and self.library.rank != 0:
+        if self.collective == "barrier" or (self.collective == "reduce" and self.library.rank != 0):
             return 0
-        ranks = 1 if self.collective == "broadcast" else self.library.ranks
-        expected = sum(self.pattern(rank, sample) for rank in range(ranks))
-        return int(np.count_nonzero(self.output != np.resize(expected, self.count)))
+        return sum(
+            int(np.count_nonzero(self.output[at : at + length] != np.resize(pattern, length)))
+            for at, length, pattern in self.expected(sample)
+        )
 
     def check(self, in_place, sample):
         self.output[:] = 101
@@ -88,9 +110,12 @@ class Bench:
         return (time.perf_counter_ns() - begin) / 1e3 / operations
 
     def measure(self, in_place, seconds):
-        """The time in microseconds and the wrong elements of all ranks."""
+        """The time in microseconds, the operations of a sample, and the wrong elements of all ranks."""
         wrong = self.check(in_place, 1)
         operations = BACK_TO_BACK if self.fresh and self.count * 4 < SMALL else 1
+        if operations > 1:
+            warm = min(self.sample(in_place, 3 + i, 1) for i in range(WARM_UPS))
+            operations = self.agree(min(operations, int(LONGEST_US / warm) + 1))
         warm = min(self.sample(in_place, 3 + i, operations) for i in range(WARM_UPS))
         times, number, end = [], 2 + WARM_UPS, time.monotonic() + seconds
         while True:
@@ -105,7 +130,7 @@ class Bench:
                 times.append(self.sample(in_place, number, operations))
         slowest = np.array(times)
         self.library.all_reduce(slowest, "max")
-        return float(np.median(slowest)), wrong + self.check(in_place, 2)
+        return float(np.median(slowest)), operations, wrong + self.check(in_place, 2)
 
 
 def measure(library, arguments):
@@ -114,26 +139,28 @@ def measure(library, arguments):
         raise SystemExit(f"{collective} is not measured with this library")
     bench = Bench(library, collective, int(size) // 4, fresh == "1")
     for in_place in (False, True):
-        if collective == "broadcast" and not in_place:
+        if in_place != (collective == "broadcast") and collective in ("broadcast", "barrier", *BLOCKS):
             continue
-        micros, wrong = bench.measure(in_place, float(seconds))
+        micros, operations, wrong = bench.measure(in_place, float(seconds))
         if library.rank != 0:
             continue
         bandwidth = bench.count * 4 / micros / 1e3
-        factor = 2 * (library.ranks - 1) / library.ranks if collective == "all_reduce" else 1
+        share = (library.ranks - 1) / library.ranks
+        factor = 2 * share if collective == "all_reduce" else share if collective in BLOCKS else 1
         row = {
             "collective": collective,
             "backend": transport,
             "algorithm": "own",
             "ranks": library.ranks,
             "dtype": "f32",
-            "op": "none" if collective == "broadcast" else "sum",
+            "op": "sum" if "reduce" in collective else "none",
             "size_bytes": bench.count * 4,
             "count": bench.count,
             "in_place": in_place,
             "time_us": round(micros, 3),
             "algbw_gb_s": round(bandwidth, 6),
             "busbw_gb_s": round(bandwidth * factor, 6),
+            "operations": operations,
             "wrong": wrong,
         }
         print(json.dumps(row, separators=(",", ":")), flush=True)

@@ -1,4 +1,5 @@
-"""PyTorch's Gloo, as `torch.distributed` offers it: in place only. Out of place is a copy and then that, on the clock."""
+"""PyTorch's Gloo, as `torch.distributed` offers it. What reduces or broadcasts does so in place only: out of place is a copy
+and then that, on the clock. What moves blocks does so out of place only."""
 
 import datetime
 import os
@@ -9,8 +10,16 @@ import torch.distributed as dist
 from bench import Library, main
 
 
+# Out of place by themselves.
+MOVERS = {
+    "reduce_scatter": dist.reduce_scatter_tensor,
+    "all_gather": dist.all_gather_into_tensor,
+    "all_to_all": dist.all_to_all_single,
+}
+
+
 class Gloo(Library):
-    collectives = ("all_reduce", "reduce", "broadcast")
+    collectives = ("all_reduce", "reduce", "broadcast", "reduce_scatter", "all_gather", "all_to_all", "barrier")
 
     def __init__(self, rank, ranks):
         self.rank, self.ranks = rank, ranks
@@ -19,6 +28,12 @@ class Gloo(Library):
         return torch.from_numpy(array)
 
     def run(self, collective, source, target):
+        if collective in MOVERS:
+            MOVERS[collective](target, source)
+            return
+        if collective == "barrier":
+            dist.barrier()
+            return
         if source is not target:
             target.copy_(source)
         if collective == "all_reduce":

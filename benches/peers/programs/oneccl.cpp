@@ -8,10 +8,15 @@ static int rank, ranks;
 static ccl::communicator *comm;
 
 static void run(enum collective what, const float *input, float *output, size_t count) {
+    size_t block = count / (size_t)ranks;
     switch (what) {
     case ALL_REDUCE: ccl::allreduce(input, output, count, ccl::reduction::sum, *comm).wait(); break;
     case REDUCE: ccl::reduce(input, output, count, ccl::reduction::sum, 0, *comm).wait(); break;
     case BROADCAST: ccl::broadcast(output, count, ccl::datatype::float32, 0, *comm).wait(); break;
+    case REDUCE_SCATTER: ccl::reduce_scatter(input, output, block, ccl::reduction::sum, *comm).wait(); break;
+    case ALL_GATHER: ccl::allgather(input, output, block, *comm).wait(); break;
+    case ALL_TO_ALL: ccl::alltoall(input, output, block, *comm).wait(); break;
+    default: ccl::barrier(*comm).wait();
     }
 }
 
@@ -31,7 +36,9 @@ static void sum(double *numbers, int count) {
 }
 
 int main(int argc, char **argv) {
-    MPI_Init(&argc, &argv);
+    // Its transport by MPI asks for this much.
+    int given;
+    MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &given);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Comm_size(MPI_COMM_WORLD, &ranks);
     int status = 1;
@@ -48,7 +55,7 @@ int main(int argc, char **argv) {
         {
             ccl::communicator own = ccl::create_communicator(ranks, rank, store);
             comm = &own;
-            struct library library = {rank, ranks, run, barrier, agree, largest, sum};
+            struct library library = {rank, ranks, run, barrier, agree, largest, sum, 1};
             status = bench_main(library, argc, argv);
         }
     } catch (const std::exception &error) {
