@@ -54,6 +54,6 @@ def loopback():
 def least_traffic(turn, rows):
     """Bytes and packets that `rows` cannot have been measured without, over TCP. Half of what theory says."""
     small = turn.size < 4096 and turn.fresh
-    operations = rows * (3 + 7) * (200 if small else 1)
-    moved = {"all_reduce": 2, "reduce": 1, "broadcast": 1}[turn.collective] * (turn.ranks - 1) * turn.size
+    operations = sum(row.get("operations", 200 if small else 1) for row in rows) * (3 + 7)
+    moved = (2 if turn.collective == "all_reduce" else 1) * (turn.ranks - 1) * turn.size
     return operations * moved // 2, operations * (turn.ranks - 1) // 2 if small else 0

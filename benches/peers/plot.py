@@ -23,7 +23,7 @@ MARKS = "osD^vPX*h"
 
 
 def draw(recording, path):
-    in_place = recording.placements()[0][0]
+    in_place, placement = recording.drawn()
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 5))
     for number, name in enumerate(recording.libraries):
         rows = [row for size in recording.sizes if (row := recording.row(name, size, in_place))]
@@ -35,7 +35,7 @@ def draw(recording, path):
             "markersize": 4,
             "label": recording.title(name),
         }
-        line |= {"linewidth": 2.5, "zorder": 3} if name == "ringfold" else {"linewidth": 1.2}
+        line |= {"linewidth": 2.5, "zorder": 3} if name in recording.own else {"linewidth": 1.2}
         sizes, times = [row["size_bytes"] for row in rows], [row["time_us"] for row in rows]
         spread = [
             [row["time_us"] - row["time_us_min"] for row in rows],
@@ -44,19 +44,24 @@ def draw(recording, path):
         left.errorbar(sizes, times, yerr=spread, elinewidth=0.8, **line)
         right.plot(sizes, [row["busbw_gb_s"] for row in rows], **line)
     tallest = right.get_ylim()[1]
-    for kind, label, style in (("raw_exchange", "bare sockets", "--"), ("memcpy", "memcpy", (0, (2, 4)))):
+    for (kind, label), style in zip(recording.limits, ("--", (0, (2, 4)))):
         rows = [row for size in recording.sizes if (row := recording.limit(kind, size))]
         if not rows:
             continue
         line = {"color": "#555555", "linestyle": style, "linewidth": 1.4, "label": f"limit: {label}"}
         sizes = [row["size_bytes"] for row in rows]
         left.plot(sizes, [row["time_us"] for row in rows], **line)
-        right.plot(sizes, [row["busbw_gb_s"] for row in rows], **line)
+        if kind != "flag_exchange":
+            right.plot(sizes, [row["busbw_gb_s"] for row in rows], **line)
         if kind == "raw_exchange":
             tallest = max(tallest, *(row["busbw_gb_s"] * 1.05 for row in rows))
     # memcpy in cache is an order of magnitude above: the libraries keep the room.
     right.set_ylim(0, tallest)
     fastest = min((row["time_us"] for row in recording.rows if row["collective"] != "memcpy"), default=1)
+    if recording.about["transport"] != "tcp":
+        # Bandwidth in cache is of another kind than that of memory: both are to be seen.
+        right.set_yscale("log")
+        right.set_ylim(tallest / 2000, tallest * 4)
     left.set(ylabel="time (us), bars: least to most", yscale="log")
     left.set_ylim(bottom=fastest / 2)
     right.set(ylabel="bus bandwidth (GB/s)")
@@ -67,9 +72,10 @@ def draw(recording, path):
         axes.grid(True, color="#dddddd", linewidth=0.6)
     left.legend(fontsize=8)
     about = recording.about
-    where = "in place" if in_place else "out of place"
+    where = placement.lower()
+    way = f"over {about['transport']}" + (f" ({about['congestion']})" if "congestion" in about else "")
     figure.suptitle(
-        f"{recording.collective} of f32, {about['ranks']} ranks over {about['transport']} ({about['congestion']}), {where}, "
+        f"{recording.collective} of f32, {about['ranks']} ranks {way}, {where}, "
         f"fresh operands; {about['label']}, {about['date']}",
         fontsize=10,
     )

@@ -3,6 +3,7 @@
 
     python3 benches/peers/run.py two-cores                      over TCP, under the machine's own congestion control
     python3 benches/peers/run.py two-cores --congestion reno    in a network namespace under reno
+    python3 benches/peers/run.py two-cores --over shm           through shared memory
     python3 benches/peers/run.py try --quick --out /tmp         three sizes, two repetitions: does everything work?
 
 README.md beside this file says what is compared and how.
@@ -25,13 +26,19 @@ from statistics import median
 
 import network
 from libraries import ALL
-from libraries.base import Turn
+from libraries.base import BLOCKS, COLLECTIVES, OUT_OF_PLACE, Turn
 from place import HERE, Failed, Place, cache_folder
 from report import Recording, markdown
-from turns import clock, human, take
+from turns import clock, human, late, take
 
-SIZES = "8,64,256,1K,4K,16K,64K,256K,1M,4M,16M"
-# After this many failures a library is left alone: at that size, or altogether where it never gave a row.
+SIZES = {"tcp": "8,64,256,1K,4K,16K,64K,256K,1M,4M,16M", "shm": "8,64,256,1K,4K,16K,64K,256K,1M,4M,16M,64M,256M"}
+# Of collectives where every rank has a block; through shared memory, of all but all_reduce.
+FEW_SIZES = "64,64K,16M"
+MINUTES = {"tcp": 12, "shm": 60}
+# The buffers of a size that a rank may have at a time: input, output, and what the library takes for itself.
+BUFFERS = 3
+# After this many failures a library is left alone: at that size, or altogether where it never gave a row; after so many
+# turns that took too long, at larger sizes too.
 PATIENCE = 2
 
 
@@ -49,10 +56,14 @@ def read_arguments():
     parser.add_argument(
         "label", nargs="?", default=platform.node() or "here", help="what the machine is called in the record"
     )
-    parser.add_argument("--collective", default="all_reduce", choices=["all_reduce", "reduce", "broadcast"])
+    parser.add_argument("--collective", default="all_reduce", choices=COLLECTIVES)
     parser.add_argument("-n", "--ranks", type=int, default=2)
     parser.add_argument(
-        "--transport", default="tcp", choices=sorted({way for one in ALL for way in one.transports})
+        "--transport",
+        "--over",
+        default="tcp",
+        choices=sorted({way for one in ALL for way in one.transports}),
+        help="tcp (the default) or shm: shared memory",
     )
     parser.add_argument(
         "--congestion",
@@ -60,7 +71,7 @@ def read_arguments():
         metavar="NAME",
         help="default, or reno, bbr, ... in a namespace of its own (needs unshare)",
     )
-    parser.add_argument("--sizes", default=None, metavar="LIST", help=f"default: {SIZES}")
+    parser.add_argument("--sizes", default=None, metavar="LIST", help="default: 8 B to 16 MiB over tcp, to 256 MiB over shm")
     parser.add_argument("--repetitions", type=int, default=None, help="default: 5")
     parser.add_argument(
         "--seconds", type=float, default=None, help="of samples, a turn and placement; default: 0.1"
@@ -68,7 +79,10 @@ def read_arguments():
     parser.add_argument("--quick", action="store_true", help="three sizes, two short repetitions")
     parser.add_argument("--only", default=None, metavar="LIST", help=f"of: {','.join(one.name for one in ALL)}")
     parser.add_argument(
-        "--minutes", type=float, default=12, help="begin no repetition that would end after these; default: 12"
+        "--minutes",
+        type=float,
+        default=None,
+        help="begin no repetition that would end after these; default: 12 over tcp, 60 over shm",
     )
     parser.add_argument("--timeout", type=float, default=60, help="seconds a turn may take; default: 60")
     parser.add_argument("--cache", default=None, metavar="FOLDER", help="default: XDG_CACHE_HOME, else ~/.cache")
@@ -89,13 +103,22 @@ def read_arguments():
     if args.ranks < 2:
         parser.error("-n takes 2 ranks or more")
     try:
-        chosen = args.sizes or ("8,64K,1M" if args.quick else SIZES)
+        few = args.collective in BLOCKS or (args.transport == "shm" and args.collective != "all_reduce")
+        usual = FEW_SIZES if few else SIZES[args.transport]
+        chosen = args.sizes or ("64,64K,1M" if args.quick and args.collective in BLOCKS else "8,64K,1M" if args.quick else usual)
         args.sizes = sorted({size(text) for text in chosen.split(",")})
     except (argparse.ArgumentTypeError, ValueError) as error:
         parser.error(f"--sizes: {error}")
+    if args.collective == "barrier":
+        args.sizes = [0]
+    if args.collective in BLOCKS and (uneven := [each for each in args.sizes if each % (4 * args.ranks)]):
+        parser.error(f"--sizes: {args.ranks} ranks cannot have equal blocks of {uneven[0]} bytes of f32")
+    if args.transport != "tcp" and args.congestion != "default":
+        parser.error(f"--congestion: nothing over {args.transport} is controlled so")
+    args.minutes = args.minutes or MINUTES[args.transport]
     args.repetitions = args.repetitions or (2 if args.quick else 5)
     args.seconds = args.seconds or (0.05 if args.quick else 0.1)
-    names = args.only.split(",") if args.only else [one.name for one in ALL]
+    names = args.only.split(",") if args.only else [one.name for one in ALL if args.transport in one.transports]
     unknown = set(names) - {one.name for one in ALL}
     if unknown:
         parser.error(f"--only: nothing is called {', '.join(sorted(unknown))}")
@@ -114,7 +137,7 @@ def set_up(args, cache):
     """A place for every library, and why some have none."""
     places, why_not = {}, {}
     for library in args.libraries:
-        place = places[library.name] = Place(cache, library.name, args.ringfold)
+        place = places[library.name] = Place(cache, library.home or library.name, args.ringfold)
         if args.transport not in library.transports:
             why_not[library.name] = f"not over {args.transport}"
         elif args.collective not in library.collectives:
@@ -132,6 +155,17 @@ def set_up(args, cache):
     return places, why_not
 
 
+def leave_out_what_does_not_fit(args, why_not):
+    """A group whose buffers are more than the memory there is would not be refused but ended, and others with it."""
+    lines = [line.split() for line in Path("/proc/meminfo").read_text().splitlines()]
+    there = next(int(words[1]) << 10 for words in lines if words[0] == "MemAvailable:")
+    for each in args.sizes:
+        if (needed := BUFFERS * args.ranks * each) > there:
+            why = f"{human(needed >> 20 << 20)} of memory are needed, {human(there >> 20 << 20)} are there"
+            say(f"{human(each)} is left out: {why}")
+            why_not.update({(library.name, each): why for library in args.libraries})
+
+
 def set_up_plot(cache):
     place = Place(cache, "plot")
     place.install(("matplotlib",))
@@ -140,7 +174,7 @@ def set_up_plot(cache):
 
 def measure(args, places, why_not):
     """Every library in turn, at every size, again and again. Rows by what they measure, one time a repetition."""
-    measured, failures = {}, {}
+    measured, failures, times_late = {}, {}, {}
     gave_rows = set()
     begin, done, turns = time.monotonic(), 0, args.repetitions * len(args.sizes)
     for repetition in range(args.repetitions):
@@ -158,7 +192,10 @@ def measure(args, places, why_not):
                 if name in why_not or (name, bytes_) in why_not:
                     continue
                 rows, why = take(library, places[name], turn, args.timeout)
-                if why:
+                if why and name not in gave_rows and library.refused(why):
+                    why_not[name] = why
+                    told.append(f"{name} refuses: {why}")
+                elif why:
                     here = failures.setdefault((name, bytes_), [])
                     here.append(why)
                     everywhere = sum(len(whys) for (of, _), whys in failures.items() if of == name)
@@ -166,13 +203,21 @@ def measure(args, places, why_not):
                         why_not[name, bytes_] = why
                     if everywhere >= PATIENCE and name not in gave_rows:
                         why_not[name] = why
+                    if why == late(args.timeout):
+                        times_late[name] = times_late.get(name, 0) + 1
+                    if times_late.get(name, 0) >= PATIENCE:
+                        for larger in args.sizes[at + 1 :]:
+                            why_not.setdefault((name, larger), f"left out: {why} at {human(bytes_)}")
                     told.append(f"{name} FAILED ({why})")
                 for row in rows:
+                    # A barrier has no memory that it could be in place of.
+                    if row["collective"] == "barrier" and row["in_place"]:
+                        continue
                     gave_rows.add(name)
                     key = (name, row["collective"], row["algorithm"], row["size_bytes"], row["in_place"])
                     times = measured.setdefault(key, (row, [None] * args.repetitions))[1]
                     times[repetition] = row["time_us"]
-                    if row["in_place"]:
+                    if row["in_place"] == (args.collective not in OUT_OF_PLACE) and not library.is_limit:
                         told.append(f"{name} {row['time_us']:.4g}")
             done += 1
             left = (time.monotonic() - begin) / done * (turns - done)
@@ -263,6 +308,7 @@ def main():
         sys.exit(1 if why_not else 0)
     if args.congestion != "default" and not args.inside:
         network.enter_namespace([*sys.argv, "--inside"])
+    leave_out_what_does_not_fit(args, why_not)
     began, load_before = datetime.date.today().isoformat(), load()
     measured, failures = measure(args, places, why_not)
     rows = written_rows(args, measured, failures, why_not)
@@ -272,7 +318,12 @@ def main():
             version = library.version(places[library.name]) if library.name not in why_not else ""
         except OSError:
             version = ""
-        described[library.name] = {"title": library.title, "version": version, "is_limit": library.is_limit}
+        described[library.name] = {
+            "title": library.called(args.transport),
+            "version": version,
+            "is_limit": library.is_limit,
+            "is_own": library.is_own,
+        }
     about = {
         "label": args.label,
         "date": began,
@@ -282,8 +333,11 @@ def main():
         "collective": args.collective,
         "ranks": args.ranks,
         "transport": args.transport,
-        "congestion": network.congestion(),
-        "raw_congestion": network.usable_congestion(),
+        **(
+            {"congestion": network.congestion(), "raw_congestion": network.usable_congestion()}
+            if args.transport == "tcp"
+            else {}
+        ),
         "repetitions": max((row.get("repetitions", 0) for row in rows), default=0),
         "seconds": args.seconds,
         "command": shlex.join(["python3", "benches/peers/run.py", *told(sys.argv[1:])]),
@@ -292,9 +346,8 @@ def main():
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     which = "" if args.collective == "all_reduce" else f"-{args.collective}"
-    rows_file = (
-        out / f"{began}-{args.label}-peers-{args.transport}-{about['congestion']}-{args.ranks}{which}.jsonl"
-    )
+    way = "-".join([args.transport, *([about["congestion"]] if "congestion" in about else [])])
+    rows_file = out / f"{began}-{args.label}-peers-{way}-{args.ranks}{which}.jsonl"
     lines = [{"about": about}, *rows]
     rows_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     say("written: " + ", ".join(str(path) for path in render(rows_file, cache)))

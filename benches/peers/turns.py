@@ -17,6 +17,10 @@ MARK = "RINGFOLD_PEERS_TURN"
 KEPT = ("PATH", "HOME", "USER", "LOGNAME")
 
 
+# From this size on it shows on the loopback interface where a message did not go through shared memory.
+TELLING = 1 << 20
+
+
 def stop(process, mark):
     """Ends a turn's processes, those that left its group included."""
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -46,6 +50,10 @@ def reason_in(text):
     return (telling or lines[-1:] or ["it said nothing"])[0][:300]
 
 
+def late(seconds):
+    return f"no result after {seconds:.0f} s"
+
+
 def execute(words, environment, seconds):
     """The rows that a command prints, and why there are none."""
     scratch = tempfile.mkdtemp(prefix="rf")
@@ -68,20 +76,20 @@ def execute(words, environment, seconds):
                 )
             except OSError as error:
                 return [], f"{words[0]} does not start: {error.strerror}"
-            late = False
+            is_late = False
             try:
                 out, _ = process.communicate(timeout=seconds)
             except subprocess.TimeoutExpired:
-                late, out = True, ""
+                is_late, out = True, ""
             except BaseException:
                 stop(process, mark)
                 raise
-            if late or process.returncode != 0:
+            if is_late or process.returncode != 0:
                 stop(process, mark)
             said.seek(0)
             heard = said.read() + "\n" + "\n".join(line for line in out.splitlines() if not line.startswith("{"))
-        if late:
-            return [], f"no result after {seconds:.0f} s"
+        if is_late:
+            return [], late(seconds)
         if process.returncode != 0:
             return [], f"exit status {process.returncode}: {reason_in(heard)}"
         rows = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
@@ -102,15 +110,21 @@ def take(library, place, turn, limit):
     wrong = sum(row["wrong"] for row in rows)
     if wrong:
         return [], f"{wrong} wrong elements"
-    if turn.transport == "tcp" and library.is_watched:
+    other = [row["backend"] for row in rows if not library.is_limit and row["backend"] != turn.transport]
+    if other:
+        return [], f"not over {turn.transport}: its backend is {other[0]}"
+    if library.watched(turn.transport):
         bytes_after, packets_after = network.loopback()
         sent, packets = bytes_after - bytes_before, packets_after - packets_before
-        least, fewest = network.least_traffic(turn, len(rows))
-        if sent < least or packets < fewest:
+        least, fewest = network.least_traffic(turn, rows)
+        if turn.transport == "tcp" and (sent < least or packets < fewest):
             return (
                 [],
                 f"not over TCP: {sent} bytes in {packets} packets on the loopback interface, {least} in {fewest} at least",
             )
+        # Of small messages, the words in which ranks are started are as much.
+        if turn.transport == "shm" and turn.size >= TELLING and sent >= least:
+            return [], f"not over shared memory: {sent} bytes on the loopback interface"
     return rows, None
 
 

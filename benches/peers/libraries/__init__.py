@@ -4,9 +4,20 @@ from .gloo import Gloo
 from .intel import IntelMpi
 from .mpich import Mpich
 from .oneccl import OneCcl
-from .openmpi import OpenMpi
+from .openmpi import OpenMpi, OpenMpiUcx
 from .raw import Raw
-from .ringfold import Ringfold
+from .ringfold import Ringfold, RingfoldShared
 from .xgb import XGBoost
 
-ALL = [Ringfold(), OpenMpi(), Mpich(), IntelMpi(), OneCcl(), Gloo(), XGBoost(), Raw()]
+ALL = [
+    Ringfold(),
+    RingfoldShared(),
+    OpenMpi(),
+    OpenMpiUcx(),
+    Mpich(),
+    IntelMpi(),
+    OneCcl(),
+    Gloo(),
+    XGBoost(),
+    Raw(),
+]

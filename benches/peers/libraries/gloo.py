@@ -5,6 +5,7 @@ class Gloo(Library):
     name = "gloo"
     title = "Gloo (PyTorch)"
     wheels = ("torch", "numpy")
+    shares_memory = False
 
     def command(self, place, turn):
         program = place.source("gloo.py")

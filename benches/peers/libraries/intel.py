@@ -17,7 +17,8 @@ class IntelMpi(Library):
                 "FI_TCP_IFACE": "lo",
                 # Without this it uses shared memory for small sizes.
                 "I_MPI_COLL_INTRANODE": "pt2pt",
-            }
+            },
+            "shm": {"I_MPI_FABRICS": "shm"},
         }
         start = [place.bin("mpiexec.hydra"), "-n", str(turn.ranks)]
         return [*start, place.program("mpi.c"), *turn.arguments], {**place.intel(), **ways[turn.transport]}

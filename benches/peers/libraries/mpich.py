@@ -16,7 +16,8 @@ class Mpich(Library):
                 "MPIR_CVAR_CH4_NETMOD": "ofi",
                 "FI_PROVIDER": "tcp",
                 "FI_TCP_IFACE": "lo",
-            }
+            },
+            "shm": {},
         }
         where = ["-bind-to", "core"] if turn.fits else []
         start = [place.bin("mpiexec"), *where, "-n", str(turn.ranks)]

@@ -21,7 +21,8 @@ class OneCcl(Library):
                 "CCL_KVS_IFACE": "lo",
                 "FI_PROVIDER": "tcp",
                 "FI_TCP_IFACE": "lo",
-            }
+            },
+            "shm": {"CCL_ATL_TRANSPORT": "mpi", "I_MPI_FABRICS": "shm", "CCL_KVS_IFACE": "lo"},
         }
         start = [place.bin("mpiexec.hydra"), "-n", str(turn.ranks)]
         environment = {**place.intel(), "CCL_CONFIGURATION": "cpu", **ways[turn.transport]}

@@ -10,12 +10,13 @@ class Raw(Library):
     is_watched = False
 
     def build(self, place):
-        place.compile("raw.c", ["cc", "-O2"])
+        for source in ("raw.c", "memory.c"):
+            place.compile(source, ["cc", "-O2"])
 
     def command(self, place, turn):
-        ways = {"tcp": usable_congestion()}
-        program = place.program("raw.c")
-        return [program, str(turn.ranks), str(turn.size), str(turn.seconds), *ways[turn.transport]], {}
+        ways = {"tcp": ("raw.c", usable_congestion()), "shm": ("memory.c", [])}
+        source, more = ways[turn.transport]
+        return [place.program(source), str(turn.ranks), str(turn.size), str(turn.seconds), *more], {}
 
     def version(self, place):
         return ""

@@ -5,6 +5,7 @@ class XGBoost(Library):
     name = "xgboost"
     title = "XGBoost"
     wheels = ("xgboost", "numpy")
+    shares_memory = False
     collectives = ("all_reduce", "broadcast")
 
     def command(self, place, turn):
