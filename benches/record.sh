@@ -24,9 +24,12 @@ run() { printf '\n    $ %s\n' "$*"; "$@" 2>&1 | sed 's/^/    /'; }
     printf '\n## A cached plan is looked up (asked: under 1 us), plans are made and proved\n'
     printf '\n    $ cargo bench --bench plans\n'
     cargo bench --bench plans 2>/dev/null | grep -E '^[a-z].*time:|^ +time:|^(a cached|all_reduce)' | sed 's/^/    /'
-    printf '\n## all_reduce over loopback TCP, fresh operands\n'
-    run "$ringfold" perf all_reduce -n 2 --fresh
-    run "$ringfold" perf all_reduce -n 4 --fresh
+    for backend in shm tcp; do
+        printf '\n## all_reduce over %s on one host, fresh operands\n' "$backend"
+        for ranks in 2 4 8; do
+            run "$ringfold" perf all_reduce -n "$ranks" --fresh --backend "$backend"
+        done
+    done
     printf '\n## Links against bare sockets, in turn\n'
     printf '\n    $ cargo bench --bench tcp\n'
     cargo bench --bench tcp 2>/dev/null | grep -vE '^(running|test |$)' | sed 's/^/    /'

@@ -87,6 +87,21 @@ pub trait Transport: Send {
     /// are unspecified afterwards.
     fn try_recv(&mut self, from: usize, channel: Channel, into: &mut [u8]) -> Result<usize, LinkFault>;
 
+    /// Where bytes that have come lie, as many as lie together, where this transport can show them; 0 bytes where none have.
+    /// They stay there until they are [consumed](Transport::consume) or received, and the peer could change them: to be
+    /// read by raw pointers only.
+    fn peek(&mut self, _from: usize, _channel: Channel) -> Result<Option<(*const u8, usize)>, LinkFault> {
+        Ok(None)
+    }
+
+    /// Lets go of so many of the bytes that were [shown](Transport::peek).
+    ///
+    /// # Panics
+    /// Where so many were not shown.
+    fn consume(&mut self, _from: usize, _channel: Channel, bytes: usize) {
+        assert_eq!(bytes, 0, "nothing was shown");
+    }
+
     /// Returns when one of the interests may make progress, the verdict is in, or `until` has come; and may
     /// return for no reason.
     fn wait(&mut self, interests: &[Interest], until: Time);

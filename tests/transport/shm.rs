@@ -63,6 +63,32 @@ fn it_does_with_tiny_rings() {
     contract(|world| boxed(world, 16), 200_000);
 }
 
+#[test]
+fn bytes_are_shown_where_they_lie() {
+    let mut ranks = group(&grounds(2), 16);
+    let (mut b, _) = ranks.pop().unwrap();
+    let (mut a, _) = ranks.pop().unwrap();
+    // SAFETY: what is shown stays there until it is consumed.
+    let see = |shown: Option<(*const u8, usize)>| {
+        let (bytes, len) = shown.expect("shared memory can be shown");
+        (0..len).map(|at| unsafe { bytes.add(at).read() }).collect::<Vec<u8>>()
+    };
+    assert_eq!(see(b.peek(0, C).unwrap()), b"");
+    assert_eq!(a.try_send(1, C, &[IoSlice::new(b"0123456789ab")]), Ok(12));
+    assert_eq!(see(b.peek(0, C).unwrap()), b"0123456789ab");
+    b.consume(0, C, 10);
+    assert_eq!(see(b.peek(0, C).unwrap()), b"ab");
+    // Round the end of the ring, in two parts.
+    assert_eq!(a.try_send(1, C, &[IoSlice::new(b"cdefgh")]), Ok(6));
+    assert_eq!(see(b.peek(0, C).unwrap()), b"abcdef");
+    b.consume(0, C, 6);
+    assert_eq!(see(b.peek(0, C).unwrap()), b"gh");
+    drop(a);
+    assert_eq!(see(b.peek(0, C).unwrap()), b"gh", "what was sent outlives its sender");
+    b.consume(0, C, 2);
+    assert_eq!(b.peek(0, C).unwrap_err().kind, CauseKind::Closed);
+}
+
 /// How much memory the file behind a ground holds.
 fn held(ground: &Ground) -> i64 {
     nix::sys::stat::fstat(ground.arena().segment().descriptor()).unwrap().st_blocks * 512

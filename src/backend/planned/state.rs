@@ -101,6 +101,9 @@ unsafe impl Send for State {}
 /// The most bytes that a lane moves before the others have a turn.
 const TURN: usize = 1 << 20;
 
+/// The most bytes that are reduced where a transport shows them before it has their room back.
+const SHOWN: usize = 32 << 10;
+
 /// The most slices of memory that leave in one call.
 const TOGETHER: usize = 32;
 
@@ -544,7 +547,29 @@ impl State {
         moved: &mut bool,
     ) -> Result<usize, Trouble> {
         let own = lane.lane * self.element;
+        // Ranks below this one stand to the left of it.
+        let left = peer < transport.rank();
         while from < to {
+            // What the transport shows is reduced where it lies.
+            if lane.part_len == 0
+                && let Some((shown, len)) = transport.peek(peer, self.channel)?
+                && len >= self.element
+            {
+                let len = len.min(to - from).min(SHOWN);
+                let (into, one) = self.stretch(operation, into, from, from + len);
+                let (local, other) = self.stretch(operation, local, from, from + len);
+                let len = len.min(one).min(other);
+                let len = len - len % self.element;
+                if len > 0 {
+                    // SAFETY: as below; what is shown stays where it is until it is consumed.
+                    unsafe { self.combiner.combine(into, local, shown, len / self.element, left) }
+                        .map_err(Trouble::Panic)?;
+                    transport.consume(peer, self.channel, len);
+                    *moved = true;
+                    from += len;
+                    continue;
+                }
+            }
             // Of an element that has come in part, the first bytes are put in front of the rest.
             let part = lane.part_len;
             self.staging[..part].copy_from_slice(&self.parts[own..own + part]);
@@ -565,8 +590,6 @@ impl State {
                 let (into, one) = self.stretch(operation, into, from, from + (whole - at));
                 let (local, other) = self.stretch(operation, local, from, from + (whole - at));
                 let len = one.min(other);
-                // Ranks below this one stand to the left of it.
-                let left = peer < transport.rank();
                 // SAFETY: both ranges lie within their memories, are the same or apart (lowering refuses anything
                 // else), and no other task touches them now (dependencies). The staging buffer is nobody else's.
                 unsafe {

@@ -54,6 +54,18 @@ impl<T: Transport> Watched<T> {
         }
     }
 
+    /// So many bytes have come from a peer.
+    #[inline]
+    fn has_received(&mut self, from: usize, bytes: usize) {
+        if bytes > 0 {
+            self.meter.received(from, bytes);
+            if let Some(moments) = &mut self.moments {
+                moments.received += bytes as u64;
+                moments.first_received.get_or_insert_with(|| self.inner.now());
+            }
+        }
+    }
+
     /// The running operation has ended.
     pub(super) fn end(
         &mut self,
@@ -120,14 +132,19 @@ impl<T: Transport> Transport for Watched<T> {
     #[inline]
     fn try_recv(&mut self, from: usize, channel: Channel, into: &mut [u8]) -> Result<usize, LinkFault> {
         let received = self.inner.try_recv(from, channel, into)?;
-        if received > 0 {
-            self.meter.received(from, received);
-            if let Some(moments) = &mut self.moments {
-                moments.received += received as u64;
-                moments.first_received.get_or_insert_with(|| self.inner.now());
-            }
-        }
+        self.has_received(from, received);
         Ok(received)
+    }
+
+    #[inline]
+    fn peek(&mut self, from: usize, channel: Channel) -> Result<Option<(*const u8, usize)>, LinkFault> {
+        self.inner.peek(from, channel)
+    }
+
+    #[inline]
+    fn consume(&mut self, from: usize, channel: Channel, bytes: usize) {
+        self.inner.consume(from, channel, bytes);
+        self.has_received(from, bytes);
     }
 
     fn wait(&mut self, interests: &[Interest], until: Time) {

@@ -153,7 +153,7 @@ impl Ring {
     }
 
     /// The two stretches of memory in which the `len` bytes from number `at` on lie.
-    fn stretches(&self, at: u64, len: usize) -> [(*mut u8, usize); 2] {
+    pub(super) fn stretches(&self, at: u64, len: usize) -> [(*mut u8, usize); 2] {
         assert!(len <= self.capacity);
         let start = (at as usize) & (self.capacity - 1);
         let first = len.min(self.capacity - start);

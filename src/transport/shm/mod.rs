@@ -23,6 +23,9 @@ use std::time::{Duration, Instant};
 /// How many bytes a ring holds, unless something else is asked for.
 pub const CAPACITY: usize = 256 << 10;
 
+/// How many bytes are written before the receiver is shown them.
+const PORTION: usize = 32 << 10;
+
 /// A rank's place in a group, taken before the group is there: all that the system may refuse to a [`ShmTransport`] at
 /// once.
 #[derive(Debug)]
@@ -270,15 +273,24 @@ impl Transport for ShmTransport {
         let Some(Outgoing { ring, sender, .. }) = &mut self.outgoing[link] else { return Ok(0) };
         let room = sender.room(ring.tail(), ring.capacity(), wanted as u64);
         let mut room = room.map_err(|Garbled| garbled(to))? as usize;
-        let mut sent = 0;
+        let (mut sent, mut written) = (0, 0);
         for slice in data {
-            let part = slice.len().min(room);
-            ring.write(sender.at() + sent as u64, &slice[..part]);
-            room -= part;
-            sent += part;
+            for portion in slice.chunks(PORTION) {
+                let part = portion.len().min(room);
+                ring.write(sender.at() + written, &portion[..part]);
+                room -= part;
+                sent += part;
+                written += part as u64;
+                // What is there already can be read while the rest is written.
+                if written >= PORTION as u64 {
+                    sender.publish(ring.head(), written);
+                    self.seats[to].bell().ring();
+                    written = 0;
+                }
+            }
         }
-        if sent > 0 {
-            sender.publish(ring.head(), sent as u64);
+        if written > 0 {
+            sender.publish(ring.head(), written);
             self.seats[to].bell().ring();
         }
         Ok(sent)
@@ -309,6 +321,32 @@ impl Transport for ShmTransport {
             }
         }
         if received == 0 && has_left { Err(left(from)) } else { Ok(received) }
+    }
+
+    fn peek(
+        &mut self,
+        from: usize,
+        channel: Channel,
+    ) -> std::result::Result<Option<(*const u8, usize)>, LinkFault> {
+        let link = self.link(from, channel)?;
+        let has_left = self.has_left(from);
+        if self.open_incoming(from, link)?
+            && let Some(Incoming { ring, receiver }) = &mut self.incoming[link]
+        {
+            let there = receiver.there(ring.head(), ring.capacity(), 1).map_err(|Garbled| garbled(from))?;
+            let [(shown, together), _] = ring.stretches(receiver.at(), there as usize);
+            if together > 0 {
+                return Ok(Some((shown.cast_const(), together)));
+            }
+        }
+        if has_left { Err(left(from)) } else { Ok(Some((std::ptr::null(), 0))) }
+    }
+
+    fn consume(&mut self, from: usize, channel: Channel, bytes: usize) {
+        let link = self.link(from, channel).expect("it was shown");
+        let Some(Incoming { ring, receiver }) = &mut self.incoming[link] else { panic!("nothing was shown") };
+        receiver.consume(ring.tail(), bytes as u64);
+        self.seats[from].bell().ring();
     }
 
     fn wait(&mut self, interests: &[Interest], until: Time) {

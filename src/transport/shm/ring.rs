@@ -73,6 +73,7 @@ impl Receiver {
 
     /// Gives the sender the room of so many bytes, which have been read.
     pub(super) fn consume(&mut self, tail: &AtomicU64, bytes: u64) {
+        assert!(bytes <= self.written - self.read, "more is consumed than was there");
         self.read += bytes;
         tail.store(self.read, Ordering::Release);
     }
