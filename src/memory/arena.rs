@@ -130,6 +130,11 @@ impl Block {
         self.range.start
     }
 
+    /// The segment.
+    pub fn segment(&self) -> &Arc<Segment> {
+        self.arena.segment()
+    }
+
     /// Its length in bytes.
     pub fn len(&self) -> usize {
         self.range.len()

@@ -1,4 +1,4 @@
-//! What lies where in a segment: seats and rings.
+//! What lies where in a segment: seats, rings and life words.
 //!
 //! Every offset that another rank has told is looked at before it is used: memory within the segment can be touched
 //! without harm to anybody but the group, whatever lies in it.
@@ -90,6 +90,29 @@ impl Seat {
     pub(super) fn ring_from(&self, rank: usize, channel: usize) -> &AtomicU64 {
         assert!(rank < self.world && channel < CHANNELS);
         self.part.long(TABLE + 8 * (rank * CHANNELS + channel))
+    }
+}
+
+/// The word that says whether a process lives: its states are told of in `sentinel.rs`.
+///
+/// | bytes | what | written by |
+/// |---|---|---|
+/// | 0 | the life word | the rank's sentinel; the kernel where the process ends |
+#[derive(Clone)]
+pub(super) struct LifeWord {
+    part: Part,
+}
+
+impl LifeWord {
+    /// How many bytes it takes.
+    pub(super) const LEN: usize = APART;
+
+    pub(super) fn at(segment: &Arc<Segment>, offset: usize) -> Option<LifeWord> {
+        Some(LifeWord { part: Part::new(segment, offset, LifeWord::LEN)? })
+    }
+
+    pub(super) fn word(&self) -> &AtomicU32 {
+        self.part.word(0)
     }
 }
 

@@ -4,9 +4,11 @@ mod bell;
 mod ground;
 mod layout;
 mod ring;
+mod sentinel;
 mod sync;
 
 pub use ground::Ground;
+pub use sentinel::{Sentinel, SentinelSetup};
 
 use super::{Channel, Direction, Interest, LinkFault, Transport};
 use crate::error::{Cause, CauseKind, Error, Result};
