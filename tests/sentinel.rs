@@ -171,7 +171,9 @@ fn every_survivor_hears_of_every_death() {
 fn two_deaths_at_once_are_two() {
     let (_segment, mut ranks) = world(6);
     let dead = ranks.split_off(3);
-    dead.iter().for_each(|rank| drop(rank.kill()));
+    for rank in &dead {
+        rank.kill();
+    }
     for survivor in ranks {
         let mut heard: Vec<_> = dead.iter().map(|_| survivor.line()).collect();
         heard.sort();
@@ -188,7 +190,9 @@ fn who_leaves_in_good_order_has_not_died() {
     ranks.remove(1).leave();
     let at = ranks.remove(1).kill();
     // It would have been told of rank 1 first.
-    ranks.iter().for_each(|survivor| drop(survivor.hears_of(2, at)));
+    for survivor in &ranks {
+        survivor.hears_of(2, at);
+    }
     ranks.into_iter().for_each(Rank::leave);
 }
 
@@ -198,7 +202,9 @@ fn who_ends_without_leaving_has_died() {
     for (dead, word) in [(2, "exit"), (1, "return")] {
         ranks[dead].say(word);
         let rank = ranks.remove(dead);
-        ranks.iter().for_each(|survivor| drop(survivor.hears_of(dead, now())));
+        for survivor in &ranks {
+            survivor.hears_of(dead, now());
+        }
         drop(rank);
     }
     ranks.into_iter().for_each(Rank::leave);
@@ -230,7 +236,9 @@ fn one_may_begin_late() {
     ranks[2].say("watch");
     assert_eq!(ranks[2].line(), "watching");
     let at = ranks.remove(2).kill();
-    ranks[..2].iter().for_each(|survivor| drop(survivor.hears_of(2, at)));
+    for survivor in &ranks[..2] {
+        survivor.hears_of(2, at);
+    }
     // Rank 3 begins after that death.
     ranks[2].say("watch");
     let late = &ranks[2];
