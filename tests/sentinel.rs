@@ -188,7 +188,8 @@ fn two_deaths_at_once_are_two() {
 fn who_leaves_in_good_order_has_not_died() {
     let (_segment, mut ranks) = world(4);
     ranks.remove(1).leave();
-    let at = ranks.remove(1).kill();
+    let dead = ranks.remove(1);
+    let at = dead.kill();
     // It would have been told of rank 1 first.
     for survivor in &ranks {
         survivor.hears_of(2, at);
@@ -235,10 +236,13 @@ fn one_may_begin_late() {
     // Watched from before it begins, and killed then.
     ranks[2].say("watch");
     assert_eq!(ranks[2].line(), "watching");
-    let at = ranks.remove(2).kill();
+    // Its input stays open until then: at the end of that it would leave.
+    let dead = ranks.remove(2);
+    let at = dead.kill();
     for survivor in &ranks[..2] {
         survivor.hears_of(2, at);
     }
+    drop(dead);
     // Rank 3 begins after that death.
     ranks[2].say("watch");
     let late = &ranks[2];
