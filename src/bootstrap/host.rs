@@ -11,10 +11,10 @@
 
 use super::Peer;
 use crate::config::BackendChoice;
-use crate::error::{Error, ErrorKind, Result};
-use crate::memory::{Arena, Segment};
+use crate::error::{Cause, CauseKind, Error, ErrorKind, Result};
+use crate::memory::{Arena, Block, Segment};
 use crate::transport::control::ControlLink;
-use crate::transport::shm::{Ground, ShmSeat};
+use crate::transport::shm::{Ground, Sentinel, SentinelSetup, ShmSeat};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, getsockopt, recvmsg, sendmsg,
@@ -36,6 +36,9 @@ pub struct Shared {
     pub seat: ShmSeat,
     /// Everybody's, in rank order.
     pub seats: Vec<u64>,
+    /// Tells the group at once of processes that die; where the system has no such thing, their connections to the store tell
+    /// of them later.
+    pub sentinel: Option<Sentinel>,
 }
 
 /// What a rank says in the first round.
@@ -54,6 +57,9 @@ struct Wish {
 struct Step {
     #[serde(default)]
     seat: u64,
+    /// Where its life word is.
+    #[serde(default)]
+    life: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     why_not: Option<String>,
 }
@@ -80,7 +86,7 @@ pub(super) fn share(
     };
     let ended = match without {
         Some(why) => Err(why),
-        None => negotiate(link, rank, peers.len(), backend, until)?,
+        None => negotiate(link, rank, peers, backend, until)?,
     };
     match ended {
         Err(why) if backend == BackendChoice::Shm => {
@@ -98,10 +104,11 @@ pub(super) fn share(
 fn negotiate(
     link: &ControlLink,
     rank: usize,
-    world: usize,
+    peers: &[Peer],
     backend: BackendChoice,
     until: Instant,
 ) -> Result<std::result::Result<Shared, String>> {
+    let world = peers.len();
     let wants = backend != BackendChoice::Tcp;
     let host = if rank == 0 && wants { Some(Host::open(world)) } else { None };
     let (segment, why_not) = match &host {
@@ -120,7 +127,7 @@ fn negotiate(
 
     let connected = if rank == 0 { Ok(None) } else { connect(name, rank, until).map(Some) };
     let why_not = connected.as_ref().err().map(Error::to_string);
-    let steps: Vec<Step> = gather(link, &Step { seat: 0, why_not }, until)?;
+    let steps: Vec<Step> = gather(link, &Step { seat: 0, life: 0, why_not }, until)?;
     if let Some(why) = first_reason(&steps) {
         return Ok(Err(why));
     }
@@ -132,19 +139,63 @@ fn negotiate(
     };
     let shared = segment.and_then(|segment| {
         let ground = Arc::new(Ground::new(Arena::new(Arc::new(segment), rank, world)));
-        ShmSeat::new(&ground, world).map(|seat| (ground, seat))
+        let life = ground.arena().take(Sentinel::WORD)?;
+        ShmSeat::new(&ground, world).map(|seat| (ground, seat, life))
     });
     let step = match &shared {
-        Ok((_, seat)) => Step { seat: seat.offset(), why_not: None },
-        Err(error) => Step { seat: 0, why_not: Some(error.to_string()) },
+        Ok((_, seat, life)) => Step { seat: seat.offset(), life: life.offset() as u64, why_not: None },
+        Err(error) => Step { seat: 0, life: 0, why_not: Some(error.to_string()) },
     };
     let steps: Vec<Step> = gather(link, &step, until)?;
     let seats = steps.iter().map(|step| step.seat).collect();
     Ok(match (first_reason(&steps), shared) {
-        (None, Ok((ground, seat))) => Ok(Shared { ground, seat, seats }),
+        (None, Ok((ground, seat, life))) => {
+            let lives = steps.iter().map(|step| step.life).enumerate();
+            let sentinel = watch(link, rank, peers, life, lives.filter(|(peer, _)| *peer != rank).collect());
+            Ok(Shared { ground, seat, seats, sentinel })
+        }
         (Some(why), _) => Err(why),
         (None, Err(error)) => Err(error.to_string()),
     })
+}
+
+/// Watches over the processes of the other ranks, by their life words.
+fn watch(
+    link: &ControlLink,
+    rank: usize,
+    peers: &[Peer],
+    own: Block,
+    lives: Vec<(usize, u64)>,
+) -> Option<Sentinel> {
+    let generation = link.generation();
+    let (reporter, poison, host) = (link.reporter(), Arc::clone(link.poison()), link.host_rank());
+    let pids: Vec<u32> = peers.iter().map(|peer| peer.pid).collect();
+    let died = move |peer: usize| {
+        let cause = Cause {
+            generation,
+            sequence: Cause::NO_SEQUENCE,
+            kind: CauseKind::PeerDead,
+            culprit: peer,
+            reporter: rank,
+            detail: format!(
+                "rank {peer} (pid {}) died: the kernel says that its process has ended",
+                pids[peer]
+            ),
+        };
+        // A store that ended with its process tells nobody.
+        if host == Some(peer) {
+            poison.set(cause);
+        } else {
+            reporter.report(&cause);
+        }
+    };
+    match Sentinel::start(SentinelSetup { own, peers: lives, died: Box::new(died) }) {
+        Ok(sentinel) => Some(sentinel),
+        Err(error) => {
+            tracing::warn!(rank, %error, "deaths will be noticed later");
+            None
+        }
+    }
 }
 
 fn first_reason(steps: &[Step]) -> Option<String> {

@@ -157,12 +157,12 @@ fn formed(joined: Joined, config: &Config, defaults: Options) -> Result<Communic
     };
     let abort = facts.abort_handle(rank);
     let topology = facts.topology.clone();
-    let (backend, kind): (Box<dyn Backend>, Arc<dyn Kind>) = match shared {
-        Ok(Shared { ground, seat, seats }) => {
+    let (backend, kind, sentinel): (Box<dyn Backend>, Arc<dyn Kind>, _) = match shared {
+        Ok(Shared { ground, seat, seats, sentinel }) => {
             let kind = Sharers { world: facts, ground };
             let transport = kind.transport(rank, seat, seats).map_err(|error| error.at_rank(rank))?;
             let backend = Planned::new("shm", transport, generation, 0, STAGING);
-            (Box::new(backend.on(topology).traced(tracer)), Arc::new(kind))
+            (Box::new(backend.on(topology).traced(tracer)), Arc::new(kind), sentinel)
         }
         Err(_) => {
             let kind = Sockets { world: facts, world_id, interface: peers[rank].address.ip() };
@@ -170,13 +170,13 @@ fn formed(joined: Joined, config: &Config, defaults: Options) -> Result<Communic
             let transport = Seat::new(listener).and_then(|seat| kind.transport(rank, 0, seat, addresses));
             let transport = transport.map_err(|error| error.at_rank(rank))?;
             let backend = Planned::new("tcp", transport, generation, 0, STAGING);
-            (Box::new(backend.on(topology).traced(tracer)), Arc::new(kind))
+            (Box::new(backend.on(topology).traced(tracer)), Arc::new(kind), None)
         }
     };
     let hosts = peers.into_iter().map(|peer| peer.host).collect();
     let place = Place { rank, world, generation, hosts, kind, abort };
     let sequencer = Sequencer::new(table, defaults, config.deadline);
-    Ok(place.assemble(backend, sequencer, Box::new((link, server))))
+    Ok(place.assemble(backend, sequencer, Box::new((link, server, sentinel))))
 }
 
 /// Ranks that must share CPUs leave them to each other when they wait.

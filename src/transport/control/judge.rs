@@ -1,11 +1,11 @@
 //! From many causes to one verdict.
 
-use super::{SETTLE, SETTLE_DEADLINE};
+use super::{SETTLE, SETTLE_DEADLINE, SETTLE_DEATH};
 use crate::error::{Cause, CauseKind};
 use crate::transport::verdict::judge;
 use std::time::Instant;
 
-/// Collects causes for [`SETTLE`] after the first ([`SETTLE_DEADLINE`] while only deadlines have passed, which
+/// Collects causes for [`SETTLE`] after the first ([`SETTLE_DEATH`] after a death, [`SETTLE_DEADLINE`] while only deadlines have passed, which
 /// they do on one rank after another), then decides once and for all.
 #[derive(Debug, Default)]
 pub(super) struct Judge {
@@ -26,7 +26,11 @@ impl Judge {
             return;
         }
         tracing::debug!(?cause, "cause");
-        let settle = if cause.kind == CauseKind::Deadline { SETTLE_DEADLINE } else { SETTLE };
+        let settle = match cause.kind {
+            CauseKind::PeerDead => SETTLE_DEATH,
+            CauseKind::Deadline => SETTLE_DEADLINE,
+            _ => SETTLE,
+        };
         self.heard.push(cause);
         self.due = Some(self.due.map_or(now + settle, |due| due.min(now + settle)));
     }
@@ -77,12 +81,14 @@ mod tests {
         let mut judge = Judge::new(4);
         assert_eq!(judge.due(), None);
         judge.hear(cause(5, CauseKind::Closed, 1, 2), start);
-        judge.hear(cause(Cause::NO_SEQUENCE, CauseKind::PeerDead, 3, 0), start + Duration::from_millis(5));
         assert_eq!(judge.due(), Some(start + SETTLE));
-        assert!(judge.decide(start + Duration::from_millis(19)).is_none());
-        let verdict = judge.decide(start + SETTLE).unwrap().clone();
+        let death = start + Duration::from_millis(5);
+        judge.hear(cause(Cause::NO_SEQUENCE, CauseKind::PeerDead, 3, 0), death);
+        assert_eq!(judge.due(), Some(death + SETTLE_DEATH));
+        assert!(judge.decide(death).is_none());
+        let verdict = judge.decide(death + SETTLE_DEATH).unwrap().clone();
         assert_eq!((verdict.kind, verdict.culprit), (CauseKind::PeerDead, 3));
-        judge.hear(cause(0, CauseKind::PeerDead, 0, 1), start + SETTLE);
+        judge.hear(cause(0, CauseKind::PeerDead, 0, 1), death + SETTLE);
         assert_eq!(judge.due(), None, "the verdict stands");
         assert_eq!(judge.verdict(), Some(&verdict));
     }

@@ -191,6 +191,11 @@ impl ControlLink {
         self.hello.world
     }
 
+    /// The generation of the group.
+    pub fn generation(&self) -> u32 {
+        self.hello.generation
+    }
+
     /// The rank in whose process the store lives; `None` for a launcher's.
     pub fn host_rank(&self) -> Option<usize> {
         self.host_rank

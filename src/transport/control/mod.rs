@@ -2,7 +2,7 @@
 //!
 //! The [`Server`] gathers small messages while a group forms, and afterwards watches: a rank whose link closes
 //! without a goodbye is dead, one that sends nothing for a heartbeat deadline is unresponsive. Whatever happens
-//! first, by its own eyes or by a rank's report, it lets settle for [`SETTLE`], merges what it has heard, and tells
+//! first, by its own eyes or by a rank's report, it lets settle for [`SETTLE`] ([`SETTLE_DEATH`] where it is a death), merges what it has heard, and tells
 //! every rank one and the same verdict. A rank's end is the [`ControlLink`], whose watch thread turns the verdict,
 //! or the loss of the store, into poison.
 //!
@@ -45,6 +45,10 @@ pub const MESSAGE_LIMIT: usize = 64 * 1024;
 
 /// How long the store collects causes, after the first, before it gives its verdict.
 pub const SETTLE: Duration = Duration::from_millis(20);
+
+/// The same once a process has ended: nothing is nearer to the root than that, so it is only for others that end at the
+/// same moment.
+pub const SETTLE_DEATH: Duration = Duration::from_millis(1);
 
 /// The same while nothing but deadlines is heard of: they pass on one rank after another.
 pub const SETTLE_DEADLINE: Duration = Duration::from_millis(150);

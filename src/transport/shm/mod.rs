@@ -335,7 +335,8 @@ impl Transport for ShmTransport {
         if self.open_incoming(from, link)?
             && let Some(Incoming { ring, receiver }) = &mut self.incoming[link]
         {
-            let there = receiver.there(ring.head(), ring.capacity(), 1).map_err(|Garbled| garbled(from))?;
+            let all = ring.capacity();
+            let there = receiver.there(ring.head(), all, all).map_err(|Garbled| garbled(from))?;
             let [(shown, together), _] = ring.stretches(receiver.at(), there as usize);
             if together > 0 {
                 return Ok(Some((shown.cast_const(), together)));

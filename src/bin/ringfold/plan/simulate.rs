@@ -10,7 +10,7 @@ use ringfold::collective::Request;
 use ringfold::plan::cost::Network;
 use ringfold::plan::select::Table as Selection;
 use ringfold::plan::simulate::{Method, Report, simulate, simulate_all};
-use ringfold::transport::control::SETTLE;
+use ringfold::transport::control::SETTLE_DEATH;
 use ringfold::{Algorithm, Collective, Config, DType, Error, Result};
 use serde_json::json;
 use std::fs;
@@ -347,7 +347,7 @@ fn print_dead(simulated: &Simulated, dead: usize) {
     println!(
         "Every rank names rank {dead}. Where its process has ended, they are told {} ms after the store has noticed;\n\
          where it is stopped, after {} s of silence; where it lives and never calls, at the deadline of {} min.",
-        SETTLE.as_millis(),
+        SETTLE_DEATH.as_millis(),
         defaults.heartbeat_deadline.as_secs(),
         defaults.deadline.as_secs() / 60
     );
