@@ -1,20 +1,21 @@
 //! Ways to make a call, against each other: a batch and one flat tensor, the fixed order and the default, calls that
 //! overlap with a computation and calls that do not.
 //!
-//! `cargo bench --bench calls` prints the figures. Ranks are threads of this process, over loopback TCP. What is compared
+//! `cargo bench --bench calls` prints the figures. Ranks are threads of this process, over shared memory and over loopback TCP. What is compared
 //! is measured in turn, sample by sample, each time the maximum over the ranks; figures are medians, and ratios those
 //! of medians.
 
+use ringfold::config::BackendChoice;
 use ringfold::tensor::TensorMut;
 use ringfold::{Communicator, Config, Options, Order, ReduceOp};
 use std::hint::black_box;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-fn communicators(world: usize) -> Vec<Communicator> {
+fn communicators(backend: BackendChoice, world: usize) -> Vec<Communicator> {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let config = Config::default().with_world_size(world).with_store(free.to_string());
-    let config = config.with_heartbeat_deadline(Duration::from_secs(30));
+    let config = config.with_heartbeat_deadline(Duration::from_secs(30)).with_backend(backend);
     std::thread::scope(|scope| {
         let join = |rank| {
             let config = config.clone().with_rank(rank);
@@ -26,11 +27,11 @@ fn communicators(world: usize) -> Vec<Communicator> {
 }
 
 /// Runs a function on every rank, and gives rank 0's answer.
-fn on<T: Send>(world: usize, body: impl Fn(&Communicator) -> T + Sync) -> T {
+fn on<T: Send>(backend: BackendChoice, world: usize, body: impl Fn(&Communicator) -> T + Sync) -> T {
     let body = &body;
     std::thread::scope(|scope| {
         let run = |comm: Communicator| scope.spawn(move || body(&comm));
-        let threads: Vec<_> = communicators(world).into_iter().map(run).collect();
+        let threads: Vec<_> = communicators(backend, world).into_iter().map(run).collect();
         let mut answers = threads.into_iter().map(|thread| thread.join().unwrap());
         let first = answers.next().unwrap();
         answers.for_each(drop);
@@ -89,8 +90,8 @@ fn gradients() -> Vec<usize> {
     lengths
 }
 
-fn batches() {
-    println!("A batch of 160 tensors beside one flat tensor of its bytes, f32 sum");
+fn batches(backend: BackendChoice) {
+    println!("\nA batch of 160 tensors beside one flat tensor of its bytes, f32 sum, over {backend}");
     println!(
         "{:>6} {:>12} {:>12} {:>12} {:>8} {:>8}",
         "ranks", "MB", "flat ms", "batch ms", "batch", "scope"
@@ -98,7 +99,7 @@ fn batches() {
     for world in [2, 4] {
         let lengths = gradients();
         let total: usize = lengths.iter().sum();
-        let times = on(world, |comm| {
+        let times = on(backend, world, |comm| {
             let mut flat = vec![0.0f32; total];
             let mut tensors: Vec<Vec<f32>> = lengths.iter().map(|&len| vec![0.0; len]).collect();
             let mut again = tensors.clone();
@@ -133,8 +134,8 @@ fn batches() {
     }
 }
 
-fn orders() {
-    println!("\nThe fixed order beside the default, all_reduce f32 sum");
+fn orders(backend: BackendChoice) {
+    println!("\nThe fixed order beside the default, all_reduce f32 sum, over {backend}");
     println!("{:>6} {:>10} {:>12} {:>12} {:>8}", "ranks", "size", "default us", "fixed us", "ratio");
     for world in [2, 4, 8] {
         for bytes in [8usize, 1 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20] {
@@ -143,7 +144,7 @@ fn orders() {
                 4096..0x10_0000 => (21, 20),
                 _ => (9, 1),
             };
-            let times = on(world, |comm| {
+            let times = on(backend, world, |comm| {
                 let mut data = vec![0.0f32; bytes / 4];
                 let mut ordered = data.clone();
                 let with = comm.with(Options::new().order(Order::Fixed));
@@ -177,16 +178,16 @@ fn compute(for_seconds: f64) {
     }
 }
 
-fn overlap() {
+fn overlap(backend: BackendChoice) {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    println!("\nStarted operations beside a computation of the same length, 2 ranks");
+    println!("\nStarted operations beside a computation of the same length, 2 ranks, over {backend}");
     if cpus < 4 {
         println!("not measured: {cpus} CPUs, and 2 ranks with 2 progress threads want 4");
         return;
     }
     println!("{:>10} {:>12} {:>12} {:>12} {:>12}", "size", "alone us", "compute us", "together us", "hidden");
     for bytes in [1usize << 20, 16 << 20, 64 << 20] {
-        let times = on(2, |comm| {
+        let times = on(backend, 2, |comm| {
             let mut data = vec![0.0f32; bytes / 4];
             let alone =
                 in_turn(comm, 9, 1, &mut [&mut || comm.all_reduce(&mut data, ReduceOp::Sum).unwrap()])[0];
@@ -222,7 +223,9 @@ fn main() {
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
-    batches();
-    orders();
-    overlap();
+    for backend in [BackendChoice::Shm, BackendChoice::Tcp] {
+        batches(backend);
+        orders(backend);
+        overlap(backend);
+    }
 }

@@ -4,6 +4,7 @@
 //! `cargo bench --bench tcp` prints the figures. Bare sockets beside links use the congestion control that these have;
 //! beside an all_reduce, which is to be measured against the limit, whatever is fastest of all there is.
 
+use ringfold::config::BackendChoice;
 use ringfold::observe::{Poison, Time};
 use ringfold::transport::tcp::{Seat, TcpSetup, TcpTransport};
 use ringfold::transport::{Channel, Direction, Interest, Transport};
@@ -288,7 +289,7 @@ fn alternate(
 /// Ranks of a group over TCP.
 fn group() -> (Communicator, Communicator) {
     let store = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let config = Config::default().with_world_size(2).with_store(store);
+    let config = Config::default().with_world_size(2).with_store(store).with_backend(BackendChoice::Tcp);
     let join = |rank| Communicator::connect(&config.clone().with_rank(rank)).unwrap();
     std::thread::scope(|scope| {
         let other = scope.spawn(|| join(1));

@@ -44,10 +44,12 @@ fn ranks_of_one_host_share_memory_unless_one_asks_for_tcp() {
 #[test]
 fn who_insists_on_shared_memory_is_told_why_there_is_none() {
     let ranks = connect(&[BackendChoice::Shm, BackendChoice::Tcp]);
-    let error = ranks[0].as_ref().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.to_string().contains("rank 1 asks for TCP"), "{error}");
-    assert_eq!(error.rank(), Some(0));
+    // Both of them: a group of the others would fail at its first call.
+    for (rank, comm) in ranks.iter().enumerate() {
+        let error = comm.as_ref().unwrap_err();
+        assert_eq!((error.kind(), error.rank()), (ErrorKind::Unsupported, Some(rank)));
+        assert!(error.to_string().contains("rank 1 asks for TCP"), "{error}");
+    }
 }
 
 /// A measurement under a limit of the shell.
@@ -97,4 +99,43 @@ fn what_can_be_had_is_tried_by_info() {
     };
     assert!(info(&format!("exec '{RINGFOLD}' info")).contains("yes"));
     assert!(info(&format!("ulimit -f 1024; exec '{RINGFOLD}' info")).contains(" no "));
+}
+
+#[test]
+fn what_is_forked_off_does_not_leave_in_its_parents_name() {
+    for backend in [BackendChoice::Shm, BackendChoice::Tcp] {
+        let ranks = connect(&[backend; 3]);
+        let together = std::sync::Barrier::new(3);
+        std::thread::scope(|scope| {
+            for comm in ranks {
+                let together = &together;
+                scope.spawn(move || {
+                    let comm = comm.unwrap();
+                    let mut sum = [1u32; 70_000];
+                    comm.all_reduce(&mut sum, ReduceOp::Sum).unwrap();
+                    together.wait();
+                    if comm.rank() == 0 {
+                        // SAFETY: the child only drops what is here, and leaves without running anything else.
+                        match unsafe { nix::unistd::fork() }.unwrap() {
+                            nix::unistd::ForkResult::Child => {
+                                drop(comm);
+                                // SAFETY: it returns to nobody.
+                                unsafe { nix::libc::_exit(0) }
+                            }
+                            nix::unistd::ForkResult::Parent { child } => {
+                                nix::sys::wait::waitpid(child, None).unwrap();
+                            }
+                        }
+                    }
+                    together.wait();
+                    for _ in 0..3 {
+                        comm.all_reduce(&mut sum, ReduceOp::Max).unwrap();
+                    }
+                    assert_eq!(sum, [3; 70_000]);
+                    drop(comm.duplicate().unwrap());
+                    comm.barrier().unwrap();
+                });
+            }
+        });
+    }
 }

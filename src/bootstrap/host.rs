@@ -15,7 +15,9 @@ use crate::error::{Cause, CauseKind, Error, ErrorKind, Result};
 use crate::memory::{Arena, Block, Segment};
 use crate::transport::control::ControlLink;
 use crate::transport::shm::{Ground, Sentinel, SentinelSetup, ShmSeat};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, getsockopt, recvmsg, sendmsg,
 };
@@ -89,10 +91,7 @@ pub(super) fn share(
         None => negotiate(link, rank, peers, backend, until)?,
     };
     match ended {
-        Err(why) if backend == BackendChoice::Shm => {
-            Err(Error::new(ErrorKind::Unsupported, format!("shared memory cannot be had: {why}"))
-                .remedy("mend that, or let the backend be auto or tcp"))
-        }
+        Err(why) if backend == BackendChoice::Shm => Err(cannot(&why)),
         Err(why) => {
             tracing::info!(rank, %why, "no shared memory: bytes go by TCP");
             Ok(Err(why))
@@ -118,6 +117,30 @@ fn negotiate(
     };
     let wish = Wish { backend: backend.to_string(), segment, why_not };
     let wishes: Vec<Wish> = gather(link, &wish, until)?;
+    let insisted = wishes.iter().any(|wish| wish.backend == BackendChoice::Shm.as_str());
+    let ended = with_wishes(link, rank, peers, host, &wishes, until)?;
+    match ended {
+        // Where one of them refuses, none of them begins.
+        Err(why) if insisted => Err(cannot(&why)),
+        ended => Ok(ended),
+    }
+}
+
+fn cannot(why: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("shared memory cannot be had: {why}"))
+        .remedy("mend that, or let the backend be auto or tcp")
+}
+
+/// The rounds after the first.
+fn with_wishes(
+    link: &ControlLink,
+    rank: usize,
+    peers: &[Peer],
+    host: Option<Result<Host>>,
+    wishes: &[Wish],
+    until: Instant,
+) -> Result<std::result::Result<Shared, String>> {
+    let world = peers.len();
     if let Some(other) = wishes.iter().position(|wish| wish.backend == BackendChoice::Tcp.as_str()) {
         return Ok(Err(format!("rank {other} asks for TCP")));
     }
@@ -134,7 +157,7 @@ fn negotiate(
 
     let segment = match (host, connected) {
         (Some(Ok(host)), _) => host.hand_over(world, until).map(|()| host.segment),
-        (_, Ok(Some(stream))) => receive(&stream, *len),
+        (_, Ok(Some(stream))) => receive(&stream, *len, until),
         _ => Err(Error::invalid("neither host nor guest")),
     };
     let shared = segment.and_then(|segment| {
@@ -168,7 +191,7 @@ fn watch(
     lives: Vec<(usize, u64)>,
 ) -> Option<Sentinel> {
     let generation = link.generation();
-    let (reporter, poison, host) = (link.reporter(), Arc::clone(link.poison()), link.host_rank());
+    let (reporter, host) = (link.reporter(), link.host_rank());
     let pids: Vec<u32> = peers.iter().map(|peer| peer.pid).collect();
     let died = move |peer: usize| {
         let cause = Cause {
@@ -184,7 +207,7 @@ fn watch(
         };
         // A store that ended with its process tells nobody.
         if host == Some(peer) {
-            poison.set(cause);
+            reporter.host_died(cause);
         } else {
             reporter.report(&cause);
         }
@@ -292,9 +315,12 @@ fn segment_for(world: usize) -> Result<Segment> {
     const LEAST: usize = 64 << 20;
     const MOST: usize = 1 << 46;
     let memory = nix::sys::sysinfo::sysinfo().map_or(1 << 34, |info| info.ram_total());
+    // A limited address space is for other things, too.
+    let space = getrlimit(Resource::RLIMIT_AS).map_or(u64::MAX, |(limit, _)| limit);
+    let most = usize::try_from(space / 4).unwrap_or(MOST).min(MOST);
     let memory = usize::try_from(memory).unwrap_or(MOST);
-    let mut each =
-        (memory.saturating_mul(4) / world).max(1 << 30).min(MOST / world).next_multiple_of(2 << 20);
+    let each = (memory.saturating_mul(4) / world).max(1 << 30).min(most / world);
+    let mut each = each.max(LEAST).next_multiple_of(2 << 20);
     loop {
         match Segment::create(each * world) {
             Err(_) if each / 2 >= LEAST => each = (each / 2).next_multiple_of(2 << 20),
@@ -305,9 +331,9 @@ fn segment_for(world: usize) -> Result<Segment> {
 
 /// Connects to the lowest rank, which listens already.
 fn connect(name: &str, rank: usize, until: Instant) -> Result<UnixStream> {
-    let doing = |error| Error::io("reaching rank 0 on this host", error);
-    let address = SocketAddr::from_abstract_name(name).map_err(doing)?;
-    let stream = UnixStream::connect_addr(&address).map_err(doing)?;
+    let doing = |error: std::io::Error| Error::io("reaching rank 0 on this host", error);
+    let address = UnixAddr::new_abstract(name.as_bytes()).map_err(|error| doing(error.into()))?;
+    let stream = reach(&address).map_err(|error| doing(error.into()))?;
     same_user(&stream)?;
     limit(&stream, until)?;
     let greeting: Greeting = (rank as u32).to_le_bytes();
@@ -315,8 +341,18 @@ fn connect(name: &str, rank: usize, until: Instant) -> Result<UnixStream> {
     Ok(stream)
 }
 
+/// A connection, at once or not at all: a queue that strangers have filled is a reason to go by TCP.
+fn reach(address: &UnixAddr) -> nix::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    nix::sys::socket::connect(socket.as_raw_fd(), address)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false).map_err(|_| nix::errno::Errno::last())?;
+    Ok(stream)
+}
+
 /// Receives the descriptor, and maps it.
-fn receive(stream: &UnixStream, len: usize) -> Result<Segment> {
+fn receive(stream: &UnixStream, len: usize, until: Instant) -> Result<Segment> {
     let doing = |error: nix::errno::Errno| Error::io("receiving shared memory from rank 0", error);
     let mut token = [0; TOKEN.len()];
     let mut parts = [IoSliceMut::new(&mut token)];
@@ -324,7 +360,8 @@ fn receive(stream: &UnixStream, len: usize) -> Result<Segment> {
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let message = loop {
         match recvmsg::<UnixAddr>(stream.as_raw_fd(), &mut parts, Some(&mut space), flags) {
-            Err(nix::errno::Errno::EINTR) => {}
+            // The time limit would begin anew.
+            Err(nix::errno::Errno::EINTR) if Instant::now() < until => limit(stream, until)?,
             other => break other.map_err(doing)?,
         }
     };

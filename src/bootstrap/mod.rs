@@ -42,6 +42,9 @@ pub struct Joined {
     pub generation: u32,
     /// The launch.
     pub world_id: u64,
+    /// The memory that all ranks share, or why there is none. Declared before the connection to the store, and so
+    /// dropped before it: who leaves in good order has left when it says goodbye.
+    pub shared: std::result::Result<Shared, String>,
     /// The connection to the store. Declared before the store, and so dropped before it: its goodbye is heard.
     pub link: ControlLink,
     /// The store, where this rank hosts it.
@@ -54,8 +57,6 @@ pub struct Joined {
     pub poison: Arc<Poison>,
     /// The table by which every rank chooses algorithms.
     pub table: Table,
-    /// The memory that all ranks share, or why there is none.
-    pub shared: std::result::Result<Shared, String>,
 }
 
 /// Joins the group that the configuration describes. Blocks until all ranks are there, at most

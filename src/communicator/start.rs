@@ -176,7 +176,7 @@ fn formed(joined: Joined, config: &Config, defaults: Options) -> Result<Communic
     let hosts = peers.into_iter().map(|peer| peer.host).collect();
     let place = Place { rank, world, generation, hosts, kind, abort };
     let sequencer = Sequencer::new(table, defaults, config.deadline);
-    Ok(place.assemble(backend, sequencer, Box::new((link, server, sentinel))))
+    Ok(place.assemble(backend, sequencer, Box::new((sentinel, link, server))))
 }
 
 /// Ranks that must share CPUs leave them to each other when they wait.

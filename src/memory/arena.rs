@@ -20,6 +20,8 @@ pub struct Arena {
 struct Inner {
     segment: Arc<Segment>,
     part: Range<usize>,
+    /// The process whose part it is: what is forked off it gives nothing back.
+    pid: u32,
     /// What nobody has: where it begins, and how long it is. Neighbours are one.
     free: Mutex<BTreeMap<usize, usize>>,
 }
@@ -34,7 +36,7 @@ impl Arena {
         assert!(place < places && each > 0, "place {place} of {places} in {} bytes", segment.len());
         let part = place * each..(place + 1) * each;
         let free = Mutex::new(BTreeMap::from([(part.start, each)]));
-        Arena { inner: Arc::new(Inner { segment, part, free }) }
+        Arena { inner: Arc::new(Inner { segment, part, pid: std::process::id(), free }) }
     }
 
     /// How long each of so many parts of a segment is, in bytes.
@@ -51,6 +53,11 @@ impl Arena {
     /// The segment.
     pub fn segment(&self) -> &Arc<Segment> {
         &self.inner.segment
+    }
+
+    /// Whether this is the process that made it, and not one that was forked off it.
+    pub fn is_own(&self) -> bool {
+        self.inner.pid == std::process::id()
     }
 
     /// Takes a block of this many bytes, rounded up to pages, zeroed, with real memory behind it.
@@ -91,7 +98,10 @@ impl Arena {
     }
 
     fn give_back(&self, range: Range<usize>) {
-        self.inner.segment.release(range.clone());
+        // What has not been zeroed is never taken again.
+        if !self.is_own() || !self.inner.segment.release(range.clone()) {
+            return;
+        }
         let (mut start, mut end) = (range.start, range.end);
         let mut free = self.inner.free.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((&before, &len)) = free.range(..start).next_back()

@@ -30,9 +30,9 @@ fn of_groups(groups: &str, mounts: &Path) -> Option<u64> {
             continue;
         };
         let (root, names) = if controllers.is_empty() {
-            (mounts.to_owned(), ["memory.max", "memory.current", "inactive_file"])
+            (mounts.to_owned(), ["memory.max", "memory.current", ""])
         } else if controllers.split(',').any(|name| name == "memory") {
-            (mounts.join("memory"), ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"])
+            (mounts.join("memory"), ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_"])
         } else {
             continue;
         };
@@ -49,12 +49,17 @@ fn of_groups(groups: &str, mounts: &Path) -> Option<u64> {
     least
 }
 
-/// What a group has left: its limit without what it uses, but for file pages that go first.
-fn of_group(at: &Path, [limit, usage, reclaimable]: [&str; 3]) -> Option<u64> {
+/// What a group has left: its limit without what it uses, but for what the system would take back first, whose names in the
+/// statistics have a prefix.
+fn of_group(at: &Path, [limit, usage, prefix]: [&str; 3]) -> Option<u64> {
     let number = |name: &str| fs::read_to_string(at.join(name)).ok()?.trim().parse::<u64>().ok();
     let stat = fs::read_to_string(at.join("memory.stat")).unwrap_or_default();
-    let spare =
-        stat.lines().find_map(|line| line.strip_prefix(reclaimable)?.trim().parse::<u64>().ok()).unwrap_or(0);
+    let spare = stat.lines().filter_map(|line| {
+        let (name, bytes) = line.strip_prefix(prefix)?.split_once(' ')?;
+        let reclaimable = ["inactive_file", "active_file", "slab_reclaimable"].contains(&name);
+        bytes.trim().parse::<u64>().ok().filter(|_| reclaimable)
+    });
+    let spare = spare.fold(0, u64::saturating_add);
     // "max" is no number, and no limit.
     Some(number(limit)?.saturating_sub(number(usage)?.saturating_sub(spare)))
 }
@@ -86,7 +91,7 @@ mod tests {
         write("a/b/memory.current", "500\n");
         write("a/memory.max", "1000\n");
         write("a/memory.current", "700\n");
-        write("a/memory.stat", "anon 1\ninactive_file 100\n");
+        write("a/memory.stat", "anon 1\ninactive_file 70\nactive_file 20\nslab_reclaimable 10\n");
         assert_eq!(of_groups("0::/a/b\n", &root), Some(400));
         write("memory/c/memory.limit_in_bytes", "90\n");
         write("memory/c/memory.usage_in_bytes", "60\n");

@@ -4,10 +4,12 @@ use crate::error::{Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use nix::sys::mman::{
+    MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munlock, munmap,
+};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::fstat;
-use nix::unistd::ftruncate;
+use nix::unistd::{SysconfVar, ftruncate, sysconf};
 use std::ffi::c_void;
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -20,6 +22,9 @@ const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).uni
 
 /// Memory is committed so many bytes at a time: a signal undoes a portion, and what is available is looked at again.
 const PORTION: usize = 64 << 20;
+
+/// What is smaller is taken as any other memory is: what is available is an estimate, and a low one.
+const NOTEWORTHY: usize = 1 << 20;
 
 /// A sealed anonymous file, mapped as a whole. Address space only: memory is [committed](Segment::commit) by the range.
 ///
@@ -91,18 +96,26 @@ impl Segment {
     }
 
     fn map(descriptor: OwnedFd, len: NonZeroUsize) -> Result<Segment> {
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
+        // Not to be touched at first: a process that locks all its memory (mlockall) would be given all of this at once.
         // SAFETY: a new mapping at an address of the system's choice touches no memory that is in use.
-        let base = unsafe { mmap(None, len, protection, flags, &descriptor, 0) }
+        let base = unsafe { mmap(None, len, ProtFlags::PROT_NONE, flags, &descriptor, 0) }
             .map_err(|error| failed("mapping shared memory", error))?;
+        // From here on the drop unmaps it.
+        let segment = Segment { descriptor, base: base.cast(), len };
+        // SAFETY: the range was mapped just now, and nobody relies on anything in it.
+        let opened = unsafe {
+            let _ = munlock(base, len.get());
+            mprotect(base, len.get(), ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)
+        };
+        opened.map_err(|error| failed("mapping shared memory", error))?;
         // A core file of every rank with the memory of all of them helps nobody.
         // SAFETY: the range was mapped just now; the advice changes no contents.
         let advised = unsafe { madvise(base, len.get(), MmapAdvise::MADV_DONTDUMP) };
         if let Err(error) = advised {
             tracing::debug!(%error, "shared memory will be part of core files");
         }
-        Ok(Segment { descriptor, base: base.cast(), len })
+        Ok(segment)
     }
 
     /// What another process [opens](Segment::open) it by.
@@ -153,7 +166,8 @@ impl Segment {
     /// The same of a part, after which `ahead` bytes, itself among them, are to be committed.
     fn commit_portion(&self, part: Range<usize>, ahead: usize) -> nix::Result<()> {
         // Asked first: the system would not refuse, but kill somebody. A little is left to everybody else.
-        if super::available::available().is_some_and(|bytes| (ahead as u64) > bytes - bytes / 16) {
+        let too_much = |bytes: u64| (ahead as u64) > bytes - bytes / 16;
+        if ahead >= NOTEWORTHY && super::available::available().is_some_and(too_much) {
             return Err(Errno::ENOMEM);
         }
         let (start, len) = self.pages(&part);
@@ -173,12 +187,15 @@ impl Segment {
     }
 
     /// Gives the memory of a range of pages back to the system, for all processes: whoever still reads it reads zeroes.
-    pub fn release(&self, range: Range<usize>) {
+    /// Tells whether it was.
+    pub fn release(&self, range: Range<usize>) -> bool {
         let (start, len) = self.pages(&range);
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        if let Err(error) = retried(|| fallocate(&self.descriptor, flags, start, len)) {
+        let released = retried(|| fallocate(&self.descriptor, flags, start, len));
+        if let Err(error) = released {
             tracing::warn!(%error, len, "shared memory was not given back");
         }
+        released.is_ok()
     }
 
     /// Puts private memory, zeroed, in the place of a range of pages in this process: from here on nobody else's writes
@@ -243,6 +260,10 @@ fn within_file_size(len: usize) -> Result<()> {
 }
 
 fn whole_pages(len: usize) -> Result<NonZeroUsize> {
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    if let Some(page) = page.filter(|&page| page > super::PAGE as i64) {
+        return Err(Error::unsupported(format!("shared memory in pages of {page} bytes")));
+    }
     len.checked_next_multiple_of(super::PAGE).and_then(NonZeroUsize::new).ok_or_else(|| too_long(len))
 }
 

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A rank that differs from all others is seen in mismatches with each of its neighbours: the culprit of several
 /// mismatches of one operation is the rank that occurs in most pairs of (culprit, reporter).
 ///
+/// What a rank says of itself before it dies (an abort, a panic) is why it has: that counts, and not its death.
+///
 /// A rank whose deadline has passed blames one it waited for, which may itself be waiting for somebody. The culprit is
 /// one that is blamed and has not complained: it has not come at all, or later than the others.
 pub(crate) fn judge(causes: &[Cause]) -> Option<Cause> {
@@ -15,8 +17,16 @@ pub(crate) fn judge(causes: &[Cause]) -> Option<Cause> {
     match first.kind {
         CauseKind::Mismatch => Some(odd_one_out(causes, first)),
         CauseKind::Deadline => Some(absentee(causes, first)),
+        CauseKind::PeerDead => Some(last_words(causes, first)),
         _ => Some(first),
     }
+}
+
+fn last_words(causes: &[Cause], death: Cause) -> Cause {
+    let said = |cause: &&Cause| {
+        matches!(cause.kind, CauseKind::Abort | CauseKind::UserPanic) && cause.culprit == death.culprit
+    };
+    causes.iter().filter(said).cloned().reduce(Cause::merge).unwrap_or(death)
 }
 
 fn absentee(causes: &[Cause], first: Cause) -> Cause {
@@ -84,6 +94,16 @@ mod tests {
         let mut backwards = causes.to_vec();
         backwards.reverse();
         assert_eq!(judge(&backwards), judge(&causes));
+    }
+
+    #[test]
+    fn last_words_count_more_than_the_death_that_follows() {
+        let death = cause(Cause::NO_SEQUENCE, CauseKind::PeerDead, 2, 0);
+        let words = cause(Cause::NO_SEQUENCE, CauseKind::UserPanic, 2, 2);
+        assert_eq!(judge(&[death.clone(), words.clone()]), Some(words.clone()));
+        assert_eq!(judge(&[words, cause(Cause::NO_SEQUENCE, CauseKind::PeerDead, 1, 0)]).unwrap().culprit, 1);
+        let hearsay = cause(3, CauseKind::Mismatch, 2, 1);
+        assert_eq!(judge(&[hearsay, death.clone()]), Some(death));
     }
 
     #[test]

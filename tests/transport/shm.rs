@@ -68,10 +68,11 @@ fn bytes_are_shown_where_they_lie() {
     let mut ranks = group(&grounds(2), 16);
     let (mut b, _) = ranks.pop().unwrap();
     let (mut a, _) = ranks.pop().unwrap();
-    // SAFETY: what is shown stays there until it is consumed.
     let see = |shown: Option<(*const u8, usize)>| {
         let (bytes, len) = shown.expect("shared memory can be shown");
-        (0..len).map(|at| unsafe { bytes.add(at).read() }).collect::<Vec<u8>>()
+        // SAFETY: what is shown stays there until it is consumed.
+        let byte = |at| unsafe { bytes.add(at).read() };
+        (0..len).map(byte).collect::<Vec<u8>>()
     };
     assert_eq!(see(b.peek(0, C).unwrap()), b"");
     assert_eq!(a.try_send(1, C, &[IoSlice::new(b"0123456789ab")]), Ok(12));
@@ -126,7 +127,8 @@ fn groups_come_and_go_and_leave_nothing() {
 #[test]
 fn a_ring_may_lie_at_the_very_beginning() {
     let grounds = grounds(2);
-    let first = ShmSeat::new(&grounds[0], 2).unwrap();
+    // Nobody else could ever look at this one.
+    let first = ShmSeat::new(&grounds[0], 1).unwrap();
     assert_eq!(first.offset(), 0);
     let mut ranks = group(&grounds, 1024);
     drop(first);
@@ -151,8 +153,34 @@ fn a_ring_to_whoever_is_gone_is_not_kept() {
         drop(a);
     }
     // Taking memory gives back what was left.
-    drop(grounds.iter().map(|ground| ShmSeat::new(ground, 2).unwrap()).collect::<Vec<_>>());
+    drop(grounds.iter().map(|ground| ShmSeat::new(ground, 1).unwrap()).collect::<Vec<_>>());
     assert_eq!(held(&grounds[0]), 0);
+}
+
+#[test]
+fn a_seat_that_is_given_up_is_seen_to_be_left() {
+    let grounds = grounds(2);
+    let seats: Vec<_> = grounds.iter().map(|ground| ShmSeat::new(ground, 2).unwrap()).collect();
+    let offsets: Vec<u64> = seats.iter().map(ShmSeat::offset).collect();
+    let mut seats = seats.into_iter();
+    let setup = ShmSetup {
+        rank: 0,
+        seat: seats.next().unwrap(),
+        seats: offsets.clone(),
+        poison: Arc::default(),
+        report: Box::new(|_| {}),
+        spins: 0,
+        capacity: PAGE,
+    };
+    let mut transport = ShmTransport::new(setup).unwrap();
+    assert_eq!(transport.try_recv(1, C, &mut [0]), Ok(0));
+    drop(seats);
+    // What it would be reused for would be garbled.
+    assert_ne!(ShmSeat::new(&grounds[1], 2).unwrap().offset(), offsets[1]);
+    let interest = Interest { peer: 1, channel: C, direction: Direction::Receive };
+    transport.wait(&[interest], Time::NEVER);
+    assert_eq!(transport.try_recv(1, C, &mut [0]).unwrap_err().kind, CauseKind::Closed);
+    assert_eq!(transport.try_send(1, C, &[IoSlice::new(b"x")]).unwrap_err().kind, CauseKind::Closed);
 }
 
 #[test]

@@ -551,7 +551,9 @@ impl State {
         let left = peer < transport.rank();
         while from < to {
             // What the transport shows is reduced where it lies.
+            // A user's function wants values that nobody changes meanwhile.
             if lane.part_len == 0
+                && matches!(self.combiner, Combiner::Kernels(_))
                 && let Some((shown, len)) = transport.peek(peer, self.channel)?
                 && len >= self.element
             {

@@ -52,6 +52,8 @@ pub(super) struct State {
     /// The answer to a query: the round, who never came, who has not contributed.
     pub(super) missing: Option<(u64, Vec<u32>, Vec<u32>)>,
     pub(super) leaving: bool,
+    /// The process that hosts the store has died, as this rank knows by other ways.
+    pub(super) host_died: Option<Cause>,
     /// There is no connection any more.
     pub(super) cut: bool,
     /// The watch thread has ended.
@@ -112,6 +114,22 @@ impl Reporter {
         if state.reports.len() < REPORT_LIMIT {
             state.reports.push_back(cause.clone());
         }
+        drop(state);
+        self.0.bell.ring();
+    }
+}
+
+impl Reporter {
+    /// Says that the process that hosts the store has died. What the store has said before still counts: this does where
+    /// that was no verdict. Does not wait for anything but a short lock.
+    pub fn host_died(&self, cause: Cause) {
+        let mut state = self.0.lock();
+        if state.cut {
+            drop(state);
+            self.0.poison.set(cause);
+            return;
+        }
+        state.host_died = Some(cause);
         drop(state);
         self.0.bell.ring();
     }

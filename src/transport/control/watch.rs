@@ -86,6 +86,7 @@ impl Watch {
             if readable {
                 self.read(now);
             }
+            self.mourn(now);
             self.tick(now);
         }
         let mut state = self.shared.lock();
@@ -265,6 +266,14 @@ impl Watch {
         self.push(&Frame::Goodbye);
         self.flush();
         self.lost(kind, why);
+    }
+
+    /// Where the host of the store is known to have died: hears what it said before, and then says so.
+    fn mourn(&mut self, now: Instant) {
+        let Some(cause) = self.shared.lock().host_died.take() else { return };
+        self.read(now);
+        self.shared.poison.set(cause);
+        self.wake_callers();
     }
 
     fn cause(&self, kind: CauseKind, why: &str) -> Cause {

@@ -50,7 +50,7 @@ impl Ground {
     /// Keeps a block until the 32-bit counter at `counter` bytes from its beginning is `needed`.
     pub(super) fn leave(&self, block: Block, counter: usize, needed: u32) {
         let leftover = Leftover { block, counter, needed };
-        if leftover.is_needed() {
+        if self.arena.is_own() && leftover.is_needed() {
             self.leftovers.lock().unwrap_or_else(PoisonError::into_inner).push(leftover);
         }
     }

@@ -33,8 +33,24 @@ const PORTION: usize = 32 << 10;
 #[derive(Debug)]
 pub struct ShmSeat {
     ground: Arc<Ground>,
-    block: Block,
+    /// Until a transport takes it.
+    block: Option<Block>,
+    offset: u64,
     world: usize,
+}
+
+/// Whoever gives up its seat is seen to have left, by those who count on it.
+impl Drop for ShmSeat {
+    fn drop(&mut self) {
+        let Some(block) = self.block.take() else { return };
+        let segment = self.ground.arena().segment();
+        if self.ground.arena().is_own()
+            && let Some(seat) = Seat::at(segment, block.offset(), self.world)
+        {
+            seat.presence().store(LEFT, Ordering::SeqCst);
+        }
+        self.ground.leave(block, Seat::DEPARTED, self.world as u32 - 1);
+    }
 }
 
 impl ShmSeat {
@@ -43,13 +59,14 @@ impl ShmSeat {
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) where there is no memory for it.
     pub fn new(ground: &Arc<Ground>, world: usize) -> Result<ShmSeat> {
-        let block = ground.take(Seat::len(world))?;
-        Ok(ShmSeat { ground: Arc::clone(ground), block, world })
+        let block = ground.take(Seat::len(world.max(1)))?;
+        let offset = block.offset() as u64;
+        Ok(ShmSeat { ground: Arc::clone(ground), block: Some(block), offset, world: world.max(1) })
     }
 
     /// Where it is in the segment: what the other ranks have to know.
     pub fn offset(&self) -> u64 {
-        self.block.offset() as u64
+        self.offset
     }
 }
 
@@ -124,12 +141,12 @@ impl ShmTransport {
     /// # Panics
     /// Where the capacity is no power of two.
     pub fn new(setup: ShmSetup) -> Result<ShmTransport> {
-        let ShmSetup { rank, seat, seats, poison, report, spins, capacity } = setup;
+        let ShmSetup { rank, mut seat, seats, poison, report, spins, capacity } = setup;
         assert!(capacity.is_power_of_two(), "a ring of {capacity} bytes");
-        let ShmSeat { ground, block, world } = seat;
-        if rank >= seats.len() || seats.len() > world || seats[rank] != block.offset() as u64 {
+        if rank >= seats.len() || seats.len() > seat.world || seats[rank] != seat.offset {
             return Err(Error::invalid(format!("rank {rank} of {} does not sit where it says", seats.len())));
         }
+        let ground = Arc::clone(&seat.ground);
         let segment = ground.arena().segment();
         let places = seats.iter().enumerate().map(|(peer, &offset)| {
             let seat = usize::try_from(offset).ok().and_then(|offset| Seat::at(segment, offset, seats.len()));
@@ -143,7 +160,7 @@ impl ShmTransport {
             seat: places[rank].clone(),
             nudged: AtomicBool::new(false),
             ground: Arc::clone(&ground),
-            block: Some(block),
+            block: seat.block.take(),
             others: places.len() as u32 - 1,
         });
         let woken = Arc::downgrade(&own);
@@ -182,7 +199,12 @@ impl ShmTransport {
 
     /// Makes the ring to a peer.
     fn open_outgoing(&mut self, to: usize, link: usize) -> std::result::Result<(), LinkFault> {
-        let refused = |detail: String| LinkFault { peer: to, kind: CauseKind::Unreachable, detail };
+        // What this rank lacks is no fault of the peer's.
+        let own = self.rank;
+        let refused = |why: String| {
+            let detail = format!("it has no memory for what it sends to rank {to}: {why}");
+            LinkFault { peer: own, kind: CauseKind::Unreachable, detail }
+        };
         let block = self.ground.take(Ring::len(self.capacity)).map_err(|error| refused(error.to_string()))?;
         let segment = self.ground.arena().segment();
         let ring =
@@ -262,12 +284,13 @@ impl Transport for ShmTransport {
         data: &[IoSlice<'_>],
     ) -> std::result::Result<usize, LinkFault> {
         let link = self.link(to, channel)?;
-        if self.has_left(to) {
-            return Err(left(to));
-        }
         let wanted: usize = data.iter().map(|slice| slice.len()).sum();
+        // There is no connection to be opened, and who has left may have sent something before.
         if wanted == 0 {
             return Ok(0);
+        }
+        if self.has_left(to) {
+            return Err(left(to));
         }
         if self.outgoing[link].is_none() {
             self.open_outgoing(to, link)?;
@@ -397,6 +420,10 @@ impl Transport for ShmTransport {
 
 impl Drop for ShmTransport {
     fn drop(&mut self) {
+        // A process that was forked off shares the memory, and must not leave in its parent's name.
+        if !self.ground.arena().is_own() {
+            return;
+        }
         let seat = &self.own.seat;
         // SeqCst: see `open_outgoing`.
         seat.presence().store(LEFT, Ordering::SeqCst);

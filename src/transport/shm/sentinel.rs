@@ -44,7 +44,7 @@ const LEFT: u32 = futex::WAITERS;
 /// How often all words are looked at where sleeping on several is not to be had.
 const LOOK: Duration = Duration::from_millis(2);
 /// How often they are looked at anyway.
-const LOOK_ANYWAY: Duration = Duration::from_secs(1);
+const LOOK_ANYWAY: Duration = Duration::from_secs(30);
 /// How long the thread may take to begin, and to end.
 const PATIENCE: Duration = Duration::from_secs(5);
 

@@ -119,6 +119,7 @@ pub struct TcpTransport {
     /// What this rank says of itself; `from` and `to` are both its own rank.
     own: Hello,
     peers: Vec<SocketAddr>,
+    pid: u32,
     origin: Instant,
     poison: Arc<Poison>,
     report: Box<dyn Fn(&Cause) + Send>,
@@ -159,6 +160,7 @@ impl TcpTransport {
             true
         });
         Ok(TcpTransport {
+            pid: std::process::id(),
             own: Hello {
                 oldest: VERSION,
                 newest: VERSION,
@@ -462,6 +464,10 @@ impl Transport for TcpTransport {
 
 impl Drop for TcpTransport {
     fn drop(&mut self) {
+        // A process that was forked off only closes its copies.
+        if self.pid != std::process::id() {
+            return;
+        }
         // A panic is no good order: peers see the bare end.
         let goodbye = !std::thread::panicking();
         if goodbye {

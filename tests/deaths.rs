@@ -1,0 +1,258 @@
+//! Deaths of real processes that share memory: whoever survives is told by rank, whenever it happens and however much
+//! memory the dead one had, and nothing is left behind.
+//!
+//! Each test starts this binary again, once a rank. Nothing here asserts how fast anybody is told: `benches/deaths.rs`
+//! measures that.
+
+mod support;
+
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use ringfold::bootstrap::host_for_launch;
+use ringfold::config::environment;
+use ringfold::transport::control::Server;
+use ringfold::{Communicator, ReduceOp};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+const SCENE: &str = "RINGFOLD_TEST_SCENE";
+/// How many random deaths: `.ci/nightly` sets more.
+const KILLS: &str = "RINGFOLD_TEST_KILLS";
+
+/// Nothing here depends on how soon silence is noticed; the end of a wait only detects a hang.
+const PATIENT: Duration = Duration::from_secs(30);
+
+/// Descriptors are counted: one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A group of processes under a store of this one.
+struct Group {
+    ranks: Vec<(Child, BufReader<ChildStdout>)>,
+    _store: Server,
+}
+
+impl Group {
+    fn start(scene: &str, world: usize) -> Group {
+        Group::with(scene, world, "30s")
+    }
+
+    /// The same with a time for joining.
+    fn with(scene: &str, world: usize, joining: &str) -> Group {
+        let store = host_for_launch(world, 99, 0, PATIENT).unwrap();
+        let rank = |rank: usize| {
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "rank", "--nocapture"])
+                .env(SCENE, scene)
+                .env(environment::BACKEND, "shm")
+                .env(environment::RANK, rank.to_string())
+                .env(environment::WORLD_SIZE, world.to_string())
+                .env(environment::STORE, store.address().to_string())
+                .env(environment::STORE_HOST, "launcher")
+                .env(environment::WORLD_ID, "99")
+                .env(environment::HEARTBEAT, "30s")
+                .env(environment::INIT_DEADLINE, joining)
+                .env(environment::DEADLINE, "60s")
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let out = BufReader::new(child.stdout.take().unwrap());
+            (child, out)
+        };
+        Group { ranks: (0..world).map(rank).collect(), _store: store }
+    }
+
+    /// The next thing that a rank tells; none where it has ended.
+    fn line(&mut self, rank: usize) -> Option<String> {
+        loop {
+            let mut line = String::new();
+            if self.ranks[rank].1.read_line(&mut line).unwrap_or(0) == 0 {
+                return None;
+            }
+            if let Some((_, told)) = line.split_once("told: ") {
+                return Some(told.trim().to_owned());
+            }
+        }
+    }
+
+    fn kill(&self, rank: usize, signal: Signal) {
+        kill(Pid::from_raw(self.ranks[rank].0.id() as i32), signal).unwrap();
+    }
+
+    /// What every rank but the one that died tells of its end, and that all processes have ended.
+    fn survivors_tell(mut self, dead: usize) -> Vec<String> {
+        let world = self.ranks.len();
+        let told = (0..world)
+            .filter(|rank| *rank != dead)
+            .map(|rank| {
+                let mut last = self.line(rank);
+                if last.as_deref() == Some("at work") {
+                    last = self.line(rank);
+                }
+                last.unwrap_or_else(|| panic!("rank {rank} has ended without a word"))
+            })
+            .collect();
+        for (child, _) in &mut self.ranks {
+            child.wait().unwrap();
+        }
+        told
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for (child, _) in &mut self.ranks {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A rank's part; a test of its own name, which does nothing unless it is started as a rank.
+#[test]
+fn rank() {
+    let Ok(scene) = std::env::var(SCENE) else { return };
+    let work = || -> ringfold::Result<()> {
+        let comm = Communicator::from_env()?;
+        assert_eq!(comm.backend(), "shm");
+        let mut memory: Vec<u8> = Vec::new();
+        if comm.rank() == 1 {
+            match scene.as_str() {
+                "one holds a GiB" => memory = vec![1; 1 << 30],
+                "one dumps core" => dump_cores(),
+                _ => {}
+            }
+        }
+        comm.barrier()?;
+        println!("told: at work");
+        let mut data = vec![1.0f32; 60_000];
+        // The end only detects a hang.
+        let begun = Instant::now();
+        let mut rounds = (0usize..).take_while(|_| begun.elapsed() < 2 * PATIENT);
+        let result = rounds.try_for_each(|round| match round % 4 {
+            0 => comm.all_reduce(&mut data, ReduceOp::Max),
+            1 => comm.broadcast(&mut data[..100], round / 4 % comm.world_size()),
+            2 => comm.all_reduce(&mut data[..2], ReduceOp::Max),
+            _ => comm.barrier(),
+        });
+        drop(memory);
+        result
+    };
+    match work() {
+        Ok(()) => println!("told: fine"),
+        Err(error) => {
+            println!("told: {}|{}", error.kind(), error.culprit().map_or(-1, |culprit| culprit as i64));
+        }
+    }
+}
+
+/// Lets this process leave a core file where it dies; the file goes nowhere that matters.
+fn dump_cores() {
+    let directory = std::env::temp_dir().join(format!("ringfold-core-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    std::env::set_current_dir(&directory).unwrap();
+    nix::sys::resource::setrlimit(
+        nix::sys::resource::Resource::RLIMIT_CORE,
+        libc::RLIM_INFINITY,
+        libc::RLIM_INFINITY,
+    )
+    .unwrap();
+}
+
+/// Descriptors of this process, and shared memory of the machine in MiB.
+fn left_behind() -> (usize, u64) {
+    let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let line = memory.lines().find_map(|line| line.strip_prefix("Shmem:")).unwrap();
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().unwrap();
+    (descriptors, kib >> 10)
+}
+
+/// Row 1 and row 28: at any moment, from the start of the process on.
+#[test]
+fn random_deaths_are_told_by_rank_and_leave_nothing() {
+    let _alone = alone();
+    let kills: usize = std::env::var(KILLS).map_or(1000, |text| text.parse().unwrap());
+    let mut random = fastrand::Rng::with_seed(28);
+    drop(Group::start("work", 2));
+    let before = left_behind();
+    let mut while_working = 0;
+    for _ in 0..kills {
+        let world = random.usize(2..4);
+        let dead = random.usize(..world);
+        let early = random.u8(..16) == 0;
+        // Who dies before the store has heard of it is missed when the time for joining is over.
+        let mut group = Group::with("work", world, if early { "1s" } else { "30s" });
+        if early {
+            std::thread::sleep(Duration::from_micros(random.u64(..20_000)));
+        } else {
+            while_working += 1;
+            assert_eq!(group.line(dead).as_deref(), Some("at work"));
+            std::thread::sleep(Duration::from_micros(random.u64(..1500)));
+        }
+        group.kill(dead, Signal::SIGKILL);
+        for told in group.survivors_tell(dead) {
+            // Who has not yet been heard of is missed while the group forms.
+            let fine = told == format!("peer dead|{dead}") || (early && told.starts_with("bootstrap"));
+            assert!(fine, "{told} where rank {dead} of {world} was killed, early: {early}");
+        }
+    }
+    assert!(while_working > kills / 2);
+    let after = left_behind();
+    assert_eq!(after.0, before.0, "descriptors");
+    assert!(after.1 <= before.1 + 64, "{before:?} MiB of shared memory before, {after:?} after");
+}
+
+/// Row 2.
+#[test]
+fn a_death_with_much_memory_is_told() {
+    let _alone = alone();
+    let mut group = Group::start("one holds a GiB", 4);
+    for rank in 0..4 {
+        assert_eq!(group.line(rank).as_deref(), Some("at work"));
+    }
+    group.kill(1, Signal::SIGKILL);
+    assert_eq!(group.survivors_tell(1), ["peer dead|1"; 3]);
+}
+
+/// Row 3: the core is written first; who dies so is told all the same.
+#[test]
+fn a_death_with_a_core_file_is_told() {
+    let _alone = alone();
+    let mut group = Group::start("one dumps core", 3);
+    for rank in 0..3 {
+        assert_eq!(group.line(rank).as_deref(), Some("at work"));
+    }
+    let pid = group.ranks[1].0.id();
+    // Runtimes have handlers for SIGSEGV, and the one for this makes the same file.
+    group.kill(1, Signal::SIGQUIT);
+    assert_eq!(group.survivors_tell(1), ["peer dead|1"; 2]);
+    let _ = std::fs::remove_dir_all(std::env::temp_dir().join(format!("ringfold-core-{pid}")));
+}
+
+/// A rank that has left in good order is not dead, even where the others go on for a while.
+#[test]
+fn leaving_is_not_dying() {
+    let _alone = alone();
+    let begun = Instant::now();
+    let ranks = support::communicators(3);
+    std::thread::scope(|scope| {
+        for comm in ranks {
+            scope.spawn(move || {
+                comm.barrier().unwrap();
+                if comm.rank() != 2 {
+                    std::thread::sleep(Duration::from_millis(300));
+                    assert!(comm.failure().is_none(), "{:?}", comm.failure());
+                }
+            });
+        }
+    });
+    assert!(begun.elapsed() < PATIENT);
+}
