@@ -123,7 +123,7 @@ impl Communicator {
         self.sequencer.borrow().table().clone()
     }
 
-    /// The word for the backend, as on the command line: `tcp`, `channel`.
+    /// The word for the backend, as on the command line: `shm`, `tcp`, `channel`.
     pub fn backend(&self) -> &'static str {
         self.line.backend
     }
