@@ -216,6 +216,13 @@ pub trait Backend: Send {
     /// How often to look again before waiting.
     fn spins(&self) -> u32;
 
+    /// How many of these looks come before it offers its CPU to others with each: none where ranks must share CPUs, since
+    /// whoever is waited for may want this very one; else a few, since answers to small messages are mostly there by then,
+    /// and an offer costs as much as two looks.
+    fn unyielding(&self) -> u32 {
+        0
+    }
+
     /// The clock of its deadlines.
     fn now(&self) -> Time;
 
@@ -237,8 +244,7 @@ pub trait Backend: Send {
                 Progress::Done(..) | Progress::Advanced => idle = 0,
                 Progress::Idle if idle < self.spins() => {
                     idle += 1;
-                    if idle > UNYIELDING {
-                        // Whoever is waited for may want this very CPU.
+                    if idle > self.unyielding() {
                         std::thread::yield_now();
                     }
                 }
@@ -247,10 +253,6 @@ pub trait Backend: Send {
         }
     }
 }
-
-/// How often a rank that has a CPU of its own looks again before it offers that to others: answers to small messages
-/// are mostly there by then, and an offer costs as much as two looks.
-const UNYIELDING: u32 = 20;
 
 /// The error of an operation that a backend cannot carry out as asked.
 pub(crate) fn cannot(backend: &str, what: &str) -> Error {

@@ -191,6 +191,8 @@ impl Sharers {
             poison: Arc::clone(&self.world.poison),
             report: Box::new(self.world.report()),
             spins: SHM_SPINS,
+            // What waits for a socket does not spin then.
+            shares_cpus: self.world.spins == 0,
             capacity: shm::CAPACITY,
         })
     }

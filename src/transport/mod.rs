@@ -116,6 +116,11 @@ pub trait Transport: Send {
     /// shared with other ranks.
     fn spins(&self) -> u32;
 
+    /// Whether ranks must share CPUs: then a rank that looks again offers its own each time.
+    fn shares_cpus(&self) -> bool {
+        false
+    }
+
     /// Tells the group of a failure that this rank has noticed. Does not block.
     fn report(&mut self, cause: &Cause);
 

@@ -42,7 +42,16 @@ fn group(grounds: &[Arc<Ground>], capacity: usize) -> Vec<(ShmTransport, Arc<Poi
             });
         });
         let seats = offsets.clone();
-        let setup = ShmSetup { rank, seat, seats, poison: Arc::clone(&poison), report, spins: 50, capacity };
+        let setup = ShmSetup {
+            rank,
+            seat,
+            seats,
+            poison: Arc::clone(&poison),
+            report,
+            spins: 50,
+            shares_cpus: false,
+            capacity,
+        };
         (ShmTransport::new(setup).unwrap(), poison)
     };
     seats.into_iter().enumerate().map(make).collect()
@@ -170,6 +179,7 @@ fn a_seat_that_is_given_up_is_seen_to_be_left() {
         poison: Arc::default(),
         report: Box::new(|_| {}),
         spins: 0,
+        shares_cpus: true,
         capacity: PAGE,
     };
     let mut transport = ShmTransport::new(setup).unwrap();
@@ -203,6 +213,7 @@ fn nonsense_is_refused() {
             poison: Arc::default(),
             report: Box::new(|_| {}),
             spins: 0,
+            shares_cpus: true,
             capacity: PAGE,
         };
         assert_eq!(ShmTransport::new(setup).unwrap_err().kind(), ErrorKind::InvalidArgument);

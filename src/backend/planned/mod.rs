@@ -92,6 +92,9 @@ const PART_LOOK: Duration = Duration::from_millis(1);
 /// How long a rank that settles on a cause waits before it tries again to tell its peers what it does.
 const TELL_AGAIN: Duration = Duration::from_millis(1);
 
+/// How many looks come before a rank that has a CPU of its own offers that to others.
+const UNYIELDING: u32 = 20;
+
 /// How many turns pass between two looks at the clock.
 const TURNS_PER_CLOCK: u32 = 32;
 
@@ -501,6 +504,10 @@ impl<T: Transport> Backend for Planned<T> {
 
     fn spins(&self) -> u32 {
         self.transport.spins()
+    }
+
+    fn unyielding(&self) -> u32 {
+        if self.transport.shares_cpus() { 0 } else { UNYIELDING }
     }
 
     fn now(&self) -> Time {

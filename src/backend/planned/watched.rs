@@ -176,6 +176,10 @@ impl<T: Transport> Transport for Watched<T> {
         self.inner.spins()
     }
 
+    fn shares_cpus(&self) -> bool {
+        self.inner.shares_cpus()
+    }
+
     fn report(&mut self, cause: &crate::error::Cause) {
         self.inner.report(cause);
     }

@@ -84,6 +84,8 @@ pub struct ShmSetup {
     pub report: Box<dyn Fn(&Cause) + Send>,
     /// How often to look again before sleeping.
     pub spins: u32,
+    /// Whether ranks must share CPUs.
+    pub shares_cpus: bool,
     /// How many bytes a ring holds: a power of two.
     pub capacity: usize,
 }
@@ -99,6 +101,7 @@ pub struct ShmTransport {
     poison: Arc<Poison>,
     report: Box<dyn Fn(&Cause) + Send>,
     spins: u32,
+    shares_cpus: bool,
     capacity: usize,
     origin: Instant,
 }
@@ -141,7 +144,7 @@ impl ShmTransport {
     /// # Panics
     /// Where the capacity is no power of two.
     pub fn new(setup: ShmSetup) -> Result<ShmTransport> {
-        let ShmSetup { rank, mut seat, seats, poison, report, spins, capacity } = setup;
+        let ShmSetup { rank, mut seat, seats, poison, report, spins, shares_cpus, capacity } = setup;
         assert!(capacity.is_power_of_two(), "a ring of {capacity} bytes");
         if rank >= seats.len() || seats.len() > seat.world || seats[rank] != seat.offset {
             return Err(Error::invalid(format!("rank {rank} of {} does not sit where it says", seats.len())));
@@ -175,6 +178,7 @@ impl ShmTransport {
             poison,
             report,
             spins,
+            shares_cpus,
             capacity,
             origin: Instant::now(),
         })
@@ -407,6 +411,10 @@ impl Transport for ShmTransport {
 
     fn spins(&self) -> u32 {
         self.spins
+    }
+
+    fn shares_cpus(&self) -> bool {
+        self.shares_cpus
     }
 
     fn report(&mut self, cause: &Cause) {
