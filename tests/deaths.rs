@@ -231,8 +231,8 @@ fn a_death_with_a_core_file_is_told() {
         assert_eq!(group.line(rank).as_deref(), Some("at work"));
     }
     let pid = group.ranks[1].0.id();
-    // Runtimes have handlers for SIGSEGV, and the one for this makes the same file.
-    group.kill(1, Signal::SIGQUIT);
+    // Runtimes have handlers for SIGSEGV; this one makes the same file, and nobody starts processes that ignore it.
+    group.kill(1, Signal::SIGABRT);
     assert_eq!(group.survivors_tell(1), ["peer dead|1"; 2]);
     let _ = std::fs::remove_dir_all(std::env::temp_dir().join(format!("ringfold-core-{pid}")));
 }
