@@ -1,5 +1,5 @@
 //! Collective communication for tasks that must agree: ring allreduce and its relatives, from proved plans, over
-//! TCP and threads, with failures that name the culprit.
+//! shared memory, TCP and threads, with failures that name the culprit.
 //!
 //! ```
 //! use ringfold::{Communicator, ReduceOp};

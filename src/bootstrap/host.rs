@@ -17,9 +17,9 @@ use crate::transport::control::ControlLink;
 use crate::transport::shm::{Ground, Sentinel, SentinelSetup, ShmSeat};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::sockopt::PeerCredentials;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, getsockopt, recvmsg, sendmsg,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, getsockopt,
+    recvmsg, sendmsg, socket,
 };
 use serde::{Deserialize, Serialize};
 use std::io::{IoSlice, IoSliceMut, Read, Write};

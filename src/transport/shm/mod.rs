@@ -448,7 +448,8 @@ impl Drop for ShmTransport {
         for out in self.outgoing.drain(..).flatten() {
             self.ground.leave(out.block, Ring::RELEASED, 1);
         }
-        for (_, other) in self.seats.iter().enumerate().filter(|(peer, _)| *peer != self.rank) {
+        let (before, from_own) = self.seats.split_at(self.rank);
+        for other in before.iter().chain(&from_own[1..]) {
             other.bell().ring();
             // The last touch: from here on that rank may give its seat back.
             other.departed().fetch_add(1, Ordering::AcqRel);
