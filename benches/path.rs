@@ -56,10 +56,7 @@ fn main() {
                 sequence += 1;
             }),
         ),
-        (
-            "all_reduce",
-            Box::new(|| comm.all_reduce(&mut data.borrow_mut()[..2], ReduceOp::Sum).unwrap()),
-        ),
+        ("all_reduce", Box::new(|| comm.all_reduce(&mut data.borrow_mut()[..2], ReduceOp::Sum).unwrap())),
         ("all_reduce, prepared", Box::new(|| prepared.run().unwrap())),
         (
             "all_reduce, with options",
@@ -101,7 +98,9 @@ fn main() {
     for ((name, _), times) in ways.iter().zip(times) {
         let time = median(times);
         match *name {
-            name if name.contains("all_reduce") => println!("{name:<40} {time:>10.1} {:>16.1}", time - backend),
+            name if name.contains("all_reduce") => {
+                println!("{name:<40} {time:>10.1} {:>16.1}", time - backend)
+            }
             name => println!("{name:<40} {time:>10.1}"),
         }
     }

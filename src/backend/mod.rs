@@ -41,10 +41,20 @@ pub struct Operation {
     strict: bool,
     timeout: Duration,
     buffers: Buffers,
+    extras: Option<Box<Extras>>,
+}
+
+/// What few operations have. Kept apart, because operations are moved from hand to hand, and the others would carry the
+/// room for it.
+#[derive(Debug, Default)]
+struct Extras {
     pieces: Option<Arc<Pieces>>,
     custom: Option<CustomOp>,
-    span: tracing::Span,
+    span: Option<tracing::Span>,
 }
+
+/// The span of an operation that nobody listens to.
+static SILENT: tracing::Span = tracing::Span::none();
 
 // SAFETY: whoever made the operation promised that its memory may be used until it is complete, from whichever
 // thread drives the backend; nothing else in it is tied to a thread.
@@ -67,8 +77,7 @@ impl Operation {
         timeout: Duration,
         buffers: Buffers,
     ) -> Self {
-        let span = tracing::Span::none();
-        Operation { request, schedule, sequence, strict, timeout, buffers, pieces: None, custom: None, span }
+        Operation { request, schedule, sequence, strict, timeout, buffers, extras: None }
     }
 
     /// The same over the tensors of a batch instead of its buffers: of an all_reduce, reduce or broadcast, whose input
@@ -78,13 +87,13 @@ impl Operation {
     /// As [`new`](Operation::new) of its buffers, of all pieces together: each piece's input and output are one memory
     /// where the request is in place, and apart where it is not; different pieces lie apart.
     pub unsafe fn in_pieces(mut self, pieces: Arc<Pieces>) -> Self {
-        self.pieces = Some(pieces);
+        self.extras().pieces = Some(pieces);
         self
     }
 
     /// The same with the user's reduction that its request has the signature of.
     pub fn reducing_by(mut self, custom: CustomOp) -> Self {
-        self.custom = Some(custom);
+        self.extras().custom = Some(custom);
         self
     }
 
@@ -115,17 +124,17 @@ impl Operation {
 
     /// The tensors of a batch, where it is one.
     pub fn pieces(&self) -> Option<&Pieces> {
-        self.pieces.as_deref()
+        self.extras.as_deref()?.pieces.as_deref()
     }
 
     /// The user's reduction, where it reduces by one.
     pub fn custom(&self) -> Option<&CustomOp> {
-        self.custom.as_ref()
+        self.extras.as_deref()?.custom.as_ref()
     }
 
     /// The word for its reduction: `none` where it has none, `custom` where that is the user's own.
     pub fn op_name(&self) -> &'static str {
-        match (self.request.op, &self.custom) {
+        match (self.request.op, self.custom()) {
             (_, Some(_)) => "custom",
             (Some(op), None) => op.as_str(),
             (None, None) => "none",
@@ -142,22 +151,31 @@ impl Operation {
 
     /// The span that tells of it, where somebody listens.
     pub fn span(&self) -> &tracing::Span {
-        &self.span
+        self.extras.as_deref().and_then(|extras| extras.span.as_ref()).unwrap_or(&SILENT)
     }
 
     /// The same with a span that tells of it.
     pub fn told_by(mut self, span: tracing::Span) -> Self {
-        self.span = span;
+        self.tell(span);
         self
+    }
+
+    /// Gives it a span that tells of it.
+    pub(crate) fn tell(&mut self, span: tracing::Span) {
+        self.extras().span = Some(span);
+    }
+
+    fn extras(&mut self) -> &mut Extras {
+        self.extras.get_or_insert_default()
     }
 
     /// Fails where its parts do not fit each other.
     fn check(&self) -> Result<()> {
-        let Operation { request, pieces, custom, .. } = self;
-        if custom.as_ref().map(CustomOp::signature) != request.custom {
+        let request = &self.request;
+        if self.custom().map(CustomOp::signature) != request.custom {
             return Err(Error::invalid("an operation without the reduction that its request names"));
         }
-        let Some(pieces) = pieces else { return Ok(()) };
+        let Some(pieces) = self.pieces() else { return Ok(()) };
         let whole =
             matches!(request.collective, Collective::AllReduce | Collective::Reduce | Collective::Broadcast);
         if !whole || pieces.bytes() != request.whole() * request.element_size() {

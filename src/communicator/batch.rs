@@ -112,7 +112,7 @@ impl With<'_> {
     pub(super) unsafe fn run_fused(&self, calls: &[Checked]) -> Result<()> {
         // SAFETY: handed on to the caller.
         let mut asks = unsafe { self.fuse(calls) }?;
-        self.run_all(&mut asks)
+        self.communicator.run_all(&mut asks)
     }
 
     fn all_reduce_tensors(&self, tensors: &mut [TensorMut<'_>], op: &Reduction) -> Result<()> {

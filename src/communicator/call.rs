@@ -1,5 +1,7 @@
 //! What a verb asks for, apart from its tensors: the one place where verbs become requests.
 
+use super::Options;
+use super::recent::Key;
 use super::tensors::Tensors;
 use crate::collective::{Collective, Counts, Order, Request};
 use crate::error::{Error, Result};
@@ -80,6 +82,43 @@ impl Call<'_> {
             Some(Reduction::Custom(custom)) => Some(custom),
             _ => None,
         }
+    }
+
+    /// What it is known by when it comes again, where it can be remembered.
+    #[inline]
+    pub(super) fn key(&self, tensors: &Tensors<'_>, options: &Options) -> Option<Key> {
+        let op = match self.reduction() {
+            None => None,
+            Some(Reduction::Named(op)) => Some(*op),
+            Some(Reduction::Custom(_)) => return None,
+        };
+        let (root, peers) = match self {
+            Call::AllReduce(_)
+            | Call::ReduceScatter(None, _)
+            | Call::AllGather(None)
+            | Call::AllToAll(None)
+            | Call::Barrier => (0, (None, None)),
+            Call::Reduce(_, root)
+            | Call::Broadcast(root)
+            | Call::Gather(None, root)
+            | Call::Scatter(None, root) => (*root, (None, None)),
+            Call::Messages { to, from } => (0, (*to, *from)),
+            Call::ReduceScatter(Some(_), _)
+            | Call::AllGather(Some(_))
+            | Call::Gather(Some(_), _)
+            | Call::Scatter(Some(_), _)
+            | Call::AllToAll(Some(_)) => return None,
+        };
+        Some(Key {
+            lens: tensors.lens(),
+            collective: self.collective(),
+            dtype: tensors.dtype(),
+            op,
+            one_tensor: tensors.is_in_place(),
+            root,
+            peers,
+            options: options.clone(),
+        })
     }
 
     /// The request that it makes of these tensors on this rank; not yet validated.

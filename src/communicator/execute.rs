@@ -1,11 +1,13 @@
 //! From a verb's tensors to its end: checked, made an operation, and run here or on the progress thread.
 
-use super::With;
 use super::batch::Ask;
 use super::call::Call;
 use super::completion::Completion;
 use super::line::Handed;
+use super::recent::{Key, Known, Slot};
+use super::sequencer::Course;
 use super::tensors::Tensors;
+use super::{Communicator, With};
 use crate::backend::{Buffers, Operation};
 use crate::collective::{Collective, Request};
 use crate::error::{Error, Result};
@@ -50,90 +52,142 @@ impl With<'_> {
             let text = format!("the {role} has {has} elements, this {} needs {needs}", request.collective);
             Err(of_rank(Error::invalid(text).remedy("pass buffers of the lengths that the counts say")))
         };
-        let buffers = match tensors {
-            Tensors::Apart(from, to) => {
-                expect("input", has_input, input)?;
-                expect("output", has_output, output)?;
-                Buffers { input: from.pointer(), output: to.pointer() }
-            }
-            Tensors::InPlace(tensor) => {
-                expect("buffer", has_input, input.max(output))?;
-                let pointer = tensor.pointer();
-                let shift = request.in_place_shift(rank).unwrap_or(0);
-                let bytes = shift.unsigned_abs() * request.element_size();
-                // Input element i is output element i + shift.
-                let (from, to) = if shift >= 0 {
-                    (pointer.wrapping_add(bytes), pointer)
-                } else {
-                    (pointer, pointer.wrapping_add(bytes))
-                };
-                Buffers { input: from, output: to }
-            }
-        };
+        if tensors.is_in_place() {
+            expect("buffer", has_input, input.max(output))?;
+        } else {
+            expect("input", has_input, input)?;
+            expect("output", has_output, output)?;
+        }
+        let buffers = tensors.buffers(offsets(&request, rank));
         Ok(Checked { request, one_tensor: tensors.is_in_place(), buffers, custom: call.custom().cloned() })
     }
 
-    /// Makes a checked call the next operation in the order.
+    /// How a checked call is carried out; its request gets the order that the options demand.
+    ///
+    /// # Errors
+    /// As [`Sequencer::course`](super::sequencer::Sequencer::course).
+    pub(super) fn course(&self, request: &mut Request) -> Result<Course> {
+        let course = self.communicator.sequencer.borrow().course(request, &self.options);
+        course.map_err(|error| self.communicator.line.complete(error))
+    }
+
+    /// Makes a checked call the next operation in the order. What is refused here has not happened, and takes no place.
     ///
     /// # Safety
     /// Until the operation is complete, the memory of the tensors that were checked must be left to it: it is borrowed
     /// or owned for that long.
     pub(super) unsafe fn operation(&self, checked: &Checked) -> Result<Operation> {
-        let Checked { request, buffers, custom, .. } = checked;
-        let mut sequencer = self.communicator.sequencer.borrow_mut();
-        // SAFETY: the tensors are dense and as long as the request says; two of them lie apart, because the output is
-        // borrowed exclusively; in place, the addresses are laid out by the shift. The rest is the caller's promise.
-        let made = unsafe { sequencer.operation(request.clone(), *buffers, custom.as_ref(), &self.options) };
+        let mut request = checked.request.clone();
+        let course = self.course(&mut request)?;
+        // SAFETY: handed on to the caller.
+        Ok(unsafe { self.communicator.next(request, course, checked.buffers, checked.custom.as_ref()) })
+    }
+
+    /// Makes a call the next operation in the order: as it was made before, where it repeats a recent one.
+    ///
+    /// # Safety
+    /// As [`operation`](Self::operation).
+    #[inline]
+    pub(super) unsafe fn ask(&self, call: &Call<'_>, tensors: &mut Tensors<'_>) -> Result<Operation> {
+        let comm = self.communicator;
+        tensors.check().map_err(|error| comm.line.complete(error))?;
+        let key = call.key(tensors, &self.options);
+        let again = key.as_ref().and_then(|key| comm.sequencer.borrow_mut().recent.find(key));
+        let slot = match again {
+            Some(slot) => slot,
+            None => self.learn(call, key, tensors)?,
+        };
+        let sequencer = comm.sequencer.borrow();
+        let Known { request, course, offsets } = sequencer.recent.get(slot);
+        let (request, course, buffers) = (request.clone(), *course, tensors.buffers(*offsets));
         drop(sequencer);
-        made.map(|operation| self.communicator.told(operation))
-            .map_err(|error| self.communicator.line.complete(error))
+        // SAFETY: the tensors are dense, and of the type and lengths that were checked when the call was made first,
+        // since its key says so; else it has been checked just now. The rest is the caller's promise.
+        Ok(unsafe { comm.next(request, course, buffers, call.custom()) })
+    }
+
+    /// Checks a call that repeats none, and remembers what becomes of it.
+    #[cold]
+    fn learn(&self, call: &Call<'_>, key: Option<Key>, tensors: &mut Tensors<'_>) -> Result<Slot> {
+        let Checked { mut request, .. } = self.check(call, tensors)?;
+        let course = self.course(&mut request)?;
+        let offsets = offsets(&request, self.communicator.rank);
+        let known = Known { request, course, offsets };
+        Ok(self.communicator.sequencer.borrow_mut().recent.put(key, known))
     }
 
     /// Carries out a call, and returns when it is complete.
     pub(super) fn execute(&self, call: &Call<'_>, mut tensors: Tensors<'_>) -> Result<()> {
-        let checked = self.check(call, &mut tensors)?;
         // SAFETY: the tensors are borrowed until this returns, which is after the operation's end; where it unwinds
         // instead, the backend is never driven again.
-        let result = unsafe { self.run(&checked) };
+        let operation = unsafe { self.ask(call, &mut tensors) }?;
+        let result = self.communicator.run(operation);
         drop(tensors);
         result
     }
+}
 
-    /// Runs a checked call to its end, in its turn.
+/// How many bytes into one tensor the input and the output of a request in place begin.
+fn offsets(request: &Request, rank: usize) -> (usize, usize) {
+    let shift = request.in_place_shift(rank).unwrap_or(0);
+    let bytes = shift.unsigned_abs() * request.element_size();
+    // Input element i is output element i + shift.
+    if shift >= 0 { (bytes, 0) } else { (0, bytes) }
+}
+
+impl Communicator {
+    /// The next operation in the order.
     ///
     /// # Safety
-    /// As [`operation`](Self::operation).
-    pub(super) unsafe fn run(&self, checked: &Checked) -> Result<()> {
+    /// The buffers are as long as the validated request says: dense, two tensors apart, because the output is borrowed
+    /// exclusively, and one laid out by the request's shift. The rest is as [`With::operation`] demands.
+    #[inline]
+    pub(super) unsafe fn next(
+        &self,
+        request: Request,
+        course: Course,
+        buffers: Buffers,
+        custom: Option<&CustomOp>,
+    ) -> Operation {
         // SAFETY: handed on to the caller.
-        let operation = unsafe { self.operation(checked) }?;
-        let comm = self.communicator;
-        if comm.line.is_busy() {
+        let mut operation = unsafe { self.sequencer.borrow_mut().operation(request, course, buffers) };
+        if let Some(custom) = custom {
+            operation = operation.reducing_by(custom.clone());
+        }
+        self.tell(&mut operation);
+        operation
+    }
+
+    /// Runs an operation to its end, in its turn.
+    pub(super) fn run(&self, operation: Operation) -> Result<()> {
+        if self.line.is_busy() {
             let completion = self.hand_over(1, std::iter::once(operation));
-            let awaiting = comm.progress.awaiting();
+            let awaiting = self.progress.awaiting();
             completion.wait(None);
             drop(awaiting);
             return completion.result();
         }
-        let is_message = checked.request.collective == Collective::SendRecv;
-        let result = comm.line.run(operation);
-        comm.sequencer.borrow_mut().settle(is_message, &result);
+        let is_message = operation.request().collective == Collective::SendRecv;
+        let result = self.line.run(operation);
+        if result.is_err() {
+            self.sequencer.borrow_mut().settle(is_message, &result);
+        }
         result
     }
 
     /// Runs several operations, which are all under way at once, to their ends.
     pub(super) fn run_all(&self, asks: &mut Vec<Ask>) -> Result<()> {
-        let comm = self.communicator;
-        if comm.line.is_busy() {
+        if self.line.is_busy() {
             let completion = self.hand_over(asks.len(), asks.drain(..).map(|ask| ask.operation));
-            let awaiting = comm.progress.awaiting();
+            let awaiting = self.progress.awaiting();
             completion.wait(None);
             drop(awaiting);
             return completion.result();
         }
         let messages: Vec<bool> = asks.iter().map(|ask| ask.is_message).collect();
-        let (result, refused) = comm.line.run_all(asks.drain(..).map(|ask| ask.operation));
+        let (result, refused) = self.line.run_all(asks.drain(..).map(|ask| ask.operation));
         for is_message in &messages[messages.len() - refused..] {
-            comm.sequencer.borrow_mut().settle(*is_message, &result);
+            self.sequencer.borrow_mut().settle(*is_message, &result);
         }
         result
     }
@@ -144,10 +198,9 @@ impl With<'_> {
         count: usize,
         operations: impl Iterator<Item = Operation>,
     ) -> Arc<Completion> {
-        let comm = self.communicator;
-        let completion = comm.completions.borrow_mut().take(count);
+        let completion = self.completions.borrow_mut().take(count);
         let handed = operations.map(|operation| Handed { operation, completion: Arc::clone(&completion) });
-        comm.progress.hand_over(&comm.line, handed);
+        self.progress.hand_over(&self.line, handed);
         completion
     }
 }

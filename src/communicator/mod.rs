@@ -4,7 +4,7 @@
 //! [`prepared`] ones, a [`scope`] of borrowed ones, a [`batch`], a [`bucket`].
 //!
 //! Below them, in the order in which a call goes through: [`call`] makes a request of a verb and its [`tensors`],
-//! [`execute`] checks it, [`sequencer`] gives it its place and schedule, and [`line`] drives the backend: on the caller's
+//! [`execute`] checks it (unless it repeats a [`recent`] one), [`sequencer`] gives it its place and schedule, and [`line`] drives the backend: on the caller's
 //! thread, or handed to the one of [`progress`], which reports to a [`completion`]. [`options`] is what can be said of
 //! one call, [`abort`] stops a group from outside, [`told`] is what can be seen of it, [`start`] makes communicators, and [`split`] makes groups within a group
 //! of the same [kind](kin).
@@ -23,6 +23,7 @@ mod pending;
 mod prepared;
 mod probe;
 mod progress;
+mod recent;
 mod scope;
 mod sequencer;
 mod split;

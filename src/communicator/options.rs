@@ -39,7 +39,7 @@ impl FromStr for Check {
 }
 
 /// What can be said of one call, or of all calls of a communicator.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[must_use]
 pub struct Options {
     pub(super) deadline: Option<Duration>,

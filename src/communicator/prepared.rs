@@ -4,7 +4,9 @@ use super::buffer::Buffer;
 use super::call::Call;
 use super::completion::Completion;
 use super::execute::Checked;
+use super::sequencer::Course;
 use super::{Communicator, Options, With};
+use crate::backend::Operation;
 use crate::error::{Error, Result};
 use crate::reduce::Reduction;
 use std::fmt;
@@ -33,16 +35,25 @@ use std::sync::Arc;
 /// ```
 pub struct Prepared<'c, B: Buffer> {
     communicator: &'c Communicator,
-    options: Options,
     checked: Checked,
+    course: Course,
     /// Taken out when it is given back.
     buffer: Option<B>,
     under_way: Option<Arc<Completion>>,
 }
 
 impl<'c, B: Buffer> Prepared<'c, B> {
-    fn with(&self) -> With<'c> {
-        With { communicator: self.communicator, options: self.options.clone() }
+    /// The next operation in the order.
+    ///
+    /// # Safety
+    /// Nobody may reach the buffer until the operation is complete.
+    #[inline]
+    unsafe fn operation(&self) -> Operation {
+        let Checked { request, buffers, custom, .. } = &self.checked;
+        // SAFETY: the buffer is this one's own, and lies where it was and is as long as it was when it was checked: it is
+        // shown by `&B` and by slices only, through which a vector can neither grow nor be exchanged for another. The
+        // rest is the caller's promise.
+        unsafe { self.communicator.next(request.clone(), self.course, *buffers, custom.as_ref()) }
     }
 
     /// Runs it once; returns when it is complete.
@@ -52,10 +63,9 @@ impl<'c, B: Buffer> Prepared<'c, B> {
     /// under way.
     pub fn run(&mut self) -> Result<()> {
         self.idle()?;
-        // SAFETY: the buffer is this one's own, and lies where it was and is as long as it was when it was checked: it is
-        // shown by `&B` and by slices only, through which a vector can neither grow nor be exchanged for another. It is not
-        // touched while this is borrowed.
-        unsafe { self.with().run(&self.checked) }
+        // SAFETY: the buffer is not touched while this is borrowed.
+        let operation = unsafe { self.operation() };
+        self.communicator.run(operation)
     }
 
     /// Starts it once. [`wait`](Prepared::wait) for its end before the next run.
@@ -65,12 +75,11 @@ impl<'c, B: Buffer> Prepared<'c, B> {
     /// under way.
     pub fn start(&mut self) -> Result<()> {
         self.idle()?;
-        let with = self.with();
         self.communicator.make_progress_thread()?;
-        // SAFETY: as in `run`; while the operation is under way nobody can reach the buffer, and dropping this leaves
-        // it to the operation.
-        let operation = unsafe { with.operation(&self.checked) }?;
-        self.under_way = Some(with.hand_over(1, std::iter::once(operation)));
+        // SAFETY: while the operation is under way nobody can reach the buffer, and dropping this leaves it to the
+        // operation.
+        let operation = unsafe { self.operation() };
+        self.under_way = Some(self.communicator.hand_over(1, std::iter::once(operation)));
         Ok(())
     }
 
@@ -145,19 +154,13 @@ impl<B: Buffer> fmt::Debug for Prepared<'_, B> {
 
 impl<'c> With<'c> {
     fn prepare<B: Buffer>(&self, call: &Call<'_>, mut buffer: B) -> Result<Prepared<'c, B>> {
-        let checked = self.check(call, &mut buffer.tensors())?;
+        let mut checked = self.check(call, &mut buffer.tensors())?;
         // What no algorithm does is refused here, and not at the first run.
-        let chosen = self
-            .communicator
-            .sequencer
-            .borrow()
-            .schedule(&mut checked.request.clone(), &self.options)
-            .map(drop);
-        chosen.map_err(|error| self.communicator.line.complete(error))?;
+        let course = self.course(&mut checked.request)?;
         Ok(Prepared {
             communicator: self.communicator,
-            options: self.options.clone(),
             checked,
+            course,
             buffer: Some(buffer),
             under_way: None,
         })

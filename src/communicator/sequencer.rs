@@ -2,23 +2,33 @@
 
 use super::call::Lists;
 use super::options::{Check, Options};
+use super::recent::Recent;
 use crate::backend::{Buffers, Operation, Piece, Pieces};
 use crate::collective::{Collective, Order, Request};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Schedule;
 use crate::plan::select::Table;
-use crate::reduce::CustomOp;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// From how many bytes on strict checks are the default, in the collectives that they help.
 const STRICT_FROM: usize = 64 << 10;
 
+/// How a request is carried out: what the table and the options make of it. They stay as they are, so it does, too.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Course {
+    pub(super) schedule: Schedule,
+    pub(super) strict: bool,
+    pub(super) timeout: Duration,
+}
+
 pub(super) struct Sequencer {
     table: Table,
     defaults: Options,
     deadline: Duration,
     sequence: u64,
+    /// The calls that were made lately.
+    pub(super) recent: Recent,
     /// Lists of counts, shared by requests.
     pub(super) lists: Lists,
     /// Lists of pieces that operations have had, to be filled again.
@@ -27,7 +37,15 @@ pub(super) struct Sequencer {
 
 impl Sequencer {
     pub(super) fn new(table: Table, defaults: Options, deadline: Duration) -> Self {
-        Sequencer { table, defaults, deadline, sequence: 0, lists: Lists::default(), pieces: Vec::new() }
+        Sequencer {
+            table,
+            defaults,
+            deadline,
+            sequence: 0,
+            recent: Recent::default(),
+            lists: Lists::default(),
+            pieces: Vec::new(),
+        }
     }
 
     /// One with the same table and defaults, for a group within this one.
@@ -41,18 +59,17 @@ impl Sequencer {
     }
 
     /// The options of a call: what it says, else what the communicator says.
-    pub(super) fn options(&self, call: &Options, request: &Request) -> Options {
+    fn options(&self, call: &Options, request: &Request) -> Options {
         // A default algorithm serves where it can; one that a call asks for must.
         let default = self.defaults.algorithm.filter(|algorithm| algorithm.supports(request));
         call.over(&Options { algorithm: default, ..self.defaults.clone() })
     }
 
-    /// The schedule by which a validated request is carried out, and what counts for it of all options. The request gets
-    /// the order that they demand.
+    /// How a validated request is carried out. The request gets the order that the options demand.
     ///
     /// # Errors
     /// [`Unsupported`](ErrorKind::Unsupported) where no algorithm does it, or the one that is asked for does not.
-    pub(super) fn schedule(&self, request: &mut Request, options: &Options) -> Result<(Schedule, Options)> {
+    pub(super) fn course(&self, request: &mut Request, options: &Options) -> Result<Course> {
         let is_message = request.collective == Collective::SendRecv;
         // Order and checks mean nothing to a message between two, and rank order is the one of some reductions.
         request.order = match request.order {
@@ -69,26 +86,6 @@ impl Sequencer {
             }
             None => self.table.select(request)?,
         };
-        Ok((schedule, options))
-    }
-
-    /// The operation that a validated request becomes, with the next place in the order. What is refused here has
-    /// not happened, and takes no place.
-    ///
-    /// # Errors
-    /// As [`schedule`](Self::schedule).
-    ///
-    /// # Safety
-    /// The buffers are as [`Operation::new`] demands.
-    pub(super) unsafe fn operation(
-        &mut self,
-        mut request: Request,
-        buffers: Buffers,
-        custom: Option<&CustomOp>,
-        options: &Options,
-    ) -> Result<Operation> {
-        let is_message = request.collective == Collective::SendRecv;
-        let (schedule, options) = self.schedule(&mut request, options)?;
         let strict = match options.check.unwrap_or_default() {
             _ if is_message => false,
             Check::Normal => false,
@@ -98,20 +95,30 @@ impl Sequencer {
                     request.collective,
                     Collective::AllReduce | Collective::ReduceScatter | Collective::Barrier
                 );
-                helps && Table::agreed_bytes(&request) > STRICT_FROM
+                helps && Table::agreed_bytes(request) > STRICT_FROM
             }
         };
-        let timeout = options.deadline.unwrap_or(self.deadline);
+        Ok(Course { schedule, strict, timeout: options.deadline.unwrap_or(self.deadline) })
+    }
+
+    /// The operation that a request with its course becomes, with the next place in the order.
+    ///
+    /// # Safety
+    /// The buffers are as [`Operation::new`] demands.
+    #[inline]
+    pub(super) unsafe fn operation(
+        &mut self,
+        request: Request,
+        course: Course,
+        buffers: Buffers,
+    ) -> Operation {
+        let Course { schedule, strict, timeout } = course;
         let sequence = self.sequence;
-        if !is_message {
+        if request.collective != Collective::SendRecv {
             self.sequence += 1;
         }
         // SAFETY: handed on to the caller of this function.
-        let operation = unsafe { Operation::new(request, schedule, sequence, strict, timeout, buffers) };
-        Ok(match custom {
-            Some(custom) => operation.reducing_by(custom.clone()),
-            None => operation,
-        })
+        unsafe { Operation::new(request, schedule, sequence, strict, timeout, buffers) }
     }
 
     /// Takes note of what has become of the latest operation: where the backend refused it, its place is free again.

@@ -11,12 +11,11 @@ use std::sync::Arc;
 
 impl With<'_> {
     fn start<B: Buffer>(&self, call: &Call<'_>, mut buffer: B) -> Result<Pending<B>> {
-        let checked = self.check(call, &mut buffer.tensors())?;
         self.communicator.make_progress_thread()?;
         // SAFETY: the buffer goes to the pending operation, which keeps it to the end, also where it is dropped; moving
         // it does not move its memory, and nobody can reach that before it is given back.
-        let operation = unsafe { self.operation(&checked) }?;
-        let completion = self.hand_over(1, std::iter::once(operation));
+        let operation = unsafe { self.ask(call, &mut buffer.tensors()) }?;
+        let completion = self.communicator.hand_over(1, std::iter::once(operation));
         Ok(Pending::new(completion, Arc::clone(&self.communicator.progress), buffer))
     }
 
@@ -26,7 +25,7 @@ impl With<'_> {
         self.communicator.make_progress_thread()?;
         // SAFETY: as in `start`; vectors lie apart.
         let asks = unsafe { self.fuse(&checked) }?;
-        let completion = self.hand_over(asks.len(), asks.into_iter().map(|ask| ask.operation));
+        let completion = self.communicator.hand_over(asks.len(), asks.into_iter().map(|ask| ask.operation));
         Ok(Pending::new(completion, Arc::clone(&self.communicator.progress), many))
     }
 }

@@ -1,5 +1,6 @@
 //! The tensors of one call.
 
+use crate::backend::Buffers;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Element, TensorMut, TensorRef};
 
@@ -69,6 +70,17 @@ impl Tensors<'_> {
 
     pub(super) fn is_in_place(&self) -> bool {
         matches!(self, Tensors::InPlace(_))
+    }
+
+    /// The memory, where input and output begin so many bytes into one tensor.
+    pub(super) fn buffers(&mut self, (input_at, output_at): (usize, usize)) -> Buffers {
+        match self {
+            Tensors::Apart(from, to) => Buffers { input: from.pointer(), output: to.pointer() },
+            Tensors::InPlace(tensor) => {
+                let pointer = tensor.pointer();
+                Buffers { input: pointer.wrapping_add(input_at), output: pointer.wrapping_add(output_at) }
+            }
+        }
     }
 
     /// Fails unless both are dense, on the host and of one element type.

@@ -4,8 +4,9 @@ use super::Communicator;
 use crate::backend::{Counters, Operation};
 use crate::collective::Counts;
 use std::fmt;
-use tracing::Span;
 use tracing::field::Empty;
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Span};
 
 impl Communicator {
     /// What this communicator has counted so far on this rank: operations, bytes, waits, plans, connections. Does not
@@ -23,10 +24,16 @@ impl Communicator {
         self.line.meter.snapshot()
     }
 
-    /// The operation with its span, whose parent is the caller's.
-    pub(super) fn told(&self, operation: Operation) -> Operation {
-        let span = self.span(&operation);
-        if span.is_disabled() { operation } else { operation.told_by(span) }
+    /// Gives an operation its span, whose parent is the caller's.
+    #[inline]
+    pub(super) fn tell(&self, operation: &mut Operation) {
+        // Mostly nobody listens, and this is all that it costs.
+        if Level::DEBUG <= LevelFilter::current() {
+            let span = self.span(operation);
+            if !span.is_disabled() {
+                operation.tell(span);
+            }
+        }
     }
 
     fn span(&self, operation: &Operation) -> Span {
