@@ -105,9 +105,14 @@ fn refused(comm: &Communicator, alone: usize) {
         assert_eq!(kind(comm.all_reduce(&mut data, ReduceOp::BitAnd)), ErrorKind::InvalidArgument);
         assert_eq!(kind(comm.all_reduce_into(&[1.0], &mut data, ReduceOp::Sum)), ErrorKind::InvalidArgument);
         assert_eq!(
-            kind(comm.all_reduce_dyn((&[1i32, 2][..], &mut data[..]), ReduceOp::Sum)),
+            kind(comm.all_reduce_dyn(
+                (TensorRef::from_slice(&[1i32, 2]), TensorMut::from_slice(&mut data)),
+                ReduceOp::Sum
+            )),
             ErrorKind::InvalidArgument
         );
+        let integers = ReduceOp::custom("sum", true, |a: i32, b: i32| a + b);
+        assert_eq!(kind(comm.all_reduce(&mut data, &integers)), ErrorKind::InvalidArgument);
         let bruck = comm.with(Options::new().algorithm(Algorithm::named("bruck").unwrap()));
         assert_eq!(kind(bruck.all_reduce(&mut data, ReduceOp::Sum)), ErrorKind::Unsupported);
         // As long as one that is remembered, but not as dense; or not here.
@@ -174,7 +179,7 @@ const STEPS: &[Step] = &[
     |comm| {
         let mut one = [0.0f32];
         comm.reduce_scatter(&mine(comm, WORLD), &mut one, ReduceOp::Sum).unwrap();
-        assert_eq!(one, [sums(WORLD)[comm.rank()]]);
+        assert_eq!(one, [sums::<f32>(WORLD)[comm.rank()]]);
     },
     |comm| {
         let mut all = [0.0f32; WORLD];
@@ -185,6 +190,8 @@ const STEPS: &[Step] = &[
     |comm| shifted(comm, 1),
     |comm| shifted(comm, 2),
     |comm| custom(comm, "sum", |a, b| a + b, [6.0, 9.0]),
+    // The function is not known by its name.
+    |comm| custom(comm, "sum", f32::max, [3.0, 4.0]),
     |comm| custom(comm, "product", |a, b| a * b, [6.0, 24.0]),
     |comm| {
         let with = comm.with(Options::new().order(Order::Fixed));

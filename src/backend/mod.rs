@@ -69,6 +69,7 @@ impl Operation {
     /// operation, `buffers.output` writable for `request.output_len(rank)` elements and touched by nobody else. The
     /// two must not overlap, except that where `request.in_place` says so they must be one memory as
     /// [`Request::in_place_shift`] lays it out. Neither need be aligned.
+    #[inline]
     pub unsafe fn new(
         request: Request,
         schedule: Schedule,
@@ -93,8 +94,13 @@ impl Operation {
 
     /// The same with the user's reduction that its request has the signature of.
     pub fn reducing_by(mut self, custom: CustomOp) -> Self {
-        self.extras().custom = Some(custom);
+        self.reduce_by(custom);
         self
+    }
+
+    /// Gives it the user's reduction that its request has the signature of.
+    pub(crate) fn reduce_by(&mut self, custom: CustomOp) {
+        self.extras().custom = Some(custom);
     }
 
     /// What is asked.

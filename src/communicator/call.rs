@@ -87,9 +87,12 @@ impl Call<'_> {
     /// What it is known by when it comes again, where it can be remembered.
     #[inline]
     pub(super) fn key(&self, tensors: &Tensors<'_>, options: &Options) -> Option<Key> {
-        let op = match self.reduction() {
-            None => None,
-            Some(Reduction::Named(op)) => Some(*op),
+        let (op, custom) = match self.reduction() {
+            None => (None, None),
+            Some(Reduction::Named(op)) => (Some(*op), None),
+            Some(Reduction::Custom(custom)) if custom.dtype() == tensors.dtype() => {
+                (None, Some(custom.signature()))
+            }
             Some(Reduction::Custom(_)) => return None,
         };
         let (root, peers) = match self {
@@ -114,6 +117,7 @@ impl Call<'_> {
             collective: self.collective(),
             dtype: tensors.dtype(),
             op,
+            custom,
             one_tensor: tensors.is_in_place(),
             root,
             peers,

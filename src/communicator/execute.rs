@@ -80,30 +80,19 @@ impl With<'_> {
         let mut request = checked.request.clone();
         let course = self.course(&mut request)?;
         // SAFETY: handed on to the caller.
-        Ok(unsafe { self.communicator.next(request, course, checked.buffers, checked.custom.as_ref()) })
+        Ok(unsafe { self.communicator.next(&request, &course, checked.buffers, checked.custom.as_ref()) })
     }
 
-    /// Makes a call the next operation in the order: as it was made before, where it repeats a recent one.
-    ///
-    /// # Safety
-    /// As [`operation`](Self::operation).
+    /// Finds out what becomes of a call: what became of it before, where it repeats a recent one.
     #[inline]
-    pub(super) unsafe fn ask(&self, call: &Call<'_>, tensors: &mut Tensors<'_>) -> Result<Operation> {
+    pub(super) fn recall(&self, call: &Call<'_>, tensors: &mut Tensors<'_>) -> Result<Slot> {
         let comm = self.communicator;
         tensors.check().map_err(|error| comm.line.complete(error))?;
         let key = call.key(tensors, &self.options);
-        let again = key.as_ref().and_then(|key| comm.sequencer.borrow_mut().recent.find(key));
-        let slot = match again {
-            Some(slot) => slot,
-            None => self.learn(call, key, tensors)?,
-        };
-        let sequencer = comm.sequencer.borrow();
-        let Known { request, course, offsets } = sequencer.recent.get(slot);
-        let (request, course, buffers) = (request.clone(), *course, tensors.buffers(*offsets));
-        drop(sequencer);
-        // SAFETY: the tensors are dense, and of the type and lengths that were checked when the call was made first,
-        // since its key says so; else it has been checked just now. The rest is the caller's promise.
-        Ok(unsafe { comm.next(request, course, buffers, call.custom()) })
+        match key.as_ref().and_then(|key| comm.sequencer.borrow_mut().recent.find(key)) {
+            Some(slot) => Ok(slot),
+            None => self.learn(call, key, tensors),
+        }
     }
 
     /// Checks a call that repeats none, and remembers what becomes of it.
@@ -118,9 +107,10 @@ impl With<'_> {
 
     /// Carries out a call, and returns when it is complete.
     pub(super) fn execute(&self, call: &Call<'_>, mut tensors: Tensors<'_>) -> Result<()> {
+        let slot = self.recall(call, &mut tensors)?;
         // SAFETY: the tensors are borrowed until this returns, which is after the operation's end; where it unwinds
         // instead, the backend is never driven again.
-        let operation = unsafe { self.ask(call, &mut tensors) }?;
+        let operation = unsafe { self.communicator.again(slot, call, &mut tensors) };
         let result = self.communicator.run(operation);
         drop(tensors);
         result
@@ -140,32 +130,49 @@ impl Communicator {
     ///
     /// # Safety
     /// The buffers are as long as the validated request says: dense, two tensors apart, because the output is borrowed
-    /// exclusively, and one laid out by the request's shift. The rest is as [`With::operation`] demands.
+    /// exclusively, and one laid out by the request's shift. Until the operation is complete, they must be left to it:
+    /// they are borrowed or owned for that long.
     #[inline]
     pub(super) unsafe fn next(
         &self,
-        request: Request,
-        course: Course,
+        request: &Request,
+        course: &Course,
         buffers: Buffers,
         custom: Option<&CustomOp>,
     ) -> Operation {
         // SAFETY: handed on to the caller.
         let mut operation = unsafe { self.sequencer.borrow_mut().operation(request, course, buffers) };
-        if let Some(custom) = custom {
-            operation = operation.reducing_by(custom.clone());
-        }
-        self.tell(&mut operation);
+        self.equip(&mut operation, custom);
         operation
+    }
+
+    /// The next operation in the order: a call that has been [recalled](With::recall) just now.
+    ///
+    /// # Safety
+    /// Call and tensors are those of that recall. Until the operation is complete, the memory of the tensors must be left
+    /// to it: it is borrowed or owned for that long.
+    #[inline]
+    pub(super) unsafe fn again(&self, slot: Slot, call: &Call<'_>, tensors: &mut Tensors<'_>) -> Operation {
+        // SAFETY: the tensors are dense, and of the type and lengths that were checked when the call was made first,
+        // since its key says so; else it has been checked just now. The rest is the caller's promise.
+        let mut operation = unsafe { self.sequencer.borrow_mut().again(slot, tensors) };
+        self.equip(&mut operation, call.custom());
+        operation
+    }
+
+    /// Gives an operation what it may have besides its request and memory.
+    #[inline]
+    fn equip(&self, operation: &mut Operation, custom: Option<&CustomOp>) {
+        if let Some(custom) = custom {
+            operation.reduce_by(custom.clone());
+        }
+        self.tell(operation);
     }
 
     /// Runs an operation to its end, in its turn.
     pub(super) fn run(&self, operation: Operation) -> Result<()> {
         if self.line.is_busy() {
-            let completion = self.hand_over(1, std::iter::once(operation));
-            let awaiting = self.progress.awaiting();
-            completion.wait(None);
-            drop(awaiting);
-            return completion.result();
+            return self.run_behind(operation);
         }
         let is_message = operation.request().collective == Collective::SendRecv;
         let result = self.line.run(operation);
@@ -173,6 +180,16 @@ impl Communicator {
             self.sequencer.borrow_mut().settle(is_message, &result);
         }
         result
+    }
+
+    /// Runs an operation to its end behind what is outstanding.
+    #[cold]
+    fn run_behind(&self, operation: Operation) -> Result<()> {
+        let completion = self.hand_over(1, std::iter::once(operation));
+        let awaiting = self.progress.awaiting();
+        completion.wait(None);
+        drop(awaiting);
+        completion.result()
     }
 
     /// Runs several operations, which are all under way at once, to their ends.

@@ -87,13 +87,12 @@ impl Line {
 
     /// Runs an operation to its end on this thread. Nothing may be outstanding.
     pub(super) fn run(&self, operation: Operation) -> Result<()> {
-        let drive = |operation| self.driven()?.backend.run(operation).map_err(|error| self.complete(error));
-        if operation.span().is_none() {
-            return drive(operation);
-        }
         let span = operation.span().clone();
-        let _entered = span.enter();
-        drive(operation)
+        let _entered = (!span.is_none()).then(|| span.enter());
+        let mut driven = self.driven()?;
+        let result = driven.backend.run(operation);
+        drop(driven);
+        result.map_err(|error| self.complete(error))
     }
 
     /// Runs operations to their ends on this thread, all under way at once; the first error among them. Nothing may be

@@ -53,7 +53,7 @@ impl<'c, B: Buffer> Prepared<'c, B> {
         // SAFETY: the buffer is this one's own, and lies where it was and is as long as it was when it was checked: it is
         // shown by `&B` and by slices only, through which a vector can neither grow nor be exchanged for another. The
         // rest is the caller's promise.
-        unsafe { self.communicator.next(request.clone(), self.course, *buffers, custom.as_ref()) }
+        unsafe { self.communicator.next(request, &self.course, *buffers, custom.as_ref()) }
     }
 
     /// Runs it once; returns when it is complete.

@@ -4,11 +4,11 @@
 use super::Options;
 use super::sequencer::Course;
 use crate::collective::{Collective, Request};
-use crate::reduce::ReduceOp;
+use crate::reduce::{ReduceOp, Signature};
 use crate::tensor::DType;
 
 /// All of a call that its request and its course depend on, on one rank of one communicator. The memory itself is not
-/// of it, nor is a call that has a list of counts or a reduction of the user's.
+/// of it, nor is the function of a reduction of the user's. A call that has a list of counts has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Key {
     /// The lengths of input and output, in elements.
@@ -16,6 +16,8 @@ pub(super) struct Key {
     pub(super) collective: Collective,
     pub(super) dtype: DType,
     pub(super) op: Option<ReduceOp>,
+    /// What a reduction of the user's is known by; its element type is the call's.
+    pub(super) custom: Option<Signature>,
     /// Whether input and output are one tensor.
     pub(super) one_tensor: bool,
     pub(super) root: usize,
@@ -55,10 +57,15 @@ impl Recent {
     /// The call that this one repeats.
     #[inline]
     pub(super) fn find(&mut self, key: &Key) -> Option<Slot> {
-        let is_it = |slot: &usize| self.calls[*slot].0.as_ref() == Some(key);
-        let slot = (self.latest..self.calls.len()).chain(0..self.latest).find(is_it)?;
-        self.latest = slot;
-        Some(Slot(slot))
+        let is_it = |(known, _): &(Option<Key>, Known)| known.as_ref() == Some(key);
+        if !self.calls.get(self.latest).is_some_and(is_it) {
+            let (before, after) = self.calls.split_at(self.latest);
+            self.latest = match after.iter().position(is_it) {
+                Some(further) => self.latest + further,
+                None => before.iter().position(is_it)?,
+            };
+        }
+        Some(Slot(self.latest))
     }
 
     /// Keeps a call, in the place of the oldest where there is no other.
@@ -101,6 +108,7 @@ mod tests {
             collective: Collective::Reduce,
             dtype: DType::F32,
             op: Some(ReduceOp::Sum),
+            custom: None,
             one_tensor: true,
             root: 1,
             peers: (None, None),
@@ -123,6 +131,7 @@ mod tests {
     fn whatever_differs_is_another_call() {
         let mut recent = Recent::default();
         recent.put(Some(key(3)), known(3));
+        let signature = Signature { name: 1, width: 4, commutative: true };
         let with = |options| Key { options, ..key(3) };
         let others = [
             Key { lens: (3, 4), ..key(3) },
@@ -131,6 +140,8 @@ mod tests {
             Key { dtype: DType::I32, ..key(3) },
             Key { op: Some(ReduceOp::Max), ..key(3) },
             Key { op: None, ..key(3) },
+            Key { op: None, custom: Some(signature), ..key(3) },
+            Key { op: None, custom: Some(Signature { name: 2, ..signature }), ..key(3) },
             Key { one_tensor: false, ..key(3) },
             Key { root: 0, ..key(3) },
             Key { peers: (Some(0), None), ..key(3) },
@@ -143,6 +154,8 @@ mod tests {
         for other in &others {
             assert_eq!(found(&mut recent, other), None, "{other:?}");
         }
+        // As many as there is room for, beside the first.
+        let others = &others[others.len() - (REMEMBERED - 1)..];
         for (len, other) in others.iter().enumerate() {
             recent.put(Some(other.clone()), known(100 + len));
         }

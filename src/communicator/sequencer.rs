@@ -2,7 +2,8 @@
 
 use super::call::Lists;
 use super::options::{Check, Options};
-use super::recent::Recent;
+use super::recent::{Known, Recent, Slot};
+use super::tensors::Tensors;
 use crate::backend::{Buffers, Operation, Piece, Pieces};
 use crate::collective::{Collective, Order, Request};
 use crate::error::{Error, ErrorKind, Result};
@@ -108,17 +109,28 @@ impl Sequencer {
     #[inline]
     pub(super) unsafe fn operation(
         &mut self,
-        request: Request,
-        course: Course,
+        request: &Request,
+        course: &Course,
         buffers: Buffers,
     ) -> Operation {
-        let Course { schedule, strict, timeout } = course;
-        let sequence = self.sequence;
-        if request.collective != Collective::SendRecv {
-            self.sequence += 1;
-        }
+        let sequence = take_place(&mut self.sequence, request);
+        let Course { schedule, strict, timeout } = *course;
         // SAFETY: handed on to the caller of this function.
-        unsafe { Operation::new(request, schedule, sequence, strict, timeout, buffers) }
+        unsafe { Operation::new(request.clone(), schedule, sequence, strict, timeout, buffers) }
+    }
+
+    /// The same of a call that is remembered, over the memory of these tensors.
+    ///
+    /// # Safety
+    /// As [`operation`](Self::operation): the tensors have the lengths of the call.
+    #[inline]
+    pub(super) unsafe fn again(&mut self, slot: Slot, tensors: &mut Tensors<'_>) -> Operation {
+        let Known { request, course, offsets } = self.recent.get(slot);
+        let sequence = take_place(&mut self.sequence, request);
+        let Course { schedule, strict, timeout } = *course;
+        let buffers = tensors.buffers(*offsets);
+        // SAFETY: handed on to the caller of this function.
+        unsafe { Operation::new(request.clone(), schedule, sequence, strict, timeout, buffers) }
     }
 
     /// Takes note of what has become of the latest operation: where the backend refused it, its place is free again.
@@ -153,6 +165,16 @@ impl Sequencer {
         list.for_each(|piece| pieces.push(piece));
         Arc::clone(&self.pieces[index])
     }
+}
+
+/// The next place in the order, which is taken by collectives; messages have an order of their own.
+#[inline]
+fn take_place(next: &mut u64, request: &Request) -> u64 {
+    let place = *next;
+    if request.collective != Collective::SendRecv {
+        *next += 1;
+    }
+    place
 }
 
 /// Whether an operation has been refused before it began.
