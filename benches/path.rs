@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 const SAMPLES: usize = 101;
 const EACH: usize = 5_000;
 
+/// What is measured, and how it is done once.
+type Way<'a> = (&'static str, Box<dyn FnMut() + 'a>);
+
 fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
@@ -48,7 +51,7 @@ fn main() {
     let (mut sequence, mut turn) = (0, 0);
     let meter = Meter::new(1);
 
-    let mut ways: Vec<(&str, Box<dyn FnMut() + '_>)> = vec![
+    let mut ways: Vec<Way<'_>> = vec![
         (
             "the backend by itself",
             Box::new(|| {

@@ -92,7 +92,7 @@ fn shifted(comm: &Communicator, by: usize) {
 
 fn custom(comm: &Communicator, name: &str, combine: fn(f32, f32) -> f32, expected: [f32; 2]) {
     let mut data = mine::<f32>(comm, 2);
-    comm.all_reduce(&mut data, &ReduceOp::custom(name, true, combine)).unwrap();
+    comm.all_reduce(&mut data, ReduceOp::custom(name, true, combine)).unwrap();
     assert_eq!(data, expected);
 }
 
