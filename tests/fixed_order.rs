@@ -4,12 +4,12 @@
 mod calls;
 
 use calls::call::{Call, Job, Placement, Shape, prepare};
-use calls::group::{Done, Group, PlannedRank, WAYS, Way, run_one};
+use calls::group::{Done, Group, PlannedRank, SHM, SMALL_TCP, TCP, THREADS, TINY, Way, run_one};
 use calls::value::Draw;
 use ringfold::backend::{Backend, Progress};
 use ringfold::observe::Time;
 use ringfold::plan::select::Table;
-use ringfold::plan::{Algorithm, Topology};
+use ringfold::plan::{Algorithm, Reach, Topology};
 use ringfold::transport::sim::{Sim, SimConfig, SimTransport};
 use ringfold::{Collective, DType, ErrorKind, Order, ReduceOp};
 use std::time::Duration;
@@ -66,9 +66,9 @@ impl Group for Simulated {
 }
 
 /// The algorithms that make the tree for this call, and the table's choice.
-fn able(call: &Call, world: usize) -> Vec<Option<Algorithm>> {
+fn able(reach: Reach, call: &Call, world: usize) -> Vec<Option<Algorithm>> {
     let request = call.request(world, 0);
-    let able = Algorithm::all().filter(|algorithm| algorithm.check(&request).is_ok());
+    let able = Algorithm::within(reach).filter(|algorithm| algorithm.check(&request).is_ok());
     std::iter::once(None).chain(able.map(Some)).collect()
 }
 
@@ -80,7 +80,7 @@ fn call(collective: Collective, dtype: DType, world: usize) -> Call {
     Call::new(collective, dtype, 0).shape(shape).root(world / 2).order(Order::Fixed)
 }
 
-fn every_form_has_the_bits_of_the_tree(Way { name, form }: &Way) {
+fn every_form_has_the_bits_of_the_tree(Way { name, reach, form }: &Way) {
     // How many calls there were, and how many would have had other bits in rank order.
     let (mut calls, mut telling) = (0, 0);
     for world in WORLDS {
@@ -88,7 +88,7 @@ fn every_form_has_the_bits_of_the_tree(Way { name, form }: &Way) {
         for collective in COLLECTIVES {
             for (seed, dtype) in FLOATS.into_iter().enumerate() {
                 let call = call(collective, dtype, world);
-                for algorithm in able(&call, world) {
+                for algorithm in able(*reach, &call, world) {
                     let op = if seed % 2 == 0 { ReduceOp::Sum } else { ReduceOp::Mean };
                     let call = call.clone().op(op).algorithm(algorithm);
                     let call = call.placement([Placement::Out, Placement::Mixed][calls % 2]);
@@ -112,27 +112,32 @@ fn every_form_has_the_bits_of_the_tree(Way { name, form }: &Way) {
 
 #[test]
 fn over_threads() {
-    every_form_has_the_bits_of_the_tree(&WAYS[0]);
+    every_form_has_the_bits_of_the_tree(&THREADS);
 }
 
 #[test]
 fn through_tiny_queues_staging_and_slices_on_three_hosts() {
-    every_form_has_the_bits_of_the_tree(&WAYS[1]);
+    every_form_has_the_bits_of_the_tree(&TINY);
+}
+
+#[test]
+fn over_shared_memory() {
+    every_form_has_the_bits_of_the_tree(&SHM);
 }
 
 #[test]
 fn over_sockets() {
-    every_form_has_the_bits_of_the_tree(&WAYS[2]);
+    every_form_has_the_bits_of_the_tree(&TCP);
 }
 
 #[test]
 fn over_sockets_in_small_portions_on_hosts_of_two() {
-    every_form_has_the_bits_of_the_tree(&WAYS[3]);
+    every_form_has_the_bits_of_the_tree(&SMALL_TCP);
 }
 
 #[test]
 fn over_a_simulated_network_with_one_rank_apart() {
-    every_form_has_the_bits_of_the_tree(&Way { name: "simulation", form: simulated });
+    every_form_has_the_bits_of_the_tree(&Way { name: "simulation", reach: Reach::Messages, form: simulated });
 }
 
 #[test]

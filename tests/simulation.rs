@@ -13,8 +13,8 @@ use rayon::prelude::*;
 use ringfold::backend::{Backend, Progress};
 use ringfold::error::{Cause, CauseKind};
 use ringfold::observe::{Time, Waker};
-use ringfold::plan::Algorithm;
 use ringfold::plan::select::Table;
+use ringfold::plan::{Algorithm, Reach};
 use ringfold::transport::sim::{Sim, SimConfig, SimTransport};
 use ringfold::transport::{Channel, Interest, LinkFault, Transport};
 use ringfold::{Check, Collective, DType, Error, ErrorKind, ReduceOp, Result};
@@ -89,7 +89,8 @@ fn call(world: usize, index: usize, random: &mut Rng) -> Call {
     let dtype = pick(random, &DType::ALL);
     let ops: Vec<ReduceOp> = calls::value::ops(dtype).collect();
     let count = 8 * index + random.usize(usize::from(index > 0)..8);
-    let able: Vec<Algorithm> = Algorithm::all().filter(|a| a.collectives().contains(&collective)).collect();
+    let able: Vec<Algorithm> =
+        Algorithm::within(Reach::Messages).filter(|a| a.collectives().contains(&collective)).collect();
     let shape = if collective.has_blocks() && random.bool() {
         Shape::Blocks(
             (0..world).map(|rank| if rank == index % world { count } else { random.usize(..9) }).collect(),
@@ -126,8 +127,10 @@ fn other(call: &Call, world: usize, random: &mut Rng) -> Call {
             4 => other.check = if call.check == Check::Strict { Check::Normal } else { Check::Strict },
             5 => {
                 let able = |a: &Algorithm| a.collectives().contains(&call.collective);
-                let others: Vec<_> =
-                    Algorithm::all().filter(able).filter(|a| Some(*a) != call.algorithm).collect();
+                let others: Vec<_> = Algorithm::within(Reach::Messages)
+                    .filter(able)
+                    .filter(|a| Some(*a) != call.algorithm)
+                    .collect();
                 if call.algorithm.is_none() || others.is_empty() {
                     continue;
                 }

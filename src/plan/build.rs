@@ -1,7 +1,7 @@
 //! What algorithms write plans with.
 
-use super::{Place, Plan, Span, Step, Topology};
-use crate::collective::Request;
+use super::{Place, Plan, Region, Span, Step, Topology};
+use crate::collective::{Order, Request};
 use std::ops::Range;
 
 /// Collects the steps of one rank's plan.
@@ -13,6 +13,8 @@ pub struct Builder<'a> {
     /// Scratch elements in use, and the most that ever were.
     scratch: usize,
     most_scratch: usize,
+    /// Elements of this rank's slot.
+    slot: usize,
     steps: Vec<Step>,
 }
 
@@ -25,6 +27,7 @@ impl<'a> Builder<'a> {
             slice: slice.max(1),
             scratch: 0,
             most_scratch: 0,
+            slot: 0,
             steps: Vec::new(),
         }
     }
@@ -35,7 +38,7 @@ impl<'a> Builder<'a> {
             rank: self.rank,
             algorithm: algorithm.to_owned(),
             scratch: self.most_scratch,
-            slot: 0,
+            slot: self.slot,
             steps: self.steps,
         }
     }
@@ -83,6 +86,22 @@ impl<'a> Builder<'a> {
     /// A span of the output.
     pub fn output(&self, range: Range<usize>) -> Span {
         Span { place: Place::Output, start: range.start, len: range.len() }
+    }
+
+    /// The other ranks, beginning with the next one, so that not all begin with the same.
+    pub fn others(&self) -> Vec<usize> {
+        (1..self.world()).map(|distance| self.after(distance)).collect()
+    }
+
+    /// A span of this rank's slot, which is made as long as that needs.
+    pub fn slot(&mut self, range: Range<usize>) -> Span {
+        self.slot = self.slot.max(range.end);
+        Span { place: Place::Slot, start: range.start, len: range.len() }
+    }
+
+    /// A span of another rank's memory.
+    pub fn peer(&self, rank: usize, region: Region, range: Range<usize>) -> Span {
+        Span { place: Place::Peer { rank, region }, start: range.start, len: range.len() }
     }
 
     /// New scratch memory of this many elements.
@@ -158,6 +177,52 @@ impl<'a> Builder<'a> {
     pub fn fold(&mut self, sources: Vec<Span>, into: Span) {
         if into.len > 0 {
             self.steps.push(Step::Fold { sources, into });
+        }
+    }
+
+    /// Adds the fold of everybody's operand, in rank order; under fixed order as the balanced tree over that.
+    pub fn fold_all(&mut self, sources: &[Span], into: Span) {
+        if self.request.order == Order::Fixed && sources.len() > 2 {
+            // What is in between stays in a cache.
+            const TILE: usize = 4096;
+            for start in (0..into.len).step_by(TILE) {
+                let len = TILE.min(into.len - start);
+                let parts: Vec<Span> = sources.iter().map(|source| source.part(start, len)).collect();
+                self.with_scratch(|b| {
+                    b.fold_tree(&parts, Some(into.part(start, len)));
+                });
+            }
+        } else {
+            self.fold(sources.to_vec(), into);
+        }
+    }
+
+    /// The balanced tree over these operands, which ends in `into`, or else in scratch memory; where it does.
+    fn fold_tree(&mut self, sources: &[Span], into: Option<Span>) -> Span {
+        if let [source] = sources {
+            return *source;
+        }
+        let (low, high) = sources.split_at(sources.len().next_power_of_two() / 2);
+        let two = vec![self.fold_tree(low, None), self.fold_tree(high, None)];
+        let into = into.unwrap_or_else(|| self.scratch(sources[0].len));
+        self.fold(two, into);
+        into
+    }
+
+    /// Adds a signal.
+    pub fn signal(&mut self, flag: u32) {
+        self.steps.push(Step::Signal { flag });
+    }
+
+    /// Adds a wait for a rank's flag.
+    pub fn wait(&mut self, rank: usize, flag: u32, value: usize) {
+        self.steps.push(Step::Wait { rank, flag, value: value as u32 });
+    }
+
+    /// Adds waits for everybody else's flag.
+    pub fn wait_for_all(&mut self, flag: u32, value: usize) {
+        for rank in self.others() {
+            self.wait(rank, flag, value);
         }
     }
 

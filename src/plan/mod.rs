@@ -23,7 +23,7 @@ mod step;
 mod topology;
 pub mod verify;
 
-pub use algorithm::Algorithm;
+pub use algorithm::{Algorithm, Reach, SLOT};
 pub use build::Builder;
 pub use step::{Place, Region, Span, Step};
 pub use topology::Topology;

@@ -8,7 +8,7 @@
 mod predict;
 mod text;
 
-use super::{Algorithm, Schedule};
+use super::{Algorithm, Reach, Schedule};
 use crate::collective::{Collective, Counts, Request};
 use crate::error::{Error, Result};
 use std::sync::LazyLock;
@@ -54,6 +54,28 @@ const MEASURED: usize = 8;
 
 /// (collective, up to bytes, up to ranks, algorithm)
 const RULES: &[(Collective, usize, usize, &str)] = &[
+    // In shared memory; elsewhere these are passed over.
+    (Collective::AllReduce, 128 << 10, ANY, "flat"),
+    (Collective::AllReduce, 8 << 20, ANY, "pull"),
+    (Collective::AllReduce, ANY, ANY, "sliced"),
+    (Collective::Barrier, ANY, ANY, "flat"),
+    (Collective::Reduce, 128 << 10, ANY, "flat"),
+    (Collective::Reduce, 8 << 20, ANY, "pull"),
+    (Collective::Reduce, ANY, ANY, "sliced"),
+    (Collective::ReduceScatter, 128 << 10, ANY, "flat"),
+    (Collective::ReduceScatter, 8 << 20, ANY, "pull"),
+    (Collective::ReduceScatter, ANY, ANY, "sliced"),
+    (Collective::AllGather, 128 << 10, ANY, "flat"),
+    (Collective::AllGather, ANY, ANY, "pull"),
+    (Collective::Broadcast, 128 << 10, ANY, "flat"),
+    (Collective::Broadcast, ANY, ANY, "pull"),
+    (Collective::Gather, 128 << 10, ANY, "flat"),
+    (Collective::Gather, ANY, ANY, "pull"),
+    (Collective::Scatter, 128 << 10, ANY, "flat"),
+    (Collective::Scatter, ANY, ANY, "pull"),
+    (Collective::AllToAll, 128 << 10, ANY, "flat"),
+    (Collective::AllToAll, ANY, ANY, "pull"),
+    // By messages.
     (Collective::AllReduce, 32 << 10, ANY, "recursive_doubling"),
     // Under fixed order, where the line above serves powers of two only.
     (Collective::AllReduce, 32 << 10, ANY, "binomial_tree"),
@@ -128,14 +150,22 @@ impl Default for Table {
 }
 
 impl Table {
-    /// The schedule for a request. The same on every rank that asks for the same. Where no rule fits, those of the default
-    /// table count.
+    /// The schedule for a request among ranks that send each other messages.
+    ///
+    /// # Errors
+    /// As [`select_within`](Table::select_within).
+    pub fn select(&self, request: &Request) -> Result<Schedule> {
+        self.select_within(Reach::Messages, request)
+    }
+
+    /// The schedule for a request among ranks that reach so much of each other. The same on every rank that asks for the
+    /// same. Rules whose algorithms need more are passed over; where none fits, those of the default table count.
     ///
     /// # Errors
     /// [`Unsupported`](crate::ErrorKind::Unsupported) where no rule's algorithm can do it.
-    pub fn select(&self, request: &Request) -> Result<Schedule> {
-        self.find(request)
-            .or_else(|| DEFAULT.find(request))
+    pub fn select_within(&self, reach: Reach, request: &Request) -> Result<Schedule> {
+        self.find(reach, request)
+            .or_else(|| DEFAULT.find(reach, request))
             .map(|algorithm| self.schedule(request, algorithm))
             .ok_or_else(|| {
                 Error::unsupported(format!(
@@ -146,13 +176,13 @@ impl Table {
             })
     }
 
-    fn find(&self, request: &Request) -> Option<Algorithm> {
+    fn find(&self, reach: Reach, request: &Request) -> Option<Algorithm> {
         let bytes = Table::agreed_bytes(request);
         self.rules
             .iter()
             .filter(|rule| rule.collective == request.collective)
             .filter(|rule| bytes <= rule.bytes && request.world <= rule.world)
-            .find(|rule| rule.algorithm.supports(request))
+            .find(|rule| rule.algorithm.needs() <= reach && rule.algorithm.supports(request))
             .map(|rule| rule.algorithm)
     }
 
@@ -177,7 +207,8 @@ impl Table {
 
     /// The schedule for an algorithm that somebody has chosen.
     pub fn schedule(&self, request: &Request, algorithm: Algorithm) -> Schedule {
-        Schedule { algorithm, slice: (self.slice_bytes / request.element_size()).max(1) }
+        let bytes = algorithm.slice_bytes(request).unwrap_or(self.slice_bytes);
+        Schedule { algorithm, slice: (bytes / request.element_size()).max(1) }
     }
 }
 

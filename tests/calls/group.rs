@@ -10,7 +10,7 @@ use ringfold::config::BackendChoice;
 use ringfold::error::Cause;
 use ringfold::observe::{Poison, Time};
 use ringfold::plan::select::Table;
-use ringfold::plan::{Algorithm, Schedule, Topology};
+use ringfold::plan::{Algorithm, Reach, Schedule, Topology};
 use ringfold::tensor::{Device, Element, TensorMut, TensorRef};
 use ringfold::transport::Transport;
 use ringfold::transport::channel::channel_with;
@@ -35,21 +35,35 @@ pub trait Group {
 #[derive(Clone, Copy)]
 pub struct Way {
     pub name: &'static str,
+    /// What its ranks reach of each other.
+    pub reach: Reach,
     pub form: fn(usize) -> Box<dyn Group>,
 }
 
+const fn over_messages(name: &'static str, form: fn(usize) -> Box<dyn Group>) -> Way {
+    Way { name, reach: Reach::Messages, form }
+}
+
+pub const THREADS: Way = over_messages("channel", |world| Box::new(Communicator::local(world)));
+pub const TINY: Way =
+    over_messages("channel with tiny queues, staging and slices, on three hosts", |world| {
+        Box::new(tiny(world))
+    });
+pub const TCP: Way = over_messages("tcp", |world| Box::new(connected(world, BackendChoice::Tcp)));
+pub const SMALL_TCP: Way =
+    over_messages("tcp with small staging and slices, on hosts of two", |world| Box::new(tcp(world)));
+pub const STARTED: Way =
+    over_messages("channel, started", |world| Box::new(starting(Communicator::local(world))));
+pub const SHM: Way =
+    Way { name: "shm", reach: Reach::Memory, form: |world| Box::new(connected(world, BackendChoice::Shm)) };
+pub const SHM_STARTED: Way = Way {
+    name: "shm, started",
+    reach: Reach::Memory,
+    form: |world| Box::new(starting(connected(world, BackendChoice::Shm))),
+};
+
 /// Every backend there is, in the ways in which it can be had.
-pub const WAYS: &[Way] = &[
-    Way { name: "channel", form: |world| Box::new(Communicator::local(world)) },
-    Way {
-        name: "channel with tiny queues, staging and slices, on three hosts",
-        form: |world| Box::new(tiny(world)),
-    },
-    Way { name: "shm", form: |world| Box::new(connected(world, BackendChoice::Shm)) },
-    Way { name: "tcp", form: |world| Box::new(connected(world, BackendChoice::Tcp)) },
-    Way { name: "tcp with small staging and slices, on hosts of two", form: |world| Box::new(tcp(world)) },
-    Way { name: "channel, started", form: |world| Box::new(starting(Communicator::local(world))) },
-];
+pub const WAYS: &[Way] = &[THREADS, TINY, SHM, SHM_STARTED, TCP, SMALL_TCP, STARTED];
 
 /// Runs one call on all ranks.
 pub fn run_one(group: &mut dyn Group, jobs: Vec<Job>) -> Vec<Done> {
@@ -240,7 +254,7 @@ impl<T: Transport> PlannedRank<T> {
     fn schedule(&self, request: &Request, call: &Call) -> Result<Schedule> {
         match call.algorithm {
             _ if call.collective == Collective::SendRecv => {
-                Ok(Schedule::whole(Algorithm::all().next().expect("there are algorithms")))
+                Ok(Schedule::whole(Algorithm::within(Reach::Messages).next().expect("there are algorithms")))
             }
             Some(algorithm) => {
                 algorithm.check(request)?;

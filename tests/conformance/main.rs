@@ -17,7 +17,7 @@ mod refusals;
 use calls::call::{Call, Job, Tensors, prepare};
 use calls::group::{Group, run_one};
 use calls::memory::Memory;
-use ringfold::plan::Algorithm;
+use ringfold::plan::{Algorithm, Reach};
 use ringfold::{Collective, Communicator, DType, ReduceOp};
 
 /// How many calls a group makes before their results are looked at.
@@ -55,8 +55,8 @@ fn run_all(group: &mut dyn Group, world: usize, calls: &[Seeded]) -> Result<(), 
 }
 
 /// The algorithms for a collective, and the table's choice.
-fn algorithms(collective: Collective) -> Vec<Option<Algorithm>> {
-    let able = Algorithm::all().filter(|algorithm| algorithm.collectives().contains(&collective));
+fn algorithms(reach: Reach, collective: Collective) -> Vec<Option<Algorithm>> {
+    let able = Algorithm::within(reach).filter(|algorithm| algorithm.collectives().contains(&collective));
     std::iter::once(None).chain(able.map(Some)).collect()
 }
 

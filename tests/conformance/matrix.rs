@@ -1,7 +1,7 @@
 //! What each collective gives, over every backend: by every algorithm, at every world size, in every type.
 
 use crate::calls::call::{Call, Placement, Shape};
-use crate::calls::group::{WAYS, Way};
+use crate::calls::group::{SHM, SHM_STARTED, SMALL_TCP, STARTED, TCP, THREADS, TINY, Way};
 use crate::calls::pairwise;
 use crate::{Seeded, algorithms, run_all};
 use fastrand::Rng;
@@ -95,7 +95,7 @@ fn each_algorithm_and_world(way: &Way, worlds: &[usize], large: [usize; 2]) {
         for &world in worlds {
             let mut random = Rng::with_seed(world as u64 * 100 + collective as u64);
             let mut group = (way.form)(world);
-            for algorithm in algorithms(collective) {
+            for algorithm in algorithms(way.reach, collective) {
                 let call = |row: &Vec<usize>| {
                     let call = call_of(collective, world, row, large, &mut random).algorithm(algorithm);
                     (call, random.u64(..))
@@ -116,36 +116,46 @@ fn each_algorithm_and_world(way: &Way, worlds: &[usize], large: [usize; 2]) {
 
 #[test]
 fn every_collective_over_threads() {
-    each_algorithm_and_world(&WAYS[0], WORLDS, [1021, 4099]);
+    each_algorithm_and_world(&THREADS, WORLDS, [1021, 4099]);
 }
 
 #[test]
 fn every_collective_through_tiny_queues() {
-    each_algorithm_and_world(&WAYS[1], WORLDS, [127, 401]);
+    each_algorithm_and_world(&TINY, WORLDS, [127, 401]);
+}
+
+#[test]
+fn every_collective_over_shared_memory() {
+    each_algorithm_and_world(&SHM, WORLDS, [1021, 70_001]);
 }
 
 #[test]
 fn every_collective_over_sockets() {
-    each_algorithm_and_world(&WAYS[2], WORLDS, [1021, 4099]);
+    each_algorithm_and_world(&TCP, WORLDS, [1021, 4099]);
 }
 
 #[test]
 fn every_collective_over_sockets_in_small_portions() {
-    each_algorithm_and_world(&WAYS[3], &[2, 3, 5, 8], [1021, 4099]);
+    each_algorithm_and_world(&SMALL_TCP, &[2, 3, 5, 8], [1021, 4099]);
 }
 
 #[test]
 fn every_collective_started() {
-    each_algorithm_and_world(&WAYS[4], &[2, 3, 5, 8], [1021, 4099]);
+    each_algorithm_and_world(&STARTED, &[2, 3, 5, 8], [1021, 4099]);
+}
+
+#[test]
+fn every_collective_started_over_shared_memory() {
+    each_algorithm_and_world(&SHM_STARTED, &[2, 3, 5], [1021, 4099]);
 }
 
 /// One element more than a slice, and several times the staging buffer, of the sizes that users have.
 #[test]
 fn messages_above_slice_and_staging_size() {
     let slice = (1 << 20) / DType::F32.size();
-    for collective in Collective::ALL {
-        for algorithm in algorithms(collective) {
-            let mut group = (WAYS[0].form)(3);
+    for (way, collective) in [THREADS, SHM].iter().flat_map(|way| Collective::ALL.map(|c| (way, c))) {
+        for algorithm in algorithms(way.reach, collective) {
+            let mut group = (way.form)(3);
             let call = Call::new(collective, DType::F32, slice + 1).algorithm(algorithm).check(Check::Auto);
             let calls = [call.clone(), call.placement(Placement::Mixed).op(ReduceOp::Mean).root(2)];
             let seeded: Vec<Seeded> = calls.into_iter().zip([1, 2]).collect();

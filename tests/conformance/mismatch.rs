@@ -3,10 +3,10 @@
 
 use crate::algorithms;
 use crate::calls::call::{Call, Job, Placement, Shape, prepare};
-use crate::calls::group::{Done, PlannedRank, WAYS, Way, run_one};
+use crate::calls::group::{Done, PlannedRank, SHM, TCP, THREADS, TINY, Way, run_one};
 use fastrand::Rng;
 use ringfold::plan::select::Table;
-use ringfold::plan::{Algorithm, Topology};
+use ringfold::plan::{Algorithm, Reach, Topology};
 use ringfold::transport::Transport;
 use ringfold::transport::channel::{ChannelTransport, channel_with};
 use ringfold::{Check, Collective, DType, Error, ErrorKind, Order, ReduceOp};
@@ -75,7 +75,8 @@ fn other(call: &Call, field: Field, world: usize) -> Option<Call> {
         }
         Field::Algorithm => {
             let able = |algorithm: &Algorithm| algorithm.collectives().contains(&call.collective);
-            let mut others = Algorithm::all().filter(able).filter(|a| Some(*a) != call.algorithm);
+            let mut others =
+                Algorithm::within(Reach::Messages).filter(able).filter(|a| Some(*a) != call.algorithm);
             call.algorithm?;
             other.algorithm = Some(others.next()?);
         }
@@ -144,7 +145,7 @@ fn told_to_all(way: &Way, collectives: &[Collective], check: Check, worlds: &[us
     let mut random = Rng::with_seed(7);
     let (mut cases, mut faults) = (0, Vec::new());
     for &collective in collectives {
-        for algorithm in algorithms(collective) {
+        for algorithm in algorithms(way.reach, collective) {
             for &world in worlds {
                 for (field, name) in FIELDS {
                     let common =
@@ -171,27 +172,37 @@ fn told_to_all(way: &Way, collectives: &[Collective], check: Check, worlds: &[us
 
 #[test]
 fn reductions_and_barriers_tell_everyone_over_threads() {
-    told_to_all(&WAYS[0], &ALWAYS, Check::Normal, &[2, 3, 4, 5, 8]);
+    told_to_all(&THREADS, &ALWAYS, Check::Normal, &[2, 3, 4, 5, 8]);
 }
 
 #[test]
 fn reductions_and_barriers_tell_everyone_through_tiny_queues() {
-    told_to_all(&WAYS[1], &ALWAYS, Check::Normal, &[2, 3, 6, 7]);
+    told_to_all(&TINY, &ALWAYS, Check::Normal, &[2, 3, 6, 7]);
+}
+
+#[test]
+fn reductions_and_barriers_tell_everyone_over_shared_memory() {
+    told_to_all(&SHM, &ALWAYS, Check::Normal, &[2, 3, 5]);
 }
 
 #[test]
 fn reductions_and_barriers_tell_everyone_over_sockets() {
-    told_to_all(&WAYS[2], &ALWAYS, Check::Normal, &[3, 4]);
+    told_to_all(&TCP, &ALWAYS, Check::Normal, &[3, 4]);
 }
 
 #[test]
 fn strict_checks_tell_everyone_over_threads() {
-    told_to_all(&WAYS[0], &Collective::ALL, Check::Strict, &[2, 5]);
+    told_to_all(&THREADS, &Collective::ALL, Check::Strict, &[2, 5]);
+}
+
+#[test]
+fn strict_checks_tell_everyone_over_shared_memory() {
+    told_to_all(&SHM, &Collective::ALL, Check::Strict, &[2, 3]);
 }
 
 #[test]
 fn strict_checks_tell_everyone_over_sockets() {
-    told_to_all(&WAYS[2], &Collective::ALL, Check::Strict, &[3]);
+    told_to_all(&TCP, &Collective::ALL, Check::Strict, &[3]);
 }
 
 /// Without strict checks a rank may be through its part before another notices. It learns of it at its next call.
@@ -200,7 +211,7 @@ fn strict_checks_tell_everyone_over_sockets() {
 /// then the deadline ends it.
 fn told_at_the_next_call(way: &Way, worlds: &[usize], collective: Collective) {
     let mut random = Rng::with_seed(8 + collective as u64);
-    for algorithm in algorithms(collective) {
+    for algorithm in algorithms(way.reach, collective) {
         for &world in worlds {
             for (field, _) in FIELDS {
                 let common = base(collective, field, world, &mut random).algorithm(algorithm);
@@ -232,7 +243,16 @@ fn told_at_the_next_call(way: &Way, worlds: &[usize], collective: Collective) {
 fn without_strict_checks_everyone_is_told_at_the_next_call() {
     std::thread::scope(|scope| {
         for collective in Collective::ALL {
-            scope.spawn(move || told_at_the_next_call(&WAYS[0], &[2, 3, 6], collective));
+            scope.spawn(move || told_at_the_next_call(&THREADS, &[2, 3, 6], collective));
+        }
+    });
+}
+
+#[test]
+fn without_strict_checks_everyone_is_told_at_the_next_call_over_shared_memory() {
+    std::thread::scope(|scope| {
+        for collective in Collective::ALL {
+            scope.spawn(move || told_at_the_next_call(&SHM, &[2, 3], collective));
         }
     });
 }
@@ -241,15 +261,15 @@ fn without_strict_checks_everyone_is_told_at_the_next_call() {
 fn without_strict_checks_everyone_is_told_at_the_next_call_over_sockets() {
     std::thread::scope(|scope| {
         for collective in Collective::ALL {
-            scope.spawn(move || told_at_the_next_call(&WAYS[2], &[3], collective));
+            scope.spawn(move || told_at_the_next_call(&TCP, &[3], collective));
         }
     });
 }
 
 #[test]
 fn counts_between_a_pair_are_compared_by_the_pair() {
-    for way in [&WAYS[0], &WAYS[1], &WAYS[2]] {
-        for algorithm in algorithms(Collective::AllToAll) {
+    for way in [&THREADS, &TINY, &SHM, &TCP] {
+        for algorithm in algorithms(way.reach, Collective::AllToAll) {
             for (check, count) in [(Check::Normal, 2), (Check::Strict, 2), (Check::Normal, 0)] {
                 let (world, odd) = (4, 2);
                 let counts = |more: usize| {
@@ -282,7 +302,7 @@ fn counts_between_a_pair_are_compared_by_the_pair() {
 /// One rank leaves out a call. No rank may get a wrong result for it, and none may hang.
 #[test]
 fn a_skipped_call_is_a_mismatch() {
-    for way in [&WAYS[0], &WAYS[1], &WAYS[2]] {
+    for way in [&THREADS, &TINY, &SHM, &TCP] {
         for (world, odd, skipped) in [(2, 1, 0), (3, 0, 2), (4, 3, 3), (5, 2, 4)] {
             let mut jobs: Vec<Vec<Job>> = vec![Vec::new(); world];
             let mut expected = Vec::new();
@@ -313,7 +333,7 @@ fn a_skipped_call_is_a_mismatch() {
 /// Where all calls are alike nothing tells that one was left out, until the last, which one rank does not make.
 #[test]
 fn the_last_call_that_a_rank_does_not_make_passes_its_deadline() {
-    for way in [&WAYS[0], &WAYS[1], &WAYS[2]] {
+    for way in [&THREADS, &TINY, &SHM, &TCP] {
         let world = 3;
         let call = Call::new(Collective::AllReduce, DType::F32, 9).deadline(Duration::from_millis(300));
         let mut jobs: Vec<Vec<Job>> = vec![Vec::new(); world];

@@ -23,7 +23,7 @@ fn every_rank_and_every_run_gets_the_same_bits() {
     for way in WAYS {
         for world in [2, 3, 5, 8] {
             let mut groups: Vec<_> = (0..2).map(|_| (way.form)(world)).collect();
-            for algorithm in algorithms(Collective::AllReduce) {
+            for algorithm in algorithms(way.reach, Collective::AllReduce) {
                 for (dtype, op) in FLOATS.into_iter().zip(ROUGH.into_iter().cycle()) {
                     let call = Call::new(Collective::AllReduce, dtype, 203).op(op).algorithm(algorithm);
                     let mut bits = Vec::new();
@@ -50,7 +50,7 @@ fn fixed_order_is_the_balanced_tree_whatever_the_algorithm() {
         for world in 1..=8 {
             let mut group = (way.form)(world);
             for collective in [Collective::AllReduce, Collective::Reduce, Collective::ReduceScatter] {
-                for algorithm in algorithms(collective) {
+                for algorithm in algorithms(way.reach, collective) {
                     for (index, dtype) in FLOATS.into_iter().enumerate() {
                         let shape = match collective {
                             Collective::ReduceScatter => {
@@ -68,7 +68,7 @@ fn fixed_order_is_the_balanced_tree_whatever_the_algorithm() {
                         let request = call.request(world, 0);
                         let can = match algorithm {
                             Some(algorithm) => algorithm.check(&request),
-                            None => Table::default().select(&request).map(drop),
+                            None => Table::default().select_within(way.reach, &request).map(drop),
                         };
                         if let Err(error) = can {
                             assert_eq!(error.kind(), ErrorKind::Unsupported);

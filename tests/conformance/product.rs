@@ -2,7 +2,7 @@
 //! over every backend, by the algorithm that the table chooses.
 
 use crate::calls::call::{Call, Placement};
-use crate::calls::group::{WAYS, Way};
+use crate::calls::group::{SHM, TCP, THREADS, Way};
 use crate::{Seeded, run_all};
 use ringfold::{Collective, DType, ReduceOp};
 
@@ -39,10 +39,15 @@ fn every_call(way: &Way) {
 
 #[test]
 fn every_call_over_threads() {
-    every_call(&WAYS[0]);
+    every_call(&THREADS);
 }
 
 #[test]
 fn every_call_over_sockets() {
-    every_call(&WAYS[2]);
+    every_call(&TCP);
+}
+
+#[test]
+fn every_call_over_shared_memory() {
+    every_call(&SHM);
 }

@@ -36,7 +36,7 @@ fn generate(b: &mut Builder<'_>) {
             let blocks = request.blocks();
             let origin = blocks[rank].start;
             for portion in b.slices(&blocks) {
-                for to in others(b) {
+                for to in b.others() {
                     b.send(b.input(portion[to].clone()), to);
                 }
                 let own = portion[rank].clone();
@@ -47,16 +47,16 @@ fn generate(b: &mut Builder<'_>) {
             let blocks = request.blocks();
             let own = b.input(0..blocks[rank].len());
             b.copy(own, b.output(blocks[rank].clone()));
-            for to in others(b) {
+            for to in b.others() {
                 b.send(own, to);
             }
-            for from in others(b) {
+            for from in b.others() {
                 b.recv(b.output(blocks[from].clone()), from);
             }
         }
         Collective::Broadcast if rank == root => {
             let input = b.input(0..request.whole());
-            for to in others(b) {
+            for to in b.others() {
                 b.send(input, to);
             }
             b.copy(input, b.output(0..request.whole()));
@@ -65,14 +65,14 @@ fn generate(b: &mut Builder<'_>) {
         Collective::Gather if rank == root => {
             let blocks = request.blocks();
             b.copy(b.input(0..blocks[rank].len()), b.output(blocks[rank].clone()));
-            for from in others(b) {
+            for from in b.others() {
                 b.recv(b.output(blocks[from].clone()), from);
             }
         }
         Collective::Gather => b.send(b.input(0..request.block(rank).len()), root),
         Collective::Scatter if rank == root => {
             let blocks = request.blocks();
-            for to in others(b) {
+            for to in b.others() {
                 b.send(b.input(blocks[to].clone()), to);
             }
             b.copy(b.input(blocks[rank].clone()), b.output(0..blocks[rank].len()));
@@ -83,7 +83,7 @@ fn generate(b: &mut Builder<'_>) {
             let to_all = request.collective != Collective::Reduce;
             for portion in b.portions() {
                 let input = b.input(portion.clone());
-                for to in others(b).into_iter().filter(|&to| to_all || to == root) {
+                for to in b.others().into_iter().filter(|&to| to_all || to == root) {
                     b.send(input, to);
                 }
                 if to_all || rank == root {
@@ -94,16 +94,11 @@ fn generate(b: &mut Builder<'_>) {
     }
 }
 
-/// The other ranks, beginning with the next one, so that not all begin with the same.
-fn others(b: &Builder<'_>) -> Vec<usize> {
-    (1..b.world()).map(|distance| b.after(distance)).collect()
-}
-
 /// Receives what everybody has of `input`, folds it in rank order and finishes it into `output`.
 fn collect(b: &mut Builder<'_>, input: Range<usize>, output: Range<usize>) {
     let own = b.input(input.clone());
     let mut sources: Vec<Span> = vec![own; b.world()];
-    for from in others(b) {
+    for from in b.others() {
         sources[from] = b.scratch(input.len());
         b.recv(sources[from], from);
     }
@@ -123,11 +118,11 @@ fn all_to_all(b: &mut Builder<'_>) {
         b.copy(b.input(request.send_block(rank, rank)), b.output(request.receive_block(rank, rank)));
         whole
     };
-    for to in others(b) {
+    for to in b.others() {
         let block = request.send_block(rank, to);
         b.send(source.part(block.start, block.len()), to);
     }
-    for from in others(b) {
+    for from in b.others() {
         b.recv(b.output(request.receive_block(rank, from)), from);
     }
 }

@@ -24,6 +24,10 @@ pub(super) struct Entry {
     pub(super) refuses: fn(&Request) -> Option<&'static str>,
     /// Whether its plans depend on which ranks share a host.
     pub(super) looks_at_hosts: bool,
+    /// What its plans take for granted.
+    pub(super) needs: Reach,
+    /// The most bytes of one block that it takes at a time; none where the table says.
+    pub(super) slice_bytes: fn(&Request) -> Option<usize>,
     /// Writes the plan of one rank of two or more.
     pub(super) generate: fn(&mut Builder<'_>),
 }
@@ -37,9 +41,27 @@ impl Entry {
         fixed_order: |request| request.world == 2,
         refuses: |_| None,
         looks_at_hosts: false,
+        needs: Reach::Messages,
+        slice_bytes: |_| None,
         generate: |_| {},
     };
 }
+
+/// What the ranks of a group can reach of each other; each includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reach {
+    /// Nothing: they send each other messages.
+    Messages,
+    /// Each other's slots.
+    Slots,
+    /// What each other's operands hold, for reading.
+    Memory,
+    /// Each other's operands, because all of them are shared tensors.
+    Tensors,
+}
+
+/// The most bytes of a slot that a plan may ask for.
+pub const SLOT: usize = 1 << 20;
 
 mod tree;
 
@@ -62,6 +84,10 @@ algorithms![
     kary_tree,
     bruck,
     hierarchical_ring,
+    flat,
+    pull,
+    sliced,
+    push,
 ];
 
 /// An algorithm, by its place in the list.
@@ -72,6 +98,33 @@ impl Algorithm {
     /// Every algorithm.
     pub fn all() -> impl ExactSizeIterator<Item = Algorithm> {
         (0..TABLE.len()).map(|index| Algorithm(index as u8))
+    }
+
+    /// Those that ranks can run which reach so much of each other.
+    pub fn within(reach: Reach) -> impl Iterator<Item = Algorithm> {
+        Algorithm::all().filter(move |algorithm| algorithm.needs() <= reach)
+    }
+
+    /// What it takes for granted of the ranks' reach.
+    pub fn needs(self) -> Reach {
+        self.entry().needs
+    }
+
+    /// The one for a request whose operands are shared tensors on all ranks.
+    pub(crate) fn for_tensors(request: &Request) -> Option<Algorithm> {
+        let reach = [Reach::Tensors, Reach::Memory];
+        let of = |reach| Algorithm::all().find(|one| one.needs() == reach && one.supports(request));
+        reach.into_iter().find_map(of)
+    }
+
+    /// The most elements of one block that it takes at a time, where that is its own to say.
+    pub(crate) fn own_slice(self, request: &Request) -> Option<usize> {
+        self.slice_bytes(request).map(|bytes| (bytes / request.element_size()).max(1))
+    }
+
+    /// The most bytes of one block that it takes at a time, where that is its own to say.
+    pub(crate) fn slice_bytes(self, request: &Request) -> Option<usize> {
+        (self.entry().slice_bytes)(request)
     }
 
     /// The algorithm with this name.
@@ -112,6 +165,7 @@ impl Algorithm {
         let ordered = request.order == Order::Fixed && request.collective.combines() && request.world > 1;
         entry.collectives.contains(&request.collective)
             && (entry.refuses)(request).is_none()
+            && !self.shows_to_users(request)
             && (!ordered || (entry.fixed_order)(request))
     }
 
@@ -131,6 +185,13 @@ impl Algorithm {
             return Err(Error::unsupported(format!("{} does not do {}", entry.name, request.collective))
                 .remedy(format!("use one of {}", able.join(", "))));
         }
+        if self.shows_to_users(request) {
+            return Err(Error::unsupported(format!(
+                "{} would give a function of the user's memory that others can change",
+                entry.name
+            ))
+            .remedy("leave the choice of the algorithm to ringfold"));
+        }
         if let Some(reason) = (entry.refuses)(request) {
             return Err(Error::unsupported(format!("{}: {reason}", entry.name))
                 .remedy("leave the choice of the algorithm to ringfold"));
@@ -143,6 +204,11 @@ impl Algorithm {
             .remedy("leave the choice of the algorithm to ringfold, or the order to the algorithm"));
         }
         Ok(())
+    }
+
+    /// Whether a reduction of the user's would see memory that other ranks can change.
+    fn shows_to_users(self, request: &Request) -> bool {
+        self.needs() > Reach::Messages && request.custom.is_some()
     }
 
     pub(super) fn generate(self, builder: &mut Builder<'_>) {

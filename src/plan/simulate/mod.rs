@@ -16,7 +16,7 @@ mod sweep;
 
 use super::cost::{Class, Network};
 use super::lower::lower;
-use super::{Algorithm, Plan, Schedule, Step, Topology};
+use super::{Algorithm, Plan, Reach, Schedule, Step, Topology};
 use crate::collective::{Counts, Request};
 use crate::error::{Error, Result};
 use program::{Program, Shapes};
@@ -235,7 +235,8 @@ pub fn simulate_all(
     network: &Network,
 ) -> Result<Vec<Report>> {
     request.validate()?;
-    let able: Vec<Algorithm> = Algorithm::all().filter(|algorithm| algorithm.supports(request)).collect();
+    let able: Vec<Algorithm> =
+        Algorithm::within(Reach::Messages).filter(|algorithm| algorithm.supports(request)).collect();
     let mut reports = able
         .into_par_iter()
         .with_max_len(1)

@@ -1,5 +1,6 @@
 use super::*;
 use crate::collective::Collective;
+use crate::plan::Reach;
 use crate::plan::cost::Link;
 use crate::plan::select::Table;
 use crate::tensor::DType;
@@ -139,7 +140,7 @@ fn sweeps_come_near_to_events_for_every_algorithm_and_collective() {
     let table = Table::default();
     for network in shared() {
         for (world, bytes) in [(8, 1000), (24, 1 << 20), (40, 200_000)] {
-            for algorithm in Algorithm::all() {
+            for algorithm in Algorithm::within(Reach::Messages) {
                 for &collective in algorithm.collectives() {
                     let has_blocks = collective.has_blocks() || collective == Collective::AllToAll;
                     let request = request(collective, world, bytes / if has_blocks { world } else { 1 });
@@ -169,7 +170,7 @@ fn one_period_stands_for_all_where_a_sample_says_so() {
     let flat = Network::flat(Link { overhead: 1e-6, ..Link::new(ALPHA, BETA) }, GAMMA);
     for network in [flat, shared().remove(0)] {
         for world in [64, 96, 160] {
-            for algorithm in Algorithm::all() {
+            for algorithm in Algorithm::within(Reach::Messages) {
                 let request = request(Collective::AllReduce, world, 40 * 4 * 64 * 9 * 5);
                 if algorithm.check(&request).is_err() {
                     continue;
@@ -201,7 +202,7 @@ fn one_period_stands_for_all_where_a_sample_says_so() {
 fn many_slices_follow_from_few() {
     let network = Network::flat(Link { overhead: 1e-6, ..Link::new(ALPHA, BETA) }, GAMMA);
     let mut seen = 0;
-    for algorithm in Algorithm::all() {
+    for algorithm in Algorithm::within(Reach::Messages) {
         let request = request(Collective::AllReduce, 24, 4 << 20);
         let schedule = Schedule { slice: 5000, algorithm };
         if algorithm.check(&request).is_err() {
@@ -390,7 +391,10 @@ fn ten_thousand_ranks_are_simulated() {
     let request = request(Collective::AllReduce, 10_000, 1 << 20);
     let table = Table::default();
     let reports = simulate_all(&request, |algorithm| table.schedule(&request, algorithm), &network).unwrap();
-    assert_eq!(reports.len(), Algorithm::all().filter(|algorithm| algorithm.supports(&request)).count());
+    assert_eq!(
+        reports.len(),
+        Algorithm::within(Reach::Messages).filter(|algorithm| algorithm.supports(&request)).count()
+    );
     let of =
         |name: &str| reports.iter().find(|report| report.schedule.algorithm.name() == name).unwrap().time();
     assert!(of("halving_doubling") < of("ring") && of("ring") < of("direct"));

@@ -6,6 +6,7 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use ringfold::collective::Request;
 use ringfold::config::BackendChoice;
+use ringfold::plan::Reach;
 use ringfold::plan::Topology;
 use ringfold::plan::footprint::Footprint;
 use ringfold::plan::select::Table as Selection;
@@ -70,7 +71,7 @@ fn table(header: &[&str]) -> Table {
 pub(super) fn computed(args: &FootprintArgs) -> Result<()> {
     let request = args.request(args.ranks as usize);
     let selection = Selection::default();
-    let able = Algorithm::all()
+    let able = Algorithm::within(Reach::Messages)
         .filter(|algorithm| args.algorithm.is_none_or(|only| only == *algorithm))
         .filter(|algorithm| algorithm.check(&request).is_ok());
     let mut table = table(&["algorithm", "sends to", "receives from", "connections", "scratch", "steps"]);

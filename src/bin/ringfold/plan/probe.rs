@@ -6,6 +6,7 @@ use crate::sizes;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use ringfold::collective::Request;
+use ringfold::plan::Reach;
 use ringfold::plan::cost::Network;
 use ringfold::plan::simulate::simulate;
 use ringfold::{Algorithm, Collective, Communicator, DType, Error, Result};
@@ -119,7 +120,7 @@ pub(super) fn predict(args: &PredictArgs) -> Result<()> {
     let mut size = args.begin.max(DType::F32.size());
     while size <= args.end {
         let request = Request::new(Collective::AllReduce, world, DType::F32, size / DType::F32.size());
-        let able = Algorithm::all()
+        let able = Algorithm::within(Reach::Messages)
             .filter(|algorithm| args.algorithm.is_none_or(|only| only == *algorithm))
             .filter(|algorithm| algorithm.check(&request).is_ok());
         for algorithm in able {

@@ -1,0 +1,176 @@
+//! Flat: everybody shows what it has in its slot, and everybody takes what it wants of all slots.
+//!
+//! One step: a copy into the slot, a flag, and then each rank reduces or copies straight into its own output. Nobody waits
+//! for a result of anybody, so it is the quickest for little; but each rank goes through all ranks' bytes, so that from
+//! some 128 KiB on it is better to part the work.
+//!
+//! Vocabulary: a *turn* fills the slots once. All turns but the last end with everybody's having read all slots; that the
+//! last has been read matters only to the next operation, which has other slots.
+//!
+//! Source: the "flat" shared-memory collectives of R. L. Graham, G. Shipman, "MPI support for multi-core architectures:
+//! optimized shared memory collectives", EuroPVM/MPI 2008.
+
+use super::{Entry, Reach, SLOT};
+use crate::collective::{Collective, Counts, Request};
+use crate::plan::{Builder, Region, Span};
+use std::ops::Range;
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "flat",
+    idea: "everybody shows what it has, everybody takes what it wants: one step, for little in shared memory",
+    collectives: &[
+        Collective::AllReduce,
+        Collective::Reduce,
+        Collective::ReduceScatter,
+        Collective::AllGather,
+        Collective::Broadcast,
+        Collective::Gather,
+        Collective::Scatter,
+        Collective::AllToAll,
+        Collective::Barrier,
+    ],
+    fixed_order: |_| true,
+    refuses: |request| {
+        let unknown = matches!(request.counts, Counts::Pairwise { .. });
+        unknown.then_some("where blocks lie in others' slots is not known where counts are pairwise")
+    },
+    needs: Reach::Slots,
+    slice_bytes: |request| Some(SLOT / parts(request)),
+    generate,
+    ..Entry::DEFAULT
+};
+
+/// How many blocks a slot has room for.
+fn parts(request: &Request) -> usize {
+    match request.collective {
+        Collective::ReduceScatter | Collective::Scatter | Collective::AllToAll => request.world,
+        _ => 1,
+    }
+}
+
+const FILLED: u32 = 0;
+const READ: u32 = 1;
+
+fn generate(b: &mut Builder<'_>) {
+    let request = b.request();
+    let (rank, root) = (b.rank(), request.root);
+    let blocks = match request.collective {
+        Collective::AllToAll => (0..b.world()).map(|to| request.send_block(0, to)).collect(),
+        collective if collective.has_blocks() => request.blocks(),
+        _ => vec![0..request.whole()],
+    };
+    let turns = b.slices(&blocks);
+    for (turn, portion) in turns.iter().enumerate() {
+        let shows = match request.collective {
+            Collective::Broadcast | Collective::Scatter => rank == root,
+            Collective::Reduce | Collective::Gather => rank != root,
+            _ => true,
+        };
+        if shows {
+            show(b, &blocks, portion);
+            b.signal(FILLED);
+        }
+        take(b, &blocks, portion, turn + 1);
+        if turn + 1 < turns.len() {
+            b.signal(READ);
+            b.wait_for_all(READ, turn + 1);
+        }
+    }
+}
+
+/// Where the parts of a portion begin in a slot that shows all of them.
+fn offset(portion: &[Range<usize>], part: usize) -> usize {
+    portion[..part].iter().map(ExactSizeIterator::len).sum()
+}
+
+/// Copies what others want of this rank into its slot.
+fn show(b: &mut Builder<'_>, blocks: &[Range<usize>], portion: &[Range<usize>]) {
+    let (rank, collective) = (b.rank(), b.request().collective);
+    match collective {
+        Collective::AllGather | Collective::Gather => {
+            let own = within(&portion[rank], &blocks[rank]);
+            let (input, slot) = (b.input(own), b.slot(0..portion[rank].len()));
+            b.copy(input, slot);
+        }
+        Collective::ReduceScatter | Collective::Scatter | Collective::AllToAll => {
+            for to in (0..b.world()).filter(|&to| to != rank) {
+                let at = offset(portion, to);
+                let (input, slot) = (b.input(portion[to].clone()), b.slot(at..at + portion[to].len()));
+                b.copy(input, slot);
+            }
+        }
+        _ => {
+            let (input, slot) = (b.input(portion[0].clone()), b.slot(0..portion[0].len()));
+            b.copy(input, slot);
+        }
+    }
+}
+
+/// A part of a block, counted from the block's beginning.
+fn within(part: &Range<usize>, block: &Range<usize>) -> Range<usize> {
+    part.start - block.start..part.end - block.start
+}
+
+/// Takes what this rank wants from the others' slots: from none before all have shown theirs, so that nothing has changed
+/// where somebody does something else.
+fn take(b: &mut Builder<'_>, blocks: &[Range<usize>], portion: &[Range<usize>], turn: usize) {
+    let request = b.request();
+    let (rank, root) = (b.rank(), request.root);
+    match request.collective {
+        Collective::Broadcast if rank == root => {
+            b.copy(b.input(portion[0].clone()), b.output(portion[0].clone()));
+        }
+        Collective::Broadcast => {
+            b.wait(root, FILLED, turn);
+            let shown = b.peer(root, Region::Slot, 0..portion[0].len());
+            b.copy(shown, b.output(portion[0].clone()));
+        }
+        Collective::Scatter => {
+            let output = b.output(within(&portion[rank], &blocks[rank]));
+            if rank == root {
+                b.copy(b.input(portion[rank].clone()), output);
+            } else {
+                b.wait(root, FILLED, turn);
+                let at = offset(portion, rank);
+                b.copy(b.peer(root, Region::Slot, at..at + output.len), output);
+            }
+        }
+        Collective::Reduce | Collective::Gather if rank != root => {}
+        Collective::AllGather | Collective::Gather => {
+            let own = b.input(within(&portion[rank], &blocks[rank]));
+            b.wait_for_all(FILLED, turn);
+            b.copy(own, b.output(portion[rank].clone()));
+            for from in b.others() {
+                let shown = b.peer(from, Region::Slot, 0..portion[from].len());
+                b.copy(shown, b.output(portion[from].clone()));
+            }
+        }
+        Collective::AllToAll => {
+            b.wait_for_all(FILLED, turn);
+            b.copy(b.input(portion[rank].clone()), b.output(portion[rank].clone()));
+            let at = offset(portion, rank);
+            for from in b.others() {
+                let shown = b.peer(from, Region::Slot, at..at + portion[rank].len());
+                b.copy(shown, b.output(portion[from].clone()));
+            }
+        }
+        Collective::ReduceScatter => {
+            let output = b.output(within(&portion[rank], &blocks[rank]));
+            fold(b, portion[rank].clone(), offset(portion, rank), output, turn);
+        }
+        _ => fold(b, portion[0].clone(), 0, b.output(portion[0].clone()), turn),
+    }
+}
+
+/// Folds this rank's input with what the others show from `at` on.
+fn fold(b: &mut Builder<'_>, input: Range<usize>, at: usize, output: Span, turn: usize) {
+    b.wait_for_all(FILLED, turn);
+    let sources: Vec<Span> = (0..b.world())
+        .map(|rank| match rank == b.rank() {
+            true => b.input(input.clone()),
+            false => b.peer(rank, Region::Slot, at..at + output.len),
+        })
+        .collect();
+    b.fold_all(&sources, output);
+    b.finish_range(output);
+}
