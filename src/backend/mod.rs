@@ -3,6 +3,8 @@
 //! A [`Backend`] takes operations one after another and drives them. [`Planned`] runs verified plans over any
 //! [`Transport`](crate::transport::Transport); libraries that own their schedules fit behind the same three calls.
 
+mod combiner;
+mod direct;
 mod meter;
 mod pieces;
 mod planned;
@@ -14,7 +16,7 @@ pub use planned::{Planned, STAGING};
 use crate::collective::{Collective, Request};
 use crate::error::{Cause, Error, Result};
 use crate::observe::{Time, Waker};
-use crate::plan::Schedule;
+use crate::plan::{Reach, Schedule};
 use crate::reduce::CustomOp;
 use std::sync::Arc;
 use std::time::Duration;
@@ -261,6 +263,14 @@ pub trait Backend: Send {
     /// As [`submit`](Backend::submit), or what has become of the operation.
     fn run(&mut self, operation: Operation) -> Result<()> {
         let mine = self.submit(operation)?;
+        self.drive(mine)
+    }
+
+    /// Drives an operation that was submitted, and all before it, to the end.
+    ///
+    /// # Errors
+    /// What has become of it.
+    fn drive(&mut self, mine: Ticket) -> Result<()> {
         let mut idle = 0;
         loop {
             match self.progress() {
@@ -275,6 +285,11 @@ pub trait Backend: Send {
                 Progress::Idle => self.wait(Time::NEVER),
             }
         }
+    }
+
+    /// What the ranks can reach of each other.
+    fn reach(&self) -> Reach {
+        Reach::Messages
     }
 }
 

@@ -3,8 +3,9 @@
 //! In rounds that the store gathers, so that all ranks know at each step how it stands with everybody:
 //!
 //! 1. everybody says what it wants; the lowest rank has made the segment, listens on an abstract socket, and says where;
-//! 2. everybody has connected, or says why not;
-//! 3. the lowest rank has handed over the descriptor, everybody has mapped it and taken a seat, and says where.
+//! 2. everybody has connected, or says why not, and where a number lies in its memory;
+//! 3. the lowest rank has handed over the descriptor, everybody has mapped it and taken a seat, and says where, and whether
+//!    it can read all the numbers where they lie.
 //!
 //! Either side looks at who the other is: the descriptor goes to processes of the same user only. Where anything fails
 //! on any rank, all ranks know it by the end of the round and what it was, and go by TCP.
@@ -21,6 +22,8 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, getsockopt,
     recvmsg, sendmsg, socket,
 };
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -41,6 +44,8 @@ pub struct Shared {
     /// Tells the group at once of processes that die; where the system has no such thing, their connections to the store tell
     /// of them later.
     pub sentinel: Option<Sentinel>,
+    /// The ranks' processes, where each of them may read the memory of all.
+    pub processes: Option<Arc<[i32]>>,
 }
 
 /// What a rank says in the first round.
@@ -55,13 +60,19 @@ struct Wish {
 }
 
 /// What a rank says in the other rounds.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Step {
     #[serde(default)]
     seat: u64,
     /// Where its life word is.
     #[serde(default)]
     life: u64,
+    /// Where in its memory a number lies, and which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    number: Option<(u64, u64)>,
+    /// Whether it can read everybody's.
+    #[serde(default)]
+    reads: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     why_not: Option<String>,
 }
@@ -150,10 +161,14 @@ fn with_wishes(
 
     let connected = if rank == 0 { Ok(None) } else { connect(name, rank, until).map(Some) };
     let why_not = connected.as_ref().err().map(Error::to_string);
-    let steps: Vec<Step> = gather(link, &Step { seat: 0, life: 0, why_not }, until)?;
+    let number = Box::new(fastrand::u64(..));
+    let told = Some((std::ptr::from_ref(&*number).expose_provenance() as u64, *number));
+    let steps: Vec<Step> = gather(link, &Step { number: told, why_not, ..Step::default() }, until)?;
     if let Some(why) = first_reason(&steps) {
         return Ok(Err(why));
     }
+    let processes: Arc<[i32]> = peers.iter().map(|peer| peer.pid.cast_signed()).collect();
+    let reads = steps.iter().zip(&*processes).all(|(step, &pid)| can_read(pid, step.number));
 
     let segment = match (host, connected) {
         (Some(Ok(host)), _) => host.hand_over(world, until).map(|()| host.segment),
@@ -166,20 +181,39 @@ fn with_wishes(
         ShmSeat::new(&ground, world).map(|seat| (ground, seat, life))
     });
     let step = match &shared {
-        Ok((_, seat, life)) => Step { seat: seat.offset(), life: life.offset() as u64, why_not: None },
-        Err(error) => Step { seat: 0, life: 0, why_not: Some(error.to_string()) },
+        Ok((_, seat, life)) => {
+            Step { seat: seat.offset(), life: life.offset() as u64, reads, ..Step::default() }
+        }
+        Err(error) => Step { why_not: Some(error.to_string()), ..Step::default() },
     };
     let steps: Vec<Step> = gather(link, &step, until)?;
+    // Until here others have read it.
+    drop(number);
+    let processes = if steps.iter().all(|step| step.reads) {
+        Some(processes)
+    } else {
+        tracing::info!(rank, "ranks cannot read each other's memory: large messages are copied twice");
+        None
+    };
     let seats = steps.iter().map(|step| step.seat).collect();
     Ok(match (first_reason(&steps), shared) {
         (None, Ok((ground, seat, life))) => {
             let lives = steps.iter().map(|step| step.life).enumerate();
             let sentinel = watch(link, rank, peers, life, lives.filter(|(peer, _)| *peer != rank).collect());
-            Ok(Shared { ground, seat, seats, sentinel })
+            Ok(Shared { ground, seat, seats, sentinel, processes })
         }
         (Some(why), _) => Err(why),
         (None, Err(error)) => Err(error.to_string()),
     })
+}
+
+/// Whether this process may read another's memory: whether the number is there that the other has told of.
+fn can_read(pid: i32, told: Option<(u64, u64)>) -> bool {
+    let Some((address, number)) = told else { return false };
+    let mut read = [0; 8];
+    let from = RemoteIoVec { base: address as usize, len: read.len() };
+    let count = process_vm_readv(Pid::from_raw(pid), &mut [IoSliceMut::new(&mut read)], &[from]);
+    count == Ok(read.len()) && u64::from_ne_bytes(read) == number
 }
 
 /// Watches over the processes of the other ranks, by their life words.

@@ -101,8 +101,12 @@ impl With<'_> {
             custom: calls[0].custom.clone(),
         };
         checked.request.validate().map_err(|error| self.communicator.line.complete(error))?;
+        let Checked { mut request, buffers, custom, .. } = checked;
+        let comm = self.communicator;
+        let course = comm.sequencer.borrow().course_of_pieces(&mut request, &self.options);
+        let course = course.map_err(|error| comm.line.complete(error))?;
         // SAFETY: each piece is the memory of a call, as long as its request says, and the buffers are not looked at.
-        unsafe { Ok(self.operation(&checked)?.in_pieces(pieces)) }
+        unsafe { Ok(comm.next(&request, &course, buffers, custom.as_ref()).in_pieces(pieces)) }
     }
 
     /// Runs checked calls to their ends, those that are alike as one operation.

@@ -180,10 +180,20 @@ const SHM_SPINS: u32 = 220;
 pub(super) struct Sharers {
     pub(super) world: World,
     pub(super) ground: Arc<Ground>,
+    /// The processes of the world's ranks, where each may read the memory of all.
+    pub(super) processes: Option<Arc<[i32]>>,
 }
 
 impl Sharers {
-    pub(super) fn transport(&self, rank: usize, seat: ShmSeat, seats: Vec<u64>) -> Result<ShmTransport> {
+    /// The transport of a group whose ranks have these numbers in the world.
+    pub(super) fn transport(
+        &self,
+        rank: usize,
+        numbers: &[usize],
+        seat: ShmSeat,
+        seats: Vec<u64>,
+    ) -> Result<ShmTransport> {
+        let of_numbers = |all: &Arc<[i32]>| numbers.iter().map(|&number| all[number]).collect();
         ShmTransport::new(ShmSetup {
             rank,
             seat,
@@ -194,6 +204,7 @@ impl Sharers {
             // What waits for a socket does not spin then.
             shares_cpus: self.world.spins == 0,
             capacity: shm::CAPACITY,
+            processes: self.processes.as_ref().map(of_numbers),
         })
     }
 }
@@ -214,7 +225,7 @@ impl Kind for Sharers {
         let seat = brought.downcast::<ShmSeat>().expect("a seat is what was offered");
         let offset = |offer: &[u8; OFFER]| u64::from_le_bytes(std::array::from_fn(|i| offer[i]));
         let seats = founding.offers.iter().map(offset).collect();
-        let transport = self.transport(founding.rank, *seat, seats)?;
+        let transport = self.transport(founding.rank, founding.numbers, *seat, seats)?;
         Ok((self.world.backend("shm", transport, founding), Arc::new(self.clone())))
     }
 

@@ -7,8 +7,8 @@ use super::tensors::Tensors;
 use crate::backend::{Buffers, Operation, Piece, Pieces};
 use crate::collective::{Collective, Order, Request};
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::Schedule;
 use crate::plan::select::Table;
+use crate::plan::{Algorithm, Reach, Schedule};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub(super) struct Course {
 
 pub(super) struct Sequencer {
     table: Table,
+    /// What the ranks can reach of each other.
+    reach: Reach,
     defaults: Options,
     deadline: Duration,
     sequence: u64,
@@ -40,6 +42,7 @@ impl Sequencer {
     pub(super) fn new(table: Table, defaults: Options, deadline: Duration) -> Self {
         Sequencer {
             table,
+            reach: Reach::Messages,
             defaults,
             deadline,
             sequence: 0,
@@ -47,6 +50,11 @@ impl Sequencer {
             lists: Lists::default(),
             pieces: Vec::new(),
         }
+    }
+
+    /// The same of a group whose ranks reach so much of each other.
+    pub(super) fn within(self, reach: Reach) -> Self {
+        Sequencer { reach, ..self }
     }
 
     /// One with the same table and defaults, for a group within this one.
@@ -62,7 +70,8 @@ impl Sequencer {
     /// The options of a call: what it says, else what the communicator says.
     fn options(&self, call: &Options, request: &Request) -> Options {
         // A default algorithm serves where it can; one that a call asks for must.
-        let default = self.defaults.algorithm.filter(|algorithm| algorithm.supports(request));
+        let serves = |algorithm: &Algorithm| algorithm.needs() <= self.reach && algorithm.supports(request);
+        let default = self.defaults.algorithm.filter(serves);
         call.over(&Options { algorithm: default, ..self.defaults.clone() })
     }
 
@@ -71,6 +80,15 @@ impl Sequencer {
     /// # Errors
     /// [`Unsupported`](ErrorKind::Unsupported) where no algorithm does it, or the one that is asked for does not.
     pub(super) fn course(&self, request: &mut Request, options: &Options) -> Result<Course> {
+        self.course_within(self.reach, request, options)
+    }
+
+    /// The same of a batch, of which ranks see slots at most: where its tensors are is not told.
+    pub(super) fn course_of_pieces(&self, request: &mut Request, options: &Options) -> Result<Course> {
+        self.course_within(self.reach.min(Reach::Slots), request, options)
+    }
+
+    fn course_within(&self, reach: Reach, request: &mut Request, options: &Options) -> Result<Course> {
         let is_message = request.collective == Collective::SendRecv;
         // Order and checks mean nothing to a message between two, and rank order is the one of some reductions.
         request.order = match request.order {
@@ -83,9 +101,12 @@ impl Sequencer {
             _ if is_message => self.table.any_schedule(),
             Some(algorithm) => {
                 algorithm.check(request)?;
+                if algorithm.needs() > reach {
+                    return Err(out_of_reach(algorithm));
+                }
                 self.table.schedule(request, algorithm)
             }
-            None => self.table.select(request)?,
+            None => self.table.select_within(reach, request)?,
         };
         let strict = match options.check.unwrap_or_default() {
             _ if is_message => false,
@@ -96,7 +117,9 @@ impl Sequencer {
                     request.collective,
                     Collective::AllReduce | Collective::ReduceScatter | Collective::Barrier
                 );
-                helps && Table::agreed_bytes(request) > STRICT_FROM
+                // In shared memory everybody hears from everybody, unless there is a root.
+                let heard = schedule.algorithm.needs() > Reach::Messages && !request.collective.is_rooted();
+                helps && !heard && Table::agreed_bytes(request) > STRICT_FROM
             }
         };
         Ok(Course { schedule, strict, timeout: options.deadline.unwrap_or(self.deadline) })
@@ -175,6 +198,17 @@ fn take_place(next: &mut u64, request: &Request) -> u64 {
         *next += 1;
     }
     place
+}
+
+fn out_of_reach(algorithm: Algorithm) -> Error {
+    let needs = match algorithm.needs() {
+        Reach::Messages => "nothing",
+        Reach::Slots => "ranks that share memory",
+        Reach::Memory => "ranks of one host that may read each other's memory, and no batch",
+        Reach::Tensors => "shared tensors on all ranks, where it is taken by itself",
+    };
+    Error::unsupported(format!("{algorithm} needs {needs}"))
+        .remedy("leave the choice of the algorithm to ringfold")
 }
 
 /// Whether an operation has been refused before it began.

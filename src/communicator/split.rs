@@ -131,6 +131,7 @@ impl Communicator {
         };
         let found = self.kind.found(brought, &founding);
         let (backend, kind) = found.map_err(|error| self.line.complete(error))?;
+        let sequencer = self.sequencer.borrow().sibling().within(backend.reach());
         let line =
             Line::new(self.numbers[self.rank], Arc::clone(&self.line.hosts), backend, self.line.held());
         Ok(Communicator {
@@ -143,7 +144,7 @@ impl Communicator {
             splits: Default::default(),
             line: Arc::new(line),
             progress: Arc::clone(&self.progress),
-            sequencer: RefCell::new(self.sequencer.borrow().sibling()),
+            sequencer: RefCell::new(sequencer),
             completions: RefCell::default(),
             abort: self.abort.clone(),
         })

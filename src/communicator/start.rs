@@ -118,6 +118,7 @@ impl Place {
         sequencer: Sequencer,
         held: Box<dyn Any + Send>,
     ) -> Communicator {
+        let sequencer = sequencer.within(backend.reach());
         let line = Line::new(self.rank, self.hosts, backend, Arc::new(Mutex::new(held)));
         Communicator {
             rank: self.rank,
@@ -158,9 +159,11 @@ fn formed(joined: Joined, config: &Config, defaults: Options) -> Result<Communic
     let abort = facts.abort_handle(rank);
     let topology = facts.topology.clone();
     let (backend, kind, sentinel): (Box<dyn Backend>, Arc<dyn Kind>, _) = match shared {
-        Ok(Shared { ground, seat, seats, sentinel }) => {
-            let kind = Sharers { world: facts, ground };
-            let transport = kind.transport(rank, seat, seats).map_err(|error| error.at_rank(rank))?;
+        Ok(Shared { ground, seat, seats, sentinel, processes }) => {
+            let kind = Sharers { world: facts, ground, processes };
+            let numbers: Vec<usize> = (0..world).collect();
+            let transport =
+                kind.transport(rank, &numbers, seat, seats).map_err(|error| error.at_rank(rank))?;
             let backend = Planned::new("shm", transport, generation, 0, STAGING);
             (Box::new(backend.on(topology).traced(tracer)), Arc::new(kind), sentinel)
         }

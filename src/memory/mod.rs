@@ -11,6 +11,7 @@
 
 mod arena;
 mod available;
+pub(crate) mod barrier;
 pub(crate) mod futex;
 mod segment;
 

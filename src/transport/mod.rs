@@ -106,6 +106,14 @@ pub trait Transport: Send {
     /// return for no reason.
     fn wait(&mut self, interests: &[Interest], until: Time);
 
+    /// The memory that the ranks see of each other, where they do.
+    fn host_memory(&mut self) -> Option<&mut shm::HostMemory> {
+        None
+    }
+
+    /// As [`wait`](Transport::wait), for something that `look` finds in the memory that the ranks see of each other.
+    fn wait_for(&mut self, _look: &mut dyn FnMut(&mut shm::HostMemory) -> bool, _until: Time) {}
+
     /// What makes a present call of [`wait`](Transport::wait), or else the next one, return at once.
     fn waker(&self) -> Waker;
 

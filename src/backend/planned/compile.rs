@@ -1,10 +1,11 @@
 //! Lowered plans in the form that the lanes run, and their cache.
 
+use super::super::direct::Program;
 use super::super::{Meter, cannot};
 use crate::collective::{Collective, Counts, Request};
 use crate::error::{Error, Result};
 use crate::plan::lower::{Dependency, Lane, Lowered, lower};
-use crate::plan::{Place, Plan, Schedule, Span, Step, Topology};
+use crate::plan::{Place, Plan, Reach, Schedule, Span, Step, Topology};
 use lru::LruCache;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -54,6 +55,8 @@ pub(super) struct Compiled {
     /// The wire numbers by which ranks compare schedules.
     pub(super) algorithm: u16,
     pub(super) slice: u32,
+    /// What is run instead of lanes, where it runs in shared memory.
+    pub(super) program: Option<Program>,
 }
 
 impl Compiled {
@@ -93,9 +96,25 @@ impl Compiled {
             lanes,
             scratch_bytes: lowered.plan.scratch * size,
             algorithm: schedule.map_or(0, |schedule| schedule.algorithm.to_wire()),
-            slice: schedule.map_or(0, |schedule| u32::try_from(schedule.slice).unwrap_or(u32::MAX)),
+            slice: schedule.map_or(0, slice_to_wire),
+            program: None,
         })
     }
+
+    fn shared(plan: &Plan, schedule: Schedule) -> Result<Self> {
+        Ok(Compiled {
+            tasks: Vec::new(),
+            lanes: Vec::new(),
+            scratch_bytes: 0,
+            algorithm: schedule.algorithm.to_wire(),
+            slice: slice_to_wire(schedule),
+            program: Some(Program::new(plan)?),
+        })
+    }
+}
+
+fn slice_to_wire(schedule: Schedule) -> u32 {
+    u32::try_from(schedule.slice).unwrap_or(u32::MAX)
 }
 
 fn address(span: &Span, size: usize) -> Result<Address> {
@@ -192,7 +211,11 @@ impl Plans {
             return Compiled::new(&lowered, None).map_err(at_rank);
         }
         let plan = Plan::generate_on(&self.topology, request, self.rank, schedule).map_err(at_rank)?;
-        Compiled::new(&lower(plan)?, Some(schedule)).map_err(at_rank)
+        match schedule.algorithm.needs() {
+            Reach::Messages => Compiled::new(&lower(plan)?, Some(schedule)),
+            _ => Compiled::shared(&plan, schedule),
+        }
+        .map_err(at_rank)
     }
 }
 

@@ -9,26 +9,30 @@
 //! - [`state`]: how far each task of the running operation is, and the lanes that move it;
 //! - [`knock`]: what arrives on links that the running operation expects nothing on;
 //! - [`agree`]: the round in which a group agrees before anything moves (strict checks);
+//! - [`shared`]: operations in memory that the ranks see of each other, which [`direct`](super::direct) runs;
 //! - [`settle`]: from a fault that one rank has noticed to the cause that all ranks name.
 
 mod agree;
 mod compile;
 mod knock;
 mod settle;
+mod shared;
 mod state;
 mod watched;
 
-use super::{Backend, Meter, Operation, Pieces, Progress, Ticket};
+use super::direct::Direct;
+use super::{Backend, Meter, Operation, Pieces, Progress, Ticket, cannot};
 use crate::collective::{Collective, Counts, Fingerprint, Request};
 use crate::error::{Cause, CauseKind, Error, Result};
 use crate::observe::trace::Tracer;
 use crate::observe::{Time, Waker};
-use crate::plan::{Schedule, Topology};
+use crate::plan::{Reach, Schedule, Topology};
 use crate::transport::{Channel, Direction, Interest, Transport};
 use agree::Agreement;
 use compile::{Compiled, Plans};
 use knock::Knocks;
 use settle::Settling;
+use shared::Quick;
 use state::{Moved, State, Trouble};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -48,12 +52,21 @@ pub struct Planned<T: Transport> {
     running: Option<Running>,
     /// What the running operation writes down; kept from one to the next, so that nothing is allocated anew.
     state: State,
+    /// The same of what runs in shared memory.
+    direct: Direct,
+    reach: Reach,
+    /// Operations that were run at once.
+    runs: u32,
+    /// How often to look again at once.
+    patience: u32,
     next_ticket: u64,
     /// The next sequence number of each direction of each pair, for point-to-point messages.
     sent: Vec<u64>,
     received: Vec<u64>,
     /// The history that the next collective's fingerprint tells of.
     history: u32,
+    /// Collectives that have begun lately, by their sequence numbers.
+    recent: Vec<Fingerprint>,
     failure: Option<Cause>,
     interests: Vec<Interest>,
     /// Looks at the lanes, and whether the last of them was before a wait.
@@ -69,6 +82,9 @@ struct Queued {
     ticket: Ticket,
     operation: Operation,
     plan: Arc<Compiled>,
+    /// Where its operands are in shared memory, if both are in shared tensors, and the plan where all ranks' are.
+    shared: Option<(u64, u64)>,
+    variant: Option<Arc<Compiled>>,
     submitted: Time,
     deadline: Time,
 }
@@ -103,8 +119,15 @@ impl<T: Transport> Planned<T> {
     ///
     /// `staging` is the size of the buffer, in bytes, through which what is reduced on arrival passes: such that it
     /// stays in a core's cache; tests make it tiny.
-    pub fn new(name: &'static str, transport: T, generation: u32, communicator: u32, staging: usize) -> Self {
+    pub fn new(
+        name: &'static str,
+        mut transport: T,
+        generation: u32,
+        communicator: u32,
+        staging: usize,
+    ) -> Self {
         let world = transport.world();
+        let reach = shared::reach(&mut transport);
         Planned {
             name,
             generation,
@@ -115,12 +138,18 @@ impl<T: Transport> Planned<T> {
             queue: VecDeque::new(),
             running: None,
             state: State::new(staging),
+            direct: Direct::new(),
+            reach,
+            runs: 0,
+            patience: u32::MAX,
             next_ticket: 0,
             sent: vec![0; world],
             received: vec![0; world],
             history: 0,
+            recent: Vec::new(),
             failure: None,
-            interests: Vec::new(),
+            // One each way and channel with every peer: a wait allocates nothing.
+            interests: Vec::with_capacity(2 * world),
             turns: 0,
             waited: false,
             knocks: Knocks::new(world),
@@ -177,32 +206,67 @@ impl<T: Transport> Planned<T> {
         self
     }
 
-    /// Takes the next operation from the queue.
-    fn start_next(&mut self) {
-        let Some(queued) = self.queue.pop_front() else { return };
-        self.transport.begin();
-        let meter = &self.transport.meter;
-        let request = queued.operation.request();
+    /// What this rank is asked for, as ranks compare it.
+    fn fingerprint(&self, plan: &Compiled, operation: &Operation) -> Fingerprint {
+        let request = operation.request();
         let mut fingerprint = Fingerprint {
             generation: self.generation,
             communicator: self.communicator,
-            sequence: queued.operation.sequence(),
-            algorithm: queued.plan.algorithm,
-            strict: queued.operation.strict(),
-            slice: queued.plan.slice,
+            sequence: operation.sequence(),
+            algorithm: plan.algorithm,
+            strict: operation.strict(),
+            slice: plan.slice,
             ..Fingerprint::of(request)
         };
-        fingerprint.counts_hash ^= queued.operation.pieces().map_or(0, Pieces::layout);
+        fingerprint.counts_hash ^= operation.pieces().map_or(0, Pieces::layout);
+        if request.collective != Collective::SendRecv {
+            fingerprint.history = self.history;
+        }
+        fingerprint
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.next_ticket += 1;
+        Ticket(self.next_ticket - 1)
+    }
+
+    /// Takes the next operation from the queue.
+    fn start_next(&mut self) {
+        let Some(queued) = self.queue.pop_front() else { return };
+        let request = queued.operation.request();
+        let fingerprint = self.fingerprint(&queued.plan, &queued.operation);
+        let is_message = request.collective == Collective::SendRecv;
+        if !is_message {
+            self.remember(&fingerprint);
+            if let Some(memory) = self.transport.inner.host_memory() {
+                memory.post(&fingerprint.encode());
+            }
+        }
+        let agreement = (queued.operation.strict() && request.world > 1 && !is_message)
+            .then(|| Agreement::new(self.transport.rank(), request.world, fingerprint));
+        self.transport.begin();
+        match queued.programs() {
+            Some(programs) => {
+                self.direct.start(&programs, &queued.operation, self.history, queued.shared);
+            }
+            None => self.start_lanes(&queued, fingerprint),
+        }
+        self.begin(queued, fingerprint, agreement);
+    }
+
+    fn begin(&mut self, queued: Queued, fingerprint: Fingerprint, agreement: Option<Agreement>) {
+        self.transport.meter.scratch_bytes.set((self.state.held() + self.direct.held()) as u64);
+        self.look_at = Time::NEVER;
+        self.look_after = FIRST_LOOK;
+        self.running = Some(Running { queued, fingerprint, agreement, settling: None });
+    }
+
+    fn start_lanes(&mut self, queued: &Queued, fingerprint: Fingerprint) {
+        let (meter, request) = (&self.transport.meter, queued.operation.request());
         let channel = match request.collective {
             Collective::SendRecv => Channel::POINT_TO_POINT,
             _ => Channel::COLLECTIVE,
         };
-        if channel == Channel::COLLECTIVE {
-            fingerprint.history = self.history;
-            self.history = fingerprint.history_after();
-        }
-        let agreement = (queued.operation.strict() && request.world > 1 && channel == Channel::COLLECTIVE)
-            .then(|| Agreement::new(self.transport.rank(), request.world, fingerprint));
         self.state.start(&queued.plan, &queued.operation, channel, |peer, sends| {
             if sends { &meter.messages_sent } else { &meter.messages_received }.add(1);
             let mut fingerprint = fingerprint;
@@ -227,10 +291,6 @@ impl<T: Transport> Planned<T> {
             }
             fingerprint
         });
-        meter.scratch_bytes.set(self.state.held() as u64);
-        self.look_at = Time::NEVER;
-        self.look_after = FIRST_LOOK;
-        self.running = Some(Running { queued, fingerprint, agreement, settling: None });
     }
 
     /// Ends the running operation.
@@ -298,13 +358,17 @@ impl<T: Transport> Planned<T> {
             self.call_on_the_silent()?;
         }
         let running = self.running.as_ref().expect("an operation is running");
+        // What the collectives' links bring is no business of a message between two.
+        let is_message = running.queued.operation.request().collective == Collective::SendRecv;
+        if !is_message {
+            self.look_at_boards()?;
+        }
+        let running = self.running.as_ref().expect("an operation is running");
         let state = &self.state;
         let expects = |peer| match &running.agreement {
             Some(agreement) => agreement.expects(peer),
             None => state.expects(peer),
         };
-        // What the collectives' links bring is no business of a message between two.
-        let is_message = running.queued.operation.request().collective == Collective::SendRecv;
         if !is_message && self.knocks.look(&mut self.transport, &running.fingerprint, expects)? {
             // Small queues bring a fingerprint in parts.
             self.look_after = PART_LOOK;
@@ -387,8 +451,19 @@ impl<T: Transport> Planned<T> {
         }
     }
 
+    /// Whom an operation in shared memory waits for.
+    fn waits_for(&mut self) -> Option<usize> {
+        let running = self.running.as_ref().filter(|running| running.agreement.is_none())?;
+        let programs = running.queued.programs()?;
+        let memory = self.transport.inner.host_memory()?;
+        self.direct.waits_for(&programs, memory)
+    }
+
     /// Whom this rank waits for, in words, with the first of them.
     fn waiting_for(&mut self) -> (usize, String) {
+        if let Some(peer) = self.waits_for() {
+            return (peer, format!("for rank {} to come to its part", self.number(peer)));
+        }
         self.collect_interests();
         let mut receives: Vec<usize> = Vec::new();
         let mut sends: Vec<usize> = Vec::new();
@@ -430,12 +505,17 @@ impl<T: Transport> Backend for Planned<T> {
             .at_rank(rank));
         }
         operation.check().map_err(|error| error.at_rank(rank))?;
+        if operation.schedule().algorithm.needs() > self.reach {
+            return Err(
+                cannot(self.name, "see the memory of other ranks as this algorithm demands").at_rank(rank)
+            );
+        }
         let plan = self.plans.get(operation.request(), operation.schedule(), &self.transport.meter)?;
-        let ticket = Ticket(self.next_ticket);
-        self.next_ticket += 1;
+        let (shared, variant) = self.shared(&plan, &operation)?;
+        let ticket = self.ticket();
         let submitted = self.transport.now();
         let deadline = submitted.after(operation.timeout());
-        self.queue.push_back(Queued { ticket, operation, plan, submitted, deadline });
+        self.queue.push_back(Queued { ticket, operation, plan, shared, variant, submitted, deadline });
         Ok(ticket)
     }
 
@@ -460,6 +540,9 @@ impl<T: Transport> Backend for Planned<T> {
         }
         let moved = match &mut running.agreement {
             Some(agreement) => agreement.step(&mut self.transport, &mut self.knocks),
+            None if running.queued.plan.program.is_some() => {
+                shared::step(&mut self.direct, running, &mut self.transport.inner)
+            }
             None => self.state.step(
                 &running.queued.plan,
                 &running.queued.operation,
@@ -487,10 +570,19 @@ impl<T: Transport> Backend for Planned<T> {
         }
         let deadline = running.queued.deadline;
         self.waited = true;
-        self.collect_interests();
         if self.look_at == Time::NEVER {
             self.look_at = self.transport.now().after(self.look_after);
         }
+        if let (None, Some(programs)) = (&running.agreement, running.queued.programs()) {
+            let mut until = until.min(deadline).min(self.look_at);
+            if self.direct.is_guarded() {
+                until = until.min(self.transport.now().after(shared::UNTOLD));
+            }
+            let direct = &mut self.direct;
+            self.transport.wait_for(&mut |memory| direct.may_go_on(&programs, memory), until);
+            return;
+        }
+        self.collect_interests();
         self.transport.wait(&self.interests, until.min(deadline).min(self.look_at));
     }
 
@@ -516,5 +608,19 @@ impl<T: Transport> Backend for Planned<T> {
 
     fn failure(&self) -> Option<Cause> {
         self.failure.clone().or_else(|| self.transport.verdict())
+    }
+
+    fn reach(&self) -> Reach {
+        self.reach
+    }
+
+    fn run(&mut self, operation: Operation) -> Result<()> {
+        let mine = match self.run_quickly(operation) {
+            Quick::Over => return Ok(()),
+            Quick::Failed(result) => return result,
+            Quick::UnderWay(ticket) => ticket,
+            Quick::No(operation) => self.submit(operation)?,
+        };
+        self.drive(mine)
     }
 }

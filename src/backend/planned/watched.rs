@@ -4,6 +4,7 @@ use super::super::{Meter, Operation};
 use crate::error::Error;
 use crate::observe::trace::Record;
 use crate::observe::{Time, Waker};
+use crate::transport::shm::HostMemory;
 use crate::transport::{Channel, Direction, Interest, LinkFault, Links, Transport};
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -62,6 +63,23 @@ impl<T: Transport> Watched<T> {
             if let Some(moments) = &mut self.moments {
                 moments.received += bytes as u64;
                 moments.first_received.get_or_insert_with(|| self.inner.now());
+            }
+        }
+    }
+
+    /// Waits, and takes note of it: for a peer, where one is known.
+    fn timed(&mut self, peer: Option<usize>, wait: impl FnOnce(&mut T)) {
+        let from = self.inner.now();
+        wait(&mut self.inner);
+        let to = self.inner.now();
+        let nanos = to.since(from).as_nanos() as u64;
+        self.meter.waits.add(1);
+        self.meter.waiting_nanos.add(nanos);
+        if let Some(moments) = &mut self.moments {
+            moments.waits += 1;
+            moments.waited += nanos;
+            if moments.longest.is_none_or(|(from, to, _)| nanos > to.since(from).as_nanos() as u64) {
+                moments.longest = Some((from, to, peer));
             }
         }
     }
@@ -148,20 +166,17 @@ impl<T: Transport> Transport for Watched<T> {
     }
 
     fn wait(&mut self, interests: &[Interest], until: Time) {
-        let from = self.inner.now();
-        self.inner.wait(interests, until);
-        let to = self.inner.now();
-        let nanos = to.since(from).as_nanos() as u64;
-        self.meter.waits.add(1);
-        self.meter.waiting_nanos.add(nanos);
-        if let Some(moments) = &mut self.moments {
-            moments.waits += 1;
-            moments.waited += nanos;
-            if moments.longest.is_none_or(|(from, to, _)| nanos > to.since(from).as_nanos() as u64) {
-                let peer = interests.iter().find(|interest| interest.direction == Direction::Receive);
-                moments.longest = Some((from, to, peer.or(interests.first()).map(|interest| interest.peer)));
-            }
-        }
+        let peer = interests.iter().find(|interest| interest.direction == Direction::Receive);
+        let peer = peer.or(interests.first()).map(|interest| interest.peer);
+        self.timed(peer, |inner| inner.wait(interests, until));
+    }
+
+    fn host_memory(&mut self) -> Option<&mut HostMemory> {
+        self.inner.host_memory()
+    }
+
+    fn wait_for(&mut self, look: &mut dyn FnMut(&mut HostMemory) -> bool, until: Time) {
+        self.timed(None, |inner| inner.wait_for(look, until));
     }
 
     fn waker(&self) -> Waker {

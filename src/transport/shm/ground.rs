@@ -1,7 +1,7 @@
 //! A process's part of its world's segment, and what it may not give back yet.
 
 use crate::error::Result;
-use crate::memory::{Arena, Block};
+use crate::memory::{Arena, Block, barrier};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -10,6 +10,8 @@ use std::sync::{Mutex, PoisonError};
 #[derive(Debug)]
 pub struct Ground {
     arena: Arena,
+    /// Others may pass fences for this process.
+    fenced: bool,
     leftovers: Mutex<Vec<Leftover>>,
 }
 
@@ -33,12 +35,17 @@ impl Leftover {
 impl Ground {
     /// A ground over this rank's part of the segment.
     pub fn new(arena: Arena) -> Ground {
-        Ground { arena, leftovers: Mutex::default() }
+        Ground { arena, fenced: barrier::register(), leftovers: Mutex::default() }
     }
 
     /// This rank's part of the segment.
     pub fn arena(&self) -> &Arena {
         &self.arena
+    }
+
+    /// Whether others may pass fences for this process, and it for them.
+    pub(super) fn fenced_by_others(&self) -> bool {
+        self.fenced
     }
 
     /// Takes a block, after giving back what nobody needs any more.

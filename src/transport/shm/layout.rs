@@ -4,6 +4,7 @@
 //! without harm to anybody but the group, whatever lies in it.
 
 use super::bell::Bell;
+use super::flag::Line;
 use super::sync::{AtomicU32, AtomicU64};
 use crate::memory::{APART, Segment};
 use std::sync::Arc;
@@ -38,6 +39,12 @@ impl Part {
         // SAFETY: as in `word`.
         unsafe { AtomicU64::from_ptr(self.segment.address(self.offset + at).cast()) }
     }
+
+    fn longs<const N: usize>(&self, at: usize) -> &[AtomicU64; N] {
+        debug_assert!(at.is_multiple_of(8));
+        // SAFETY: as in `word`; a part ends where a seat does, which all of them lie in.
+        unsafe { &*self.segment.address(self.offset + at).cast() }
+    }
 }
 
 /// Where a rank of one communicator sits: its bell, its presence, and where the rings that lead to it are.
@@ -46,9 +53,16 @@ impl Part {
 /// |---|---|---|
 /// | 0 | rings: how often the bell was rung | everybody |
 /// | 4 | whether the rank sleeps | itself |
+/// | 8 | whether it passes the fence for its ringers | itself, before it first sleeps |
 /// | 128 | [`PRESENT`] or [`LEFT`] | itself |
+/// | 136 | the offset of its slots and 1, or 0 where there are none | itself |
 /// | 256 | how many of the others have left | the others |
-/// | 384 + 8 (2 r + c) | the offset of the ring from rank r on channel c and 1, or 0 where there is none | rank r |
+/// | 384 | the last epoch that it has ended | itself |
+/// | 512 | its board: a version, and the fingerprint of the collective that it is at | itself |
+/// | 640 + 128 p | where its operands of an epoch of parity p are: stamp, addresses, offsets in the segment and 1 | itself |
+/// | 896 + 128 f | flag f | itself |
+/// | 1920 + 64 (10 p + i) | line i of an epoch of parity p | itself |
+/// | 3200 + 8 (2 r + c) | the offset of the ring from rank r on channel c and 1, or 0 where there is none | rank r |
 #[derive(Clone)]
 pub(super) struct Seat {
     part: Part,
@@ -60,7 +74,17 @@ pub(super) const PRESENT: u32 = 0;
 /// It has left the group, after all that it had to say.
 pub(super) const LEFT: u32 = 1;
 
-const TABLE: usize = 3 * APART;
+const DONE: usize = 3 * APART;
+const BOARD: usize = 4 * APART;
+const ENTRIES: usize = 5 * APART;
+const FLAGS: usize = 7 * APART;
+const LINES: usize = FLAGS + FLAG_COUNT * APART;
+const TABLE: usize = LINES + 2 * LINE_COUNT * size_of::<Line>();
+
+/// How many flags a rank has.
+pub(super) const FLAG_COUNT: usize = 8;
+/// How many lines a rank has for an operation.
+pub(super) const LINE_COUNT: usize = 10;
 
 impl Seat {
     /// Where in it the number of those is that have left.
@@ -76,7 +100,40 @@ impl Seat {
     }
 
     pub(super) fn bell(&self) -> Bell<'_> {
-        Bell { rings: self.part.word(0), asleep: self.part.word(4) }
+        Bell { rings: self.part.word(0), asleep: self.part.word(4), quick: false }
+    }
+
+    /// Whether its rank passes the fence for its ringers.
+    pub(super) fn fences(&self) -> &AtomicU32 {
+        self.part.word(8)
+    }
+
+    pub(super) fn slots(&self) -> &AtomicU64 {
+        self.part.long(APART + 8)
+    }
+
+    pub(super) fn done(&self) -> &AtomicU64 {
+        self.part.long(DONE)
+    }
+
+    /// The board's version and contents.
+    pub(super) fn board(&self) -> (&AtomicU64, &[AtomicU64; 8]) {
+        (self.part.long(BOARD), self.part.longs(BOARD + 8))
+    }
+
+    pub(super) fn entry(&self, parity: usize) -> &[AtomicU64; 5] {
+        assert!(parity < 2);
+        self.part.longs(ENTRIES + parity * APART)
+    }
+
+    pub(super) fn flag(&self, flag: usize) -> &AtomicU64 {
+        assert!(flag < FLAG_COUNT);
+        self.part.long(FLAGS + flag * APART)
+    }
+
+    pub(super) fn line(&self, parity: usize, line: usize) -> &Line {
+        assert!(parity < 2 && line < LINE_COUNT);
+        self.part.longs(LINES + (parity * LINE_COUNT + line) * size_of::<Line>())
     }
 
     pub(super) fn presence(&self) -> &AtomicU32 {

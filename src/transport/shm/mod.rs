@@ -1,19 +1,24 @@
 #![doc = include_str!("README.md")]
 
 mod bell;
+mod flag;
 mod ground;
+mod host_memory;
 mod layout;
 mod ring;
 mod sentinel;
 mod sync;
 
+pub use flag::{Seen, Stamp};
 pub use ground::Ground;
+pub use host_memory::{HostMemory, Operands};
 pub use sentinel::{Sentinel, SentinelSetup};
 
 use super::{Channel, Direction, Interest, LinkFault, Transport};
 use crate::error::{Cause, CauseKind, Error, Result};
 use crate::memory::Block;
 use crate::observe::{Poison, Time, Waker};
+use bell::Bell;
 use layout::{CHANNELS, LEFT, PRESENT, Ring, Seat};
 use ring::{Garbled, Receiver, Sender};
 use std::fmt;
@@ -88,6 +93,8 @@ pub struct ShmSetup {
     pub shares_cpus: bool,
     /// How many bytes a ring holds: a power of two.
     pub capacity: usize,
+    /// The processes of the ranks, in rank order, where each may read the memory of all.
+    pub processes: Option<Arc<[i32]>>,
 }
 
 /// Byte streams between ranks that share a segment. Driven by one thread; its waker is for any.
@@ -95,7 +102,7 @@ pub struct ShmTransport {
     rank: usize,
     ground: Arc<Ground>,
     own: Arc<Own>,
-    seats: Vec<Seat>,
+    memory: HostMemory,
     outgoing: Vec<Option<Outgoing>>,
     incoming: Vec<Option<Incoming>>,
     poison: Arc<Poison>,
@@ -114,6 +121,13 @@ struct Own {
     /// Until the drop.
     block: Option<Block>,
     others: u32,
+}
+
+impl Own {
+    /// The bell as its owner sleeps by it.
+    fn bell(&self) -> Bell<'_> {
+        Bell { quick: self.seat.fences().load(Ordering::Relaxed) != 0, ..self.seat.bell() }
+    }
 }
 
 impl Drop for Own {
@@ -144,7 +158,8 @@ impl ShmTransport {
     /// # Panics
     /// Where the capacity is no power of two.
     pub fn new(setup: ShmSetup) -> Result<ShmTransport> {
-        let ShmSetup { rank, mut seat, seats, poison, report, spins, shares_cpus, capacity } = setup;
+        let ShmSetup { rank, mut seat, seats, poison, report, spins, shares_cpus, capacity, processes } =
+            setup;
         assert!(capacity.is_power_of_two(), "a ring of {capacity} bytes");
         if rank >= seats.len() || seats.len() > seat.world || seats[rank] != seat.offset {
             return Err(Error::invalid(format!("rank {rank} of {} does not sit where it says", seats.len())));
@@ -166,13 +181,17 @@ impl ShmTransport {
             block: seat.block.take(),
             others: places.len() as u32 - 1,
         });
+        if ground.fenced_by_others() && !shares_cpus {
+            // It sleeps seldom.
+            own.seat.fences().store(1, Ordering::Release);
+        }
         let woken = Arc::downgrade(&own);
         poison.on_set(move || woken.upgrade().map(|own| own.seat.bell().ring_anyway()).is_some());
         Ok(ShmTransport {
             rank,
+            memory: HostMemory::new(rank, places, Arc::clone(&ground), processes),
             ground,
             own,
-            seats: places,
             outgoing: (0..links).map(|_| None).collect(),
             incoming: (0..links).map(|_| None).collect(),
             poison,
@@ -184,21 +203,32 @@ impl ShmTransport {
         })
     }
 
+    /// How long to sleep at most; none where it is time already.
+    fn limit(&self, until: Time) -> Option<Option<Duration>> {
+        match until {
+            Time::NEVER => Some(None),
+            _ => match until.since(self.now()) {
+                Duration::ZERO => None,
+                left => Some(Some(left)),
+            },
+        }
+    }
+
     /// The place of a link in the lists.
     fn link(&self, peer: usize, channel: Channel) -> std::result::Result<usize, LinkFault> {
         let channel = usize::from(channel.0);
-        if peer < self.seats.len() && channel < CHANNELS {
+        if peer < self.memory.seats().len() && channel < CHANNELS {
             return Ok(peer * CHANNELS + channel);
         }
         let detail = format!(
             "there is no rank {peer} with channel {channel} in a world of {} with {CHANNELS} channels",
-            self.seats.len()
+            self.memory.seats().len()
         );
         Err(LinkFault { peer, kind: CauseKind::Unreachable, detail })
     }
 
     fn has_left(&self, peer: usize) -> bool {
-        self.seats[peer].presence().load(Ordering::Acquire) != PRESENT
+        self.memory.has_left(peer)
     }
 
     /// Makes the ring to a peer.
@@ -213,12 +243,12 @@ impl ShmTransport {
         let segment = self.ground.arena().segment();
         let ring =
             Ring::make(segment, block.offset(), self.capacity).ok_or_else(|| refused("no ring".into()))?;
-        let told = self.seats[to].ring_from(self.rank, link % CHANNELS);
+        let told = self.memory.seats()[to].ring_from(self.rank, link % CHANNELS);
         // SeqCst here and where a rank leaves: either the leaver sees the ring, or this sees that it has left. Whoever
         // takes the entry back says that the receiver needs the ring no more; nobody touches it after that.
         let entry = block.offset() as u64 + 1;
         told.store(entry, Ordering::SeqCst);
-        if self.seats[to].presence().load(Ordering::SeqCst) != PRESENT
+        if self.memory.seats()[to].presence().load(Ordering::SeqCst) != PRESENT
             && told.compare_exchange(entry, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok()
         {
             ring.released().store(1, Ordering::Release);
@@ -278,7 +308,7 @@ impl Transport for ShmTransport {
     }
 
     fn world(&self) -> usize {
-        self.seats.len()
+        self.memory.seats().len()
     }
 
     fn try_send(
@@ -313,14 +343,14 @@ impl Transport for ShmTransport {
                 // What is there already can be read while the rest is written.
                 if written >= PORTION as u64 {
                     sender.publish(ring.head(), written);
-                    self.seats[to].bell().ring();
+                    self.memory.ring(to);
                     written = 0;
                 }
             }
         }
         if written > 0 {
             sender.publish(ring.head(), written);
-            self.seats[to].bell().ring();
+            self.memory.ring(to);
         }
         Ok(sent)
     }
@@ -346,7 +376,7 @@ impl Transport for ShmTransport {
             if received > 0 {
                 ring.read(receiver.at(), &mut into[..received]);
                 receiver.consume(ring.tail(), received as u64);
-                self.seats[from].bell().ring();
+                self.memory.ring(from);
             }
         }
         if received == 0 && has_left { Err(left(from)) } else { Ok(received) }
@@ -376,22 +406,28 @@ impl Transport for ShmTransport {
         let link = self.link(from, channel).expect("it was shown");
         let Some(Incoming { ring, receiver }) = &mut self.incoming[link] else { panic!("nothing was shown") };
         receiver.consume(ring.tail(), bytes as u64);
-        self.seats[from].bell().ring();
+        self.memory.ring(from);
     }
 
     fn wait(&mut self, interests: &[Interest], until: Time) {
         let own = Arc::clone(&self.own);
-        let limit = match until {
-            Time::NEVER => None,
-            _ => match until.since(self.now()) {
-                Duration::ZERO => return,
-                left => Some(left),
-            },
-        };
-        own.seat.bell().sleep(limit, || {
+        let Some(limit) = self.limit(until) else { return };
+        own.bell().sleep(limit, || {
             own.nudged.swap(false, Ordering::SeqCst)
                 || self.poison.is_set()
                 || interests.iter().any(|interest| self.may_progress(interest))
+        });
+    }
+
+    fn host_memory(&mut self) -> Option<&mut HostMemory> {
+        Some(&mut self.memory)
+    }
+
+    fn wait_for(&mut self, look: &mut dyn FnMut(&mut HostMemory) -> bool, until: Time) {
+        let own = Arc::clone(&self.own);
+        let Some(limit) = self.limit(until) else { return };
+        own.bell().sleep(limit, || {
+            own.nudged.swap(false, Ordering::SeqCst) || self.poison.is_set() || look(&mut self.memory)
         });
     }
 
@@ -435,7 +471,7 @@ impl Drop for ShmTransport {
         let seat = &self.own.seat;
         // SeqCst: see `open_outgoing`.
         seat.presence().store(LEFT, Ordering::SeqCst);
-        for from in 0..self.seats.len() {
+        for from in 0..self.memory.seats().len() {
             for channel in 0..CHANNELS {
                 let told = seat.ring_from(from, channel).swap(0, Ordering::SeqCst);
                 if let Some(offset) = told.checked_sub(1)
@@ -448,7 +484,8 @@ impl Drop for ShmTransport {
         for out in self.outgoing.drain(..).flatten() {
             self.ground.leave(out.block, Ring::RELEASED, 1);
         }
-        let (before, from_own) = self.seats.split_at(self.rank);
+        self.memory.leave();
+        let (before, from_own) = self.memory.seats().split_at(self.rank);
         for other in before.iter().chain(&from_own[1..]) {
             other.bell().ring();
             // The last touch: from here on that rank may give its seat back.
@@ -461,7 +498,7 @@ impl fmt::Debug for ShmTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ShmTransport")
             .field("rank", &self.rank)
-            .field("world", &self.seats.len())
+            .field("world", &self.memory.seats().len())
             .finish_non_exhaustive()
     }
 }

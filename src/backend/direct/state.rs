@@ -1,0 +1,529 @@
+//! How far the running program is.
+//!
+//! This is where the memory of users and of other ranks is touched: every address is made from an [`Operation`]'s buffers,
+//! the scratch buffer here, a slot, or what a peer has told, at a range that the plan has been checked to keep within it. What
+//! may be read or written when is what the plan's flags say, which the verifier proves free of races.
+
+use super::super::Operation;
+use super::program::{Action, Base, Operand, Program, Programs};
+use super::stream;
+use crate::plan::Region;
+use crate::reduce::{Kernels, kernels};
+use crate::transport::shm::{HostMemory, Operands, Seen, Stamp};
+
+/// What a look at the program achieved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::backend) enum Step {
+    /// A rank has to do something first.
+    Blocked(usize),
+    /// There is more to do.
+    More,
+    /// Everything is done.
+    Over,
+}
+
+/// Why it cannot go on.
+#[derive(Debug)]
+pub(in crate::backend) enum Stop {
+    /// The rank does something else.
+    Disagrees(usize),
+    /// The rank has left the group.
+    Left(usize),
+    /// What the rank has told cannot be.
+    Garbled(usize),
+    /// A rank's memory cannot be read, for this reason.
+    Unreadable(usize, String),
+    /// There is no memory for this rank's slots.
+    NoSlots(String),
+}
+
+/// The running program. Kept from one operation to the next, so that nothing is allocated anew.
+pub(in crate::backend) struct Direct {
+    stamp: Stamp,
+    /// The last epoch in which this rank heard from all others.
+    heard: u64,
+    phase: Phase,
+    /// The action that is under way, and how many bytes of it are done.
+    at: usize,
+    done: usize,
+    raised: [u32; HostMemory::FLAGS],
+    kernels: Option<&'static Kernels>,
+    scratch: Vec<u8>,
+    /// What was read of others' own memory, and what goes past the caches.
+    staging: Vec<u8>,
+    /// This rank's slot in line, and then what was read of everybody's.
+    lines: Vec<u8>,
+    sources: Vec<*const u8>,
+    /// Whether something went past the caches that others have not been told of.
+    streamed: bool,
+    /// Where this rank's operands are in the segment, if both are shared tensors.
+    shared: Option<(u64, u64)>,
+    /// Whether all ranks' are.
+    all_shared: bool,
+}
+
+// SAFETY: the addresses in `sources` are used only while a fold runs, which writes them anew; everything else is plain
+// data.
+unsafe impl Send for Direct {}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Until all have ended the epoch before the last.
+    Guarded,
+    /// Of a rank with shared tensors: until all have said where theirs are.
+    Entered,
+    Running,
+}
+
+/// The most bytes that are worked through before somebody looks whether the group has failed.
+const TURN: usize = 1 << 20;
+
+/// What is read of another process at a time: it stays in a core's cache.
+const READ: usize = 128 << 10;
+
+/// What is folded at a time where the result goes past the caches.
+const TILE: usize = 16 << 10;
+
+/// Where an operand is.
+enum Where {
+    /// In this process's sight.
+    Here(*mut u8),
+    /// In the memory of a rank's process, at this address.
+    There(usize, u64),
+}
+
+impl Direct {
+    pub(in crate::backend) fn new() -> Self {
+        Direct {
+            stamp: Stamp::default(),
+            heard: 0,
+            phase: Phase::Guarded,
+            at: 0,
+            done: 0,
+            raised: [0; HostMemory::FLAGS],
+            kernels: None,
+            scratch: Vec::new(),
+            staging: Vec::new(),
+            lines: Vec::new(),
+            sources: Vec::new(),
+            streamed: false,
+            shared: None,
+            all_shared: false,
+        }
+    }
+
+    /// Begins an operation whose fingerprint has this hash. `shared` is where its operands are in the segment, where both
+    /// are and there is a program for shared tensors.
+    pub(in crate::backend) fn start(
+        &mut self,
+        programs: &Programs<'_>,
+        operation: &Operation,
+        hash: u32,
+        shared: Option<(u64, u64)>,
+    ) {
+        let request = operation.request();
+        let program = programs.base;
+        (self.shared, self.all_shared) = (shared, false);
+        self.stamp = Stamp { epoch: self.stamp.epoch + 1, hash };
+        self.phase = Phase::Guarded;
+        (self.at, self.done) = (0, 0);
+        self.raised = [0; HostMemory::FLAGS];
+        self.kernels = request.op.and_then(|op| kernels(op, request.dtype));
+        let scratch = program.scratch_bytes.max(programs.shared.map_or(0, |shared| shared.scratch_bytes));
+        if self.scratch.len() < scratch {
+            self.scratch = vec![0; scratch];
+        }
+        if program.in_line.is_some() {
+            let needed = (request.world + 1) * HostMemory::IN_LINE;
+            if self.lines.len() < needed {
+                self.lines = vec![0; needed];
+            }
+        } else if self.staging.is_empty() {
+            self.staging = vec![0; TILE];
+        }
+    }
+
+    /// How many bytes of memory it holds for payload.
+    pub(in crate::backend) fn held(&self) -> usize {
+        self.scratch.len() + self.staging.len() + self.lines.len()
+    }
+
+    /// Whether what blocks it is that a rank has not ended an earlier operation, of which it may not be told.
+    pub(in crate::backend) fn is_guarded(&self) -> bool {
+        self.phase == Phase::Guarded
+    }
+
+    /// Does what can be done now, or a turn's worth of it.
+    #[inline]
+    pub(in crate::backend) fn step(
+        &mut self,
+        programs: &Programs<'_>,
+        operation: &Operation,
+        memory: &mut HostMemory,
+    ) -> Result<Step, Stop> {
+        if self.phase == Phase::Guarded {
+            if let Some(rank) = self.guarded_by(memory) {
+                return blocked(memory, rank, |memory| memory.has_ended(rank, self.stamp.epoch - 2));
+            }
+            self.enter(programs.base, operation, memory)?;
+        }
+        if self.phase == Phase::Entered
+            && let Some(rank) = self.hear_of_operands(memory)?
+        {
+            return blocked(memory, rank, |memory| memory.operands(rank, self.stamp).0 != Seen::NotYet);
+        }
+        let program = self.program(programs);
+        let mut turn = TURN;
+        while let Some(action) = program.actions.get(self.at) {
+            match action {
+                Action::Signal { flag } => self.signal(program, *flag, memory),
+                Action::Wait { rank, flag, value } => {
+                    match self.look(program, *rank, *flag, *value, memory) {
+                        Seen::There => {}
+                        Seen::Other => return Err(Stop::Disagrees(*rank)),
+                        Seen::NotYet => {
+                            return blocked(memory, *rank, |memory| {
+                                self.look(program, *rank, *flag, *value, memory) != Seen::NotYet
+                            });
+                        }
+                    }
+                }
+                Action::Copy { source, into, bytes } => {
+                    while self.done < *bytes {
+                        if turn == 0 {
+                            return Ok(Step::More);
+                        }
+                        let len = turn.min(*bytes - self.done);
+                        let len = self.copy(program, operation, memory, *source, *into, len)?;
+                        self.done += len;
+                        turn -= len;
+                    }
+                }
+                Action::Fold { sources, into, bytes, finish } => {
+                    while self.done < *bytes {
+                        if turn == 0 {
+                            return Ok(Step::More);
+                        }
+                        let len = turn.min(*bytes - self.done);
+                        let len = self.fold(program, operation, memory, sources, *into, len, *finish)?;
+                        self.done += len;
+                        turn = turn.saturating_sub(len);
+                    }
+                }
+                Action::Finish { range, bytes } => self.finish(program, operation, memory, *range, *bytes)?,
+            }
+            self.at += 1;
+            self.done = 0;
+        }
+        self.publish();
+        memory.end(self.stamp.epoch, !program.hears_all);
+        if program.hears_all {
+            self.heard = self.stamp.epoch;
+        }
+        Ok(Step::Over)
+    }
+
+    /// Whether a step would do something, or end.
+    pub(in crate::backend) fn may_go_on(&mut self, programs: &Programs<'_>, memory: &mut HostMemory) -> bool {
+        let rank = match (self.phase, self.program(programs).actions.get(self.at)) {
+            (Phase::Guarded, _) => self.guarded_by(memory),
+            (Phase::Entered, _) => match self.hear_of_operands(memory) {
+                Ok(rank) => rank,
+                Err(_) => return true,
+            },
+            (Phase::Running, Some(Action::Wait { rank, flag, value })) => {
+                let program = self.program(programs);
+                (self.look(program, *rank, *flag, *value, memory) == Seen::NotYet).then_some(*rank)
+            }
+            _ => None,
+        };
+        rank.is_none_or(|rank| memory.has_left(rank))
+    }
+
+    /// Whom it waits for, if it does.
+    pub(in crate::backend) fn waits_for(
+        &mut self,
+        programs: &Programs<'_>,
+        memory: &HostMemory,
+    ) -> Option<usize> {
+        match (self.phase, self.program(programs).actions.get(self.at)) {
+            (Phase::Guarded, _) => self.guarded_by(memory),
+            (Phase::Entered, _) => self.hear_of_operands(memory).ok().flatten(),
+            (Phase::Running, Some(Action::Wait { rank, .. })) => Some(*rank),
+            _ => None,
+        }
+    }
+
+    /// A rank that may still look at what this one is about to write over.
+    #[inline]
+    fn guarded_by(&self, memory: &HostMemory) -> Option<usize> {
+        let Stamp { epoch, .. } = self.stamp;
+        // Who has begun the last epoch has ended the one before.
+        if epoch <= 2 || self.heard + 1 == epoch {
+            return None;
+        }
+        (0..memory.world()).find(|&rank| rank != memory.rank() && !memory.has_ended(rank, epoch - 2))
+    }
+
+    fn enter(
+        &mut self,
+        program: &Program,
+        operation: &Operation,
+        memory: &mut HostMemory,
+    ) -> Result<(), Stop> {
+        memory.begin(self.stamp);
+        if program.in_line.is_none() {
+            if program.slot_bytes > 0 {
+                memory.make_slots().map_err(|error| Stop::NoSlots(error.to_string()))?;
+            }
+            let buffers = operation.buffers();
+            let operands = Operands {
+                input: buffers.input.expose_provenance() as u64,
+                output: buffers.output.expose_provenance() as u64,
+                shared: self.shared,
+            };
+            // Who hears nothing else of this rank may wait for this.
+            memory.enter(self.stamp, operands, !program.hears_all || self.shared.is_some());
+        }
+        self.phase = if self.shared.is_some() { Phase::Entered } else { Phase::Running };
+        Ok(())
+    }
+
+    /// Looks where all ranks' operands are; a rank that has not said so yet.
+    fn hear_of_operands(&mut self, memory: &HostMemory) -> Result<Option<usize>, Stop> {
+        let mut all_shared = true;
+        for rank in 0..memory.world() {
+            let (seen, operands) = memory.operands(rank, self.stamp);
+            match seen {
+                Seen::There => all_shared &= operands.shared.is_some(),
+                Seen::NotYet => return Ok(Some(rank)),
+                Seen::Other => return Err(Stop::Disagrees(rank)),
+            }
+        }
+        // All ranks see the same, and those with other memory need not look.
+        self.all_shared = all_shared;
+        self.phase = Phase::Running;
+        Ok(None)
+    }
+
+    /// The program that runs.
+    #[inline]
+    fn program<'p>(&self, programs: &Programs<'p>) -> &'p Program {
+        match programs.shared {
+            Some(shared) if self.all_shared => shared,
+            _ => programs.base,
+        }
+    }
+
+    /// What went past the caches is there before whatever others are told next.
+    #[inline]
+    fn publish(&mut self) {
+        if std::mem::take(&mut self.streamed) {
+            stream::fence();
+        }
+    }
+
+    #[inline]
+    fn signal(&mut self, program: &Program, flag: u32, memory: &mut HostMemory) {
+        self.publish();
+        if program.in_line.is_some() {
+            memory.show(self.stamp, &self.lines[..program.slot_bytes]);
+        } else {
+            let count = &mut self.raised[flag as usize];
+            *count += 1;
+            memory.raise(flag, self.stamp, *count);
+        }
+    }
+
+    #[inline]
+    fn look(&mut self, program: &Program, rank: usize, flag: u32, value: u32, memory: &HostMemory) -> Seen {
+        match &program.in_line {
+            Some(read) => {
+                let at = (rank + 1) * HostMemory::IN_LINE;
+                memory.shown(rank, self.stamp, &mut self.lines[at..at + read[rank]])
+            }
+            None => memory.flag(rank, flag, self.stamp, value),
+        }
+    }
+
+    /// Where byte `self.done` of an operand is, and how many bytes of `len` lie together there.
+    #[inline]
+    fn place(
+        &mut self,
+        program: &Program,
+        operation: &Operation,
+        memory: &mut HostMemory,
+        operand: Operand,
+        len: usize,
+    ) -> Result<(Where, usize), Stop> {
+        let at = operand.offset + self.done;
+        let here = |base: *mut u8| Ok((Where::Here(base.wrapping_add(at)), len));
+        match (operand.base, operation.pieces()) {
+            (Base::Input, None) => here(operation.buffers().input.cast_mut()),
+            (Base::Output, None) => here(operation.buffers().output),
+            (base @ (Base::Input | Base::Output), Some(pieces)) => {
+                let (piece, at) = pieces.find(at);
+                let base = if base == Base::Input { piece.input.cast_mut() } else { piece.output };
+                Ok((Where::Here(base.wrapping_add(at)), len.min(piece.bytes - at)))
+            }
+            (Base::Scratch, _) => here(self.scratch.as_mut_ptr()),
+            (Base::Slot, _) if program.in_line.is_some() => here(self.lines.as_mut_ptr()),
+            (Base::Slot, _) => {
+                let own = memory.rank();
+                here(memory.slot(own, self.stamp).ok_or(Stop::Garbled(own))?)
+            }
+            (Base::Peer(rank, Region::Slot), _) if program.in_line.is_some() => {
+                here(self.lines[(rank + 1) * HostMemory::IN_LINE..].as_mut_ptr())
+            }
+            (Base::Peer(rank, Region::Slot), _) => {
+                here(memory.slot(rank, self.stamp).ok_or(Stop::Garbled(rank))?)
+            }
+            (Base::Peer(rank, region), _) => {
+                let (_, operands) = memory.operands(rank, self.stamp);
+                let first = region == Region::Input;
+                if let Some((input, output)) = operands.shared {
+                    let offset = if first { input } else { output };
+                    let address = memory.mapped(offset.saturating_add(at as u64), len);
+                    return Ok((Where::Here(address.ok_or(Stop::Garbled(rank))?), len));
+                }
+                let address = if first { operands.input } else { operands.output };
+                Ok((Where::There(rank, address.wrapping_add(at as u64)), len))
+            }
+        }
+    }
+
+    /// Copies as many bytes as lie together; returns how many.
+    fn copy(
+        &mut self,
+        program: &Program,
+        operation: &Operation,
+        memory: &mut HostMemory,
+        source: Operand,
+        into: Operand,
+        len: usize,
+    ) -> Result<usize, Stop> {
+        let (from, len) = self.place(program, operation, memory, source, len)?;
+        let (to, len) = self.place(program, operation, memory, into, len)?;
+        let Where::Here(to) = to else { return Err(Stop::Garbled(memory.rank())) };
+        match from {
+            // SAFETY: both ranges lie within their memories (the plan's spans are checked against the request's lengths, and
+            // the operation's maker vouches for these; a slot is as long as any program's), and nobody else touches what is
+            // written here (flags).
+            Where::Here(from) if program.streams && into.is_result() => unsafe {
+                stream::copy(from, to, len);
+                self.streamed = true;
+            },
+            // SAFETY: as above. `copy` allows them to overlap.
+            Where::Here(from) => unsafe { std::ptr::copy(from, to, len) },
+            Where::There(rank, address) => {
+                // SAFETY: as above; the peer's process is only read.
+                unsafe { memory.read(rank, address, to, len) }
+                    .map_err(|error| Stop::Unreadable(rank, error))?;
+            }
+        }
+        Ok(len)
+    }
+
+    /// Folds as many bytes as lie together, or a tile; returns how many.
+    #[expect(clippy::too_many_arguments)]
+    fn fold(
+        &mut self,
+        program: &Program,
+        operation: &Operation,
+        memory: &mut HostMemory,
+        sources: &[Operand],
+        into: Operand,
+        len: usize,
+        finish: bool,
+    ) -> Result<usize, Stop> {
+        let (to, mut len) = self.place(program, operation, memory, into, len)?;
+        let Where::Here(to) = to else { return Err(Stop::Garbled(memory.rank())) };
+        let streams = program.streams && into.base == Base::Output;
+        if streams {
+            len = len.min(TILE - TILE % program.element);
+        }
+        let mut addresses = std::mem::take(&mut self.sources);
+        addresses.clear();
+        // How many are read by way of the kernel, each into a place of its own behind the tile.
+        let mut read = 0;
+        for source in sources {
+            let (place, together) = self.place(program, operation, memory, *source, len)?;
+            len = len.min(together);
+            match place {
+                Where::Here(address) => addresses.push(address.cast_const()),
+                Where::There(..) => {
+                    read += 1;
+                    len = len.min(READ - READ % program.element);
+                    addresses.push(std::ptr::null());
+                }
+            }
+        }
+        if read > 0 {
+            let needed = TILE + read * READ;
+            if self.staging.len() < needed {
+                self.staging = vec![0; needed];
+            }
+            let mut at = TILE;
+            for (source, address) in sources.iter().zip(&mut addresses) {
+                if let (Where::There(rank, from), _) = self.place(program, operation, memory, *source, len)? {
+                    let place = self.staging[at..at + len].as_mut_ptr();
+                    // SAFETY: the staging buffer is nobody else's, and long enough; the peer's process is only read.
+                    unsafe { memory.read(rank, from, place, len) }
+                        .map_err(|error| Stop::Unreadable(rank, error))?;
+                    *address = place;
+                    at += READ;
+                }
+            }
+        }
+        let kernels = self.kernels.expect("only reductions with kernels fold in shared memory");
+        let (count, world) = (len / program.element, operation.request().world);
+        // SAFETY: as in `copy`; lowering refuses operands that overlap but are not the same. The staging buffer is nobody
+        // else's, and longer than a tile.
+        unsafe {
+            let result = if streams { self.staging.as_mut_ptr() } else { to };
+            kernels.fold(result, &addresses, count);
+            if finish {
+                kernels.finish(result, count, world);
+            }
+            if streams {
+                stream::copy(result, to, len);
+                self.streamed = true;
+            }
+        }
+        self.sources = addresses;
+        Ok(len)
+    }
+
+    fn finish(
+        &mut self,
+        program: &Program,
+        operation: &Operation,
+        memory: &mut HostMemory,
+        range: Operand,
+        bytes: usize,
+    ) -> Result<(), Stop> {
+        while self.done < bytes {
+            let (to, len) = self.place(program, operation, memory, range, bytes - self.done)?;
+            if let (Where::Here(to), Some(kernels)) = (to, self.kernels) {
+                // SAFETY: as in `copy`.
+                unsafe { kernels.finish(to, len / program.element, operation.request().world) };
+            }
+            self.done += len;
+        }
+        Ok(())
+    }
+}
+
+/// What follows where a rank has not done what is waited for: it may have left, or have done it just now.
+#[cold]
+fn blocked(
+    memory: &mut HostMemory,
+    rank: usize,
+    mut there: impl FnMut(&mut HostMemory) -> bool,
+) -> Result<Step, Stop> {
+    // Looked at before the second look: what it did before it left is then surely seen.
+    if memory.has_left(rank) && !there(memory) {
+        return Err(Stop::Left(rank));
+    }
+    Ok(Step::Blocked(rank))
+}

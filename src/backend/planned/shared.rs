@@ -1,0 +1,283 @@
+//! Operations in memory that the ranks see of each other: how they are begun, driven at once, and found to disagree.
+
+use super::super::direct::{Direct, Program, Programs, Step, Stop};
+use super::super::{Operation, Progress};
+use super::compile::Compiled;
+use super::state::{Moved, Trouble};
+use super::{Planned, Queued, Running};
+use crate::collective::{Collective, Difference, Fingerprint};
+use crate::error::{CauseKind, Result};
+use crate::observe::Time;
+use crate::plan::{Algorithm, Reach, Schedule};
+use crate::transport::shm::HostMemory;
+use crate::transport::{LinkFault, Transport};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often a rank with a CPU of its own looks again before it turns to what costs more: some 10 us.
+const QUICK: u32 = 100;
+
+/// The same where ranks must share CPUs: for what another CPU is just about to write.
+const QUICK_SHARED: u32 = 2;
+
+/// How many of these looks pass between two looks whether the group has failed.
+const LOOKS_PER_VERDICT: u32 = 64;
+
+/// Of operations that are over at once every so manieth is timed, and stands for the others: the clock costs a third of
+/// them.
+const TIMED: u32 = 16;
+
+/// How long a rank sleeps at most of which nobody knows that it waits.
+pub(super) const UNTOLD: Duration = Duration::from_millis(1);
+
+/// How long a rank waits for another, which does something else, to post what that is.
+const POSTED: Duration = Duration::from_millis(50);
+
+/// So many of the latest collectives are remembered, to be compared with what those post who are behind.
+const REMEMBERED: usize = 16;
+
+/// How far the ranks of a transport reach.
+pub(super) fn reach(transport: &mut impl Transport) -> Reach {
+    match transport.host_memory() {
+        None => Reach::Messages,
+        Some(memory) if memory.reads_processes() => Reach::Memory,
+        Some(_) => Reach::Slots,
+    }
+}
+
+/// One step of the program that is running.
+pub(super) fn step(
+    direct: &mut Direct,
+    running: &Running,
+    transport: &mut impl Transport,
+) -> std::result::Result<Moved, Trouble> {
+    let Running { queued, fingerprint, .. } = running;
+    let memory = memory_of(transport);
+    match direct.step(&queued.programs().expect("it runs in shared memory"), &queued.operation, memory) {
+        Ok(Step::Over) => Ok(Moved::All),
+        Ok(Step::More) => Ok(Moved::Some),
+        Ok(Step::Blocked(_)) => Ok(Moved::None),
+        Err(stop) => Err(trouble(stop, fingerprint, memory)),
+    }
+}
+
+impl<T: Transport> Planned<T> {
+    /// Runs an operation in shared memory at once, on the way that costs least. Gives it back where that is none for it, or
+    /// where it has to wait for long; then it is under way.
+    #[inline]
+    pub(super) fn run_quickly(&mut self, operation: Operation) -> Quick {
+        let Operation { request, schedule, strict, .. } = &operation;
+        let alone = self.running.is_none() && self.queue.is_empty();
+        if !alone
+            || schedule.algorithm.needs() == Reach::Messages
+            || self.reach == Reach::Messages
+            || *strict
+            || request.world < 2
+            || request.collective == Collective::SendRecv
+            || self.transport.meter.tracer.is_some()
+            || request.world != self.transport.inner.world()
+            || self.failure.is_some()
+            || self.transport.inner.verdict().is_some()
+            || operation.check().is_err()
+        {
+            return Quick::No(operation);
+        }
+        let plan = match self.plans.get(request, *schedule, &self.transport.meter) {
+            Ok(plan) if plan.program.is_some() => plan,
+            _ => return Quick::No(operation),
+        };
+        let (shared, variant) = match self.shared(&plan, &operation) {
+            Ok(shared) => shared,
+            Err(_) => return Quick::No(operation),
+        };
+        let program = plan.program.as_ref().expect("it has one");
+        let programs =
+            Programs { base: program, shared: variant.as_ref().and_then(|variant| variant.program.as_ref()) };
+        self.runs = self.runs.wrapping_add(1);
+        let timed = !program.is_in_line() || self.runs.is_multiple_of(TIMED);
+        let submitted = if timed { self.transport.inner.now() } else { Time::NEVER };
+        let fingerprint = self.fingerprint(&plan, &operation);
+        self.remember(&fingerprint);
+        self.direct.start(&programs, &operation, self.history, shared);
+        let most = if self.transport.inner.shares_cpus() { QUICK_SHARED } else { QUICK };
+        let looks = self.patience.clamp(QUICK_SHARED, most);
+        let mut idle = 0;
+        let mut posted = false;
+        let stopped = loop {
+            let memory = memory_of(&mut self.transport.inner);
+            match self.direct.step(&programs, &operation, memory) {
+                Ok(Step::Over) => {
+                    if !posted {
+                        memory.post(&fingerprint.encode());
+                    }
+                    self.patience = looks * 2;
+                    self.end_quickly(&operation, submitted, program);
+                    return Quick::Over;
+                }
+                Ok(Step::More) => {
+                    if self.transport.inner.verdict().is_some() {
+                        break None;
+                    }
+                }
+                Ok(Step::Blocked(_)) => {
+                    if !posted {
+                        // Not before the others have what they wait for.
+                        memory.post(&fingerprint.encode());
+                        posted = true;
+                    }
+                    idle += 1;
+                    let failed = idle % LOOKS_PER_VERDICT == 0 && self.transport.inner.verdict().is_some();
+                    if idle > looks || failed {
+                        break None;
+                    }
+                    std::hint::spin_loop();
+                }
+                Err(stop) => {
+                    memory.post(&fingerprint.encode());
+                    break Some(trouble(stop, &fingerprint, memory));
+                }
+            }
+        };
+        // Who has waited in vain may have a CPU that another needs.
+        self.patience = looks / 2;
+        let submitted = if timed { submitted } else { self.transport.inner.now() };
+        let ticket = self.ticket();
+        let deadline = submitted.after(operation.timeout());
+        let queued = Queued { ticket, operation, plan, shared, variant, submitted, deadline };
+        self.begin(queued, fingerprint, None);
+        match stopped.map(|trouble| self.notice_trouble(trouble)) {
+            Some(Progress::Done(_, result)) => Quick::Failed(result),
+            _ => Quick::UnderWay(ticket),
+        }
+    }
+
+    /// Where an operation's operands are in the segment, where both are in shared tensors, and the plan for that case.
+    pub(super) fn shared(&mut self, plan: &Compiled, operation: &Operation) -> Result<Shared> {
+        let request = operation.request();
+        let in_line = plan.program.as_ref().is_none_or(Program::is_in_line);
+        if in_line
+            || operation.pieces().is_some()
+            || !request.collective.combines() && request.collective.is_rooted()
+        {
+            return Ok((None, None));
+        }
+        let Some(memory) = self.transport.inner.host_memory() else { return Ok((None, None)) };
+        let (rank, size) = (memory.rank(), request.element_size());
+        let buffers = operation.buffers();
+        let input = memory.locate(buffers.input, request.input_len(rank) * size);
+        let Some(input) = input else { return Ok((None, None)) };
+        let output = memory.locate(buffers.output, request.output_len(rank) * size);
+        let Some(output) = output else { return Ok((None, None)) };
+        let Some(algorithm) = Algorithm::for_tensors(request) else { return Ok((None, None)) };
+        let schedule = Schedule { algorithm, slice: algorithm.own_slice(request).unwrap_or(usize::MAX) };
+        let variant = self.plans.get(request, schedule, &self.transport.meter)?;
+        Ok((Some((input, output)), Some(variant)))
+    }
+
+    /// Takes a collective into the history.
+    #[inline]
+    pub(super) fn remember(&mut self, fingerprint: &Fingerprint) {
+        self.history = fingerprint.history_after();
+        let place = fingerprint.sequence as usize % REMEMBERED;
+        match self.recent.get_mut(place) {
+            Some(recent) => *recent = *fingerprint,
+            None => self.recent.resize(place + 1, *fingerprint),
+        }
+    }
+
+    fn end_quickly(&mut self, operation: &Operation, submitted: Time, program: &Program) {
+        let request = operation.request();
+        let meter = &self.transport.meter;
+        let bytes = request.bytes(self.transport.inner.rank()) as u64;
+        let time = match submitted {
+            Time::NEVER => Duration::ZERO,
+            submitted => {
+                let time = self.transport.inner.now().since(submitted);
+                if program.is_in_line() { time * TIMED } else { time }
+            }
+        };
+        meter.ended(request.collective, bytes, time, true);
+        meter.scratch_bytes.set((self.state.held() + self.direct.held()) as u64);
+    }
+
+    /// Finds whoever has posted that it is at a place in the order where this rank is or was lately, and does something else
+    /// there.
+    pub(super) fn look_at_boards(&mut self) -> std::result::Result<(), Trouble> {
+        let Some(running) = &self.running else { return Ok(()) };
+        let Some(memory) = self.transport.inner.host_memory() else { return Ok(()) };
+        let own = memory.rank();
+        for peer in (0..memory.world()).filter(|&peer| peer != own) {
+            let here = posted_difference(&running.fingerprint, peer, memory);
+            let before = || self.recent.iter().find_map(|mine| posted_difference(mine, peer, memory));
+            if let Some(difference) = here.or_else(before) {
+                return Err(Trouble::Mismatch { peer, difference });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What has become of an operation that was tried at once.
+pub(super) enum Quick {
+    /// It has not begun.
+    No(Operation),
+    Over,
+    Failed(Result<()>),
+    /// It runs, and is to be driven further.
+    UnderWay(super::Ticket),
+}
+
+/// Where operands are in the segment, and the plan for operands that are.
+pub(super) type Shared = (Option<(u64, u64)>, Option<Arc<Compiled>>);
+
+impl Queued {
+    /// What it runs by, where it runs in shared memory.
+    pub(super) fn programs(&self) -> Option<Programs<'_>> {
+        let shared = self.variant.as_ref().and_then(|variant| variant.program.as_ref());
+        Some(Programs { base: self.plan.program.as_ref()?, shared })
+    }
+}
+
+fn memory_of(transport: &mut impl Transport) -> &mut HostMemory {
+    transport.host_memory().expect("programs are refused where there is none")
+}
+
+/// How the collective that a peer has posted differs from this rank's, where it is at the same place in the order.
+fn posted_difference(mine: &Fingerprint, peer: usize, memory: &HostMemory) -> Option<Difference> {
+    let theirs = memory.posted(peer)?;
+    let comparable = Fingerprint { pair_count: theirs.pair_count, ..*mine };
+    if theirs.sequence == mine.sequence { comparable.difference(&theirs) } else { None }
+}
+
+#[cold]
+fn trouble(stop: Stop, mine: &Fingerprint, memory: &HostMemory) -> Trouble {
+    let link = |peer, kind, detail| Trouble::Link(LinkFault { peer, kind, detail });
+    match stop {
+        Stop::Disagrees(peer) => {
+            // It posts what it does right after it has shown it.
+            let begun = Instant::now();
+            let posted = loop {
+                let posted = posted_difference(mine, peer, memory);
+                if posted.is_some() || begun.elapsed() > POSTED {
+                    break posted;
+                }
+                std::thread::yield_now();
+            };
+            let difference = posted.unwrap_or_else(|| Difference {
+                field: "the operation (hash)",
+                mine: format!("{:08x}", mine.history_after()),
+                theirs: "another".into(),
+            });
+            Trouble::Mismatch { peer, difference }
+        }
+        Stop::Left(peer) => link(peer, CauseKind::Closed, "it left the group".into()),
+        Stop::Garbled(peer) => Trouble::Garbled { peer },
+        Stop::Unreadable(peer, why) => {
+            link(peer, CauseKind::Closed, format!("its memory cannot be read: {why}"))
+        }
+        Stop::NoSlots(why) => {
+            let detail = format!("it has no memory for what it shows to others: {why}");
+            link(memory.rank(), CauseKind::Unreachable, detail)
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The protocol by which ranks that see each other's memory tell each other how far they are in an operation.
+//!
+//! Operations are counted: the *epoch* of an operation is its number among those of its group that are carried out in
+//! shared memory. A *stamp* is an epoch with a hash of what was asked for, and every word that a rank writes for others
+//! carries one: so a word that is left over from an earlier operation says nothing, and a word of the same epoch with
+//! another hash says that the ranks do not agree. Whatever was written before a word is visible to whoever has seen it
+//! (release and acquire).
+//!
+//! What a rank writes twice, once for each parity of the epoch, may be written again when all ranks have ended the epoch
+//! before the last: then nobody looks at it any more.
+
+use super::sync::{AtomicU64, Ordering, fence};
+
+/// An operation, as words in shared memory name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stamp {
+    /// Its number.
+    pub epoch: u64,
+    /// Of what was asked for.
+    pub hash: u32,
+}
+
+/// What a word says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// Nothing of this operation yet.
+    NotYet,
+    /// What is waited for.
+    There,
+    /// That its writer does something else.
+    Other,
+}
+
+/// The bits of an epoch that a flag carries.
+const EPOCH: u32 = 24;
+
+/// The largest number that a flag can be raised to.
+pub(super) const MOST: u32 = u16::MAX as u32;
+
+/// A flag that is raised to `value`.
+pub(super) fn raised(stamp: Stamp, value: u32) -> u64 {
+    debug_assert!(value <= MOST);
+    stamp.epoch << (64 - EPOCH) | u64::from(value) << 24 | u64::from(stamp.hash >> 8)
+}
+
+/// Whether a flag has been raised to `value`, or its owner is further than this operation.
+pub(super) fn seen(flag: &AtomicU64, stamp: Stamp, value: u32) -> Seen {
+    let word = flag.load(Ordering::Acquire);
+    let mine = raised(stamp, value);
+    // The difference of the epochs, as a number with a sign.
+    let ahead = (word & !0 << (64 - EPOCH)).wrapping_sub(mine & !0 << (64 - EPOCH)).cast_signed();
+    match ahead {
+        ..0 => Seen::NotYet,
+        1.. => Seen::There,
+        0 if (word ^ mine) & 0xff_ffff != 0 => Seen::Other,
+        0 if word >= mine => Seen::There,
+        0 => Seen::NotYet,
+    }
+}
+
+/// After so many epochs all flags are written again, whether or not anybody has raised them: an old word must not be
+/// taken for one that is ahead.
+pub(super) const RENEWED: u64 = 1 << (EPOCH - 4);
+
+/// A line of memory that carries a payload and its stamp together: seven words and the stamp.
+pub(super) type Line = [AtomicU64; 8];
+
+/// The bytes of payload of a line.
+pub(super) const LINE: usize = 56;
+
+fn tag(stamp: Stamp) -> u64 {
+    u64::from(stamp.hash) << 32 | stamp.epoch & 0xffff_ffff
+}
+
+/// Writes a line, of which `words` words matter.
+#[inline]
+pub(super) fn show(line: &Line, stamp: Stamp, payload: &[u64; 7], words: usize) {
+    for (word, value) in line.iter().zip(payload).take(words) {
+        word.store(*value, Ordering::Relaxed);
+    }
+    line[7].store(tag(stamp), Ordering::Release);
+}
+
+/// Reads a line, of which `words` words matter.
+#[inline]
+pub(super) fn look(line: &Line, stamp: Stamp, payload: &mut [u64; 7], words: usize) -> Seen {
+    let word = line[7].load(Ordering::Acquire);
+    let mine = tag(stamp);
+    if word == mine {
+        for (value, word) in payload.iter_mut().zip(line).take(words) {
+            *value = word.load(Ordering::Relaxed);
+        }
+        Seen::There
+    } else if word as u32 == mine as u32 {
+        Seen::Other
+    } else {
+        Seen::NotYet
+    }
+}
+
+/// Writes what others may read at any time, whole or not at all.
+pub(super) fn post(version: &AtomicU64, board: &[AtomicU64; 8], words: &[u64; 8]) {
+    let before = version.load(Ordering::Relaxed);
+    version.store(before.wrapping_add(1), Ordering::Relaxed);
+    fence(Ordering::Release);
+    for (word, value) in board.iter().zip(words) {
+        word.store(*value, Ordering::Relaxed);
+    }
+    version.store(before.wrapping_add(2), Ordering::Release);
+}
+
+/// Reads what was posted last; none where nothing was, or it is written just now.
+pub(super) fn posted(version: &AtomicU64, board: &[AtomicU64; 8]) -> Option<[u64; 8]> {
+    let before = version.load(Ordering::Acquire);
+    let words = std::array::from_fn(|i| board[i].load(Ordering::Relaxed));
+    fence(Ordering::Acquire);
+    let after = version.load(Ordering::Relaxed);
+    (before == after && before != 0 && before.is_multiple_of(2)).then_some(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_of_their_epoch() {
+        let stamp = |epoch, hash| Stamp { epoch, hash };
+        let flag = AtomicU64::new(0);
+        assert_eq!(seen(&flag, stamp(1, 7 << 8), 1), Seen::NotYet);
+        for epoch in [1, 2, 1 << 23, (1 << 24) - 1, 1 << 24, (1 << 40) + 5] {
+            flag.store(raised(stamp(epoch, 7 << 8), 3), Ordering::Relaxed);
+            for (value, expected) in [(1, Seen::There), (3, Seen::There), (4, Seen::NotYet)] {
+                assert_eq!(seen(&flag, stamp(epoch, 7 << 8), value), expected, "{epoch} {value}");
+            }
+            assert_eq!(seen(&flag, stamp(epoch, 8 << 8), 1), Seen::Other);
+            assert_eq!(seen(&flag, stamp(epoch + 1, 7 << 8), 1), Seen::NotYet);
+            assert_eq!(seen(&flag, stamp(epoch - 1, 9 << 8), MOST), Seen::There);
+            assert_eq!(seen(&flag, stamp(epoch + 2 * RENEWED, 7 << 8), 1), Seen::NotYet);
+        }
+    }
+
+    #[test]
+    fn lines_are_of_their_epoch() {
+        let line: Line = std::array::from_fn(|_| AtomicU64::new(0));
+        let mut read = [0; 7];
+        let stamp = Stamp { epoch: 5, hash: 9 };
+        assert_eq!(look(&line, stamp, &mut read, 7), Seen::NotYet);
+        show(&line, stamp, &[1, 2, 3, 4, 5, 6, 7], 7);
+        assert_eq!(look(&line, stamp, &mut read, 3), Seen::There);
+        assert_eq!(read, [1, 2, 3, 0, 0, 0, 0]);
+        assert_eq!(look(&line, Stamp { hash: 8, ..stamp }, &mut read, 7), Seen::Other);
+        for epoch in [3, 4, 6, 7] {
+            assert_eq!(look(&line, Stamp { epoch, ..stamp }, &mut read, 7), Seen::NotYet);
+        }
+    }
+
+    #[test]
+    fn boards_are_read_whole() {
+        let version = AtomicU64::new(0);
+        let board = std::array::from_fn(|_| AtomicU64::new(0));
+        assert_eq!(posted(&version, &board), None);
+        post(&version, &board, &[3; 8]);
+        assert_eq!(posted(&version, &board), Some([3; 8]));
+        version.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(posted(&version, &board), None);
+    }
+}

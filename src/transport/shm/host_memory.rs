@@ -1,0 +1,362 @@
+//! What ranks that share memory do in each other's sight, apart from byte streams: flags, slots, lines and boards.
+
+use super::flag::{self, LINE, RENEWED, Seen, Stamp};
+use super::ground::Ground;
+use super::layout::{FLAG_COUNT, LINE_COUNT, PRESENT, Seat};
+use super::sync::{AtomicU32, Ordering, compiler_fence, fence};
+use crate::collective::Fingerprint;
+use crate::error::Result;
+use crate::memory::{Block, PAGE};
+use crate::plan::SLOT;
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::Pid;
+use std::io::IoSliceMut;
+use std::sync::Arc;
+
+/// Where a rank's operands are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Operands {
+    /// The address of its input, in its process.
+    pub input: u64,
+    /// The address of its output.
+    pub output: u64,
+    /// Where its input and its output are in the segment, where both are.
+    pub shared: Option<(u64, u64)>,
+}
+
+/// The memory that the ranks of a group see of each other. Driven by the thread that drives the transport.
+pub struct HostMemory {
+    rank: usize,
+    seats: Vec<Seat>,
+    ground: Arc<Ground>,
+    /// Whose bells may be rung without a fence.
+    quick: Vec<bool>,
+    /// This rank's slots, once it needs any.
+    slots: Option<Block>,
+    /// Where the others' are, as far as that is known.
+    others: Vec<Option<usize>>,
+    /// The others' processes, where each may read all.
+    processes: Option<Arc<[i32]>>,
+}
+
+/// Behind the slots: how many of the other ranks have left.
+const TAIL: usize = 2 * SLOT;
+
+impl HostMemory {
+    /// How many bytes can be shown in line.
+    pub const IN_LINE: usize = LINE * LINE_COUNT;
+
+    /// How many flags a rank has.
+    pub const FLAGS: usize = FLAG_COUNT;
+
+    /// The largest number that a flag can be raised to.
+    pub const MOST: u32 = flag::MOST;
+
+    pub(super) fn new(
+        rank: usize,
+        seats: Vec<Seat>,
+        ground: Arc<Ground>,
+        processes: Option<Arc<[i32]>>,
+    ) -> Self {
+        let world = seats.len();
+        HostMemory {
+            rank,
+            seats,
+            ground,
+            quick: vec![false; world],
+            slots: None,
+            others: vec![None; world],
+            processes,
+        }
+    }
+
+    /// This rank.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// The number of ranks.
+    pub fn world(&self) -> usize {
+        self.seats.len()
+    }
+
+    pub(super) fn seats(&self) -> &[Seat] {
+        &self.seats
+    }
+
+    /// Whether a rank has left the group.
+    pub fn has_left(&self, rank: usize) -> bool {
+        self.seats[rank].presence().load(Ordering::Acquire) != PRESENT
+    }
+
+    /// Wakes whoever sleeps, after something was done for all.
+    #[inline]
+    fn ring_all(&mut self) {
+        if !self.quick.iter().enumerate().all(|(rank, quick)| *quick || rank == self.rank) {
+            fence(Ordering::SeqCst);
+            // Whoever has said so by now need not be fenced for the next time.
+            if self.ground.fenced_by_others() {
+                for (quick, seat) in self.quick.iter_mut().zip(&self.seats) {
+                    *quick = seat.fences().load(Ordering::Acquire) != 0;
+                }
+            }
+        } else {
+            compiler_fence(Ordering::SeqCst);
+        }
+        for (rank, seat) in self.seats.iter().enumerate() {
+            if rank != self.rank {
+                seat.bell().ring_after_fence();
+            }
+        }
+    }
+
+    /// Rings a rank's bell after something was done for it.
+    #[inline]
+    pub(super) fn ring(&self, rank: usize) {
+        let mut bell = self.seats[rank].bell();
+        bell.quick = self.quick[rank];
+        bell.ring();
+    }
+
+    /// Begins an epoch: every so often all words are written again that others might take for new ones.
+    pub fn begin(&mut self, stamp: Stamp) {
+        if stamp.epoch % RENEWED < 2 {
+            let parity = (stamp.epoch & 1) as usize;
+            let own = &self.seats[self.rank];
+            let before = Stamp { epoch: stamp.epoch - 1, hash: stamp.hash };
+            for line in 0..LINE_COUNT {
+                flag::show(own.line(parity, line), before, &[0; 7], 0);
+            }
+            for flag in 0..FLAG_COUNT {
+                own.flag(flag).store(flag::raised(stamp, 0), Ordering::Release);
+            }
+        }
+    }
+
+    /// Raises a flag, after everything that was written before, and wakes whoever waits for it.
+    #[inline]
+    pub fn raise(&mut self, flag: u32, stamp: Stamp, value: u32) {
+        self.seats[self.rank].flag(flag as usize).store(flag::raised(stamp, value), Ordering::Release);
+        self.ring_all();
+    }
+
+    /// Whether a rank has raised a flag to `value`.
+    #[inline]
+    pub fn flag(&self, rank: usize, flag: u32, stamp: Stamp, value: u32) -> Seen {
+        flag::seen(self.seats[rank].flag(flag as usize), stamp, value)
+    }
+
+    /// Shows bytes in line, and wakes whoever waits for them.
+    ///
+    /// # Panics
+    /// Where they are more than go [in line](Self::IN_LINE).
+    #[inline]
+    pub fn show(&mut self, stamp: Stamp, bytes: &[u8]) {
+        assert!(bytes.len() <= Self::IN_LINE);
+        let parity = (stamp.epoch & 1) as usize;
+        let own = &self.seats[self.rank];
+        let mut rest = bytes;
+        let mut at = 0;
+        loop {
+            let (now, later) = rest.split_at(rest.len().min(LINE));
+            let mut payload = [0u64; 7];
+            for (word, part) in payload.iter_mut().zip(now.chunks(8)) {
+                let mut eight = [0; 8];
+                eight[..part.len()].copy_from_slice(part);
+                *word = u64::from_ne_bytes(eight);
+            }
+            flag::show(own.line(parity, at), stamp, &payload, now.len().div_ceil(8));
+            at += 1;
+            rest = later;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        self.ring_all();
+    }
+
+    /// Reads as many bytes as there is room for of what a rank shows in line; nothing is changed unless all are there.
+    #[inline]
+    pub fn shown(&self, rank: usize, stamp: Stamp, into: &mut [u8]) -> Seen {
+        let parity = (stamp.epoch & 1) as usize;
+        let mut at = 0;
+        let mut rest = into;
+        loop {
+            let (now, later) = rest.split_at_mut(rest.len().min(LINE));
+            let mut payload = [0u64; 7];
+            match flag::look(self.seats[rank].line(parity, at), stamp, &mut payload, now.len().div_ceil(8)) {
+                Seen::There => {}
+                other => return other,
+            }
+            for (part, word) in now.chunks_mut(8).zip(payload) {
+                let len = part.len();
+                part.copy_from_slice(&word.to_ne_bytes()[..len]);
+            }
+            at += 1;
+            rest = later;
+            if rest.is_empty() {
+                return Seen::There;
+            }
+        }
+    }
+
+    /// Says where this rank's operands are, and wakes whoever waits for that.
+    pub fn enter(&mut self, stamp: Stamp, operands: Operands, wanted: bool) {
+        let entry = self.seats[self.rank].entry((stamp.epoch & 1) as usize);
+        let (input, output) = operands.shared.map_or((0, 0), |(input, output)| (input + 1, output + 1));
+        for (word, value) in entry[1..].iter().zip([operands.input, operands.output, input, output]) {
+            word.store(value, Ordering::Relaxed);
+        }
+        entry[0].store(flag::raised(stamp, 1), Ordering::Release);
+        if wanted {
+            self.ring_all();
+        }
+    }
+
+    /// Where a rank's operands are, once it has said so.
+    pub fn operands(&self, rank: usize, stamp: Stamp) -> (Seen, Operands) {
+        let entry = self.seats[rank].entry((stamp.epoch & 1) as usize);
+        let seen = flag::seen(&entry[0], stamp, 1);
+        let [input, output, first, second] = std::array::from_fn(|i| entry[i + 1].load(Ordering::Relaxed));
+        let shared = first.checked_sub(1).zip(second.checked_sub(1));
+        (seen, Operands { input, output, shared })
+    }
+
+    /// Says that this rank has ended an epoch: it looks at nothing of it any more. `wanted` where others may wait for that.
+    #[inline]
+    pub fn end(&mut self, epoch: u64, wanted: bool) {
+        self.seats[self.rank].done().store(epoch, Ordering::Release);
+        if wanted {
+            self.ring_all();
+        }
+    }
+
+    /// Whether a rank has ended an epoch.
+    pub fn has_ended(&self, rank: usize, epoch: u64) -> bool {
+        self.seats[rank].done().load(Ordering::Acquire) >= epoch
+    }
+
+    /// Makes this rank's slots, if they are not there, and says where they are.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) where there is no memory for them.
+    pub fn make_slots(&mut self) -> Result<()> {
+        if self.slots.is_none() {
+            let block = self.ground.take(TAIL + PAGE)?;
+            self.seats[self.rank].slots().store(block.offset() as u64 + 1, Ordering::Release);
+            self.others[self.rank] = Some(block.offset());
+            self.slots = Some(block);
+        }
+        Ok(())
+    }
+
+    /// Where a rank's slots begin in the segment; none where it has none, or where they cannot be there.
+    fn slots_of(&mut self, rank: usize) -> Option<usize> {
+        if let Some(offset) = self.others[rank] {
+            return Some(offset);
+        }
+        let segment = self.ground.arena().segment();
+        let offset = self.seats[rank].slots().load(Ordering::Acquire).checked_sub(1)?;
+        let offset = usize::try_from(offset).ok().filter(|offset| offset.is_multiple_of(PAGE))?;
+        offset.checked_add(TAIL + PAGE).filter(|end| *end <= segment.len())?;
+        // Now rather than page by page when they are read.
+        segment.populate(offset..offset + TAIL);
+        self.others[rank] = Some(offset);
+        Some(offset)
+    }
+
+    /// The slot of a rank for an epoch: [`SLOT`] bytes. None where it has none, or where it cannot be.
+    #[inline]
+    pub fn slot(&mut self, rank: usize, stamp: Stamp) -> Option<*mut u8> {
+        let offset = self.slots_of(rank)?;
+        Some(self.ground.arena().segment().address(offset + (stamp.epoch & 1) as usize * SLOT))
+    }
+
+    /// The address in this process of `len` bytes of the segment, where they lie in it.
+    pub fn mapped(&self, offset: u64, len: usize) -> Option<*mut u8> {
+        let segment = self.ground.arena().segment();
+        let offset = usize::try_from(offset).ok()?;
+        let within =
+            offset.checked_add(len).is_some_and(|end| end <= segment.len()) && offset < segment.len();
+        within.then(|| segment.address(offset))
+    }
+
+    /// Where in the segment memory of this process lies, where all of it does.
+    pub fn locate(&self, _pointer: *const u8, _len: usize) -> Option<u64> {
+        None
+    }
+
+    /// Reads another rank's own memory.
+    ///
+    /// # Errors
+    /// What the system says.
+    ///
+    /// # Safety
+    /// `into` must be writable for `len` bytes that nobody else touches meanwhile.
+    pub unsafe fn read(
+        &self,
+        rank: usize,
+        address: u64,
+        into: *mut u8,
+        len: usize,
+    ) -> std::result::Result<(), String> {
+        let Some(processes) = &self.processes else { return Err("its memory cannot be read".into()) };
+        let process = Pid::from_raw(processes[rank]);
+        let mut at = 0;
+        while at < len {
+            // SAFETY: the caller's promise; the kernel writes there and nothing else, and the bytes are initialised: they are
+            // a user's tensor or a buffer that was zeroed.
+            let rest = unsafe { std::slice::from_raw_parts_mut(into.wrapping_add(at), len - at) };
+            let from = RemoteIoVec { base: address as usize + at, len: len - at };
+            match process_vm_readv(process, &mut [IoSliceMut::new(rest)], &[from]) {
+                Ok(0) => return Err("its memory ends there".into()),
+                Ok(count) => at += count,
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the ranks can read each other's own memory.
+    pub fn reads_processes(&self) -> bool {
+        self.processes.is_some()
+    }
+
+    /// Tells whoever looks which collective this rank is at.
+    #[inline]
+    pub fn post(&self, fingerprint: &[u8; Fingerprint::SIZE]) {
+        let (words, _) = fingerprint.as_chunks::<8>();
+        let words = std::array::from_fn(|i| u64::from_ne_bytes(words[i]));
+        let (version, board) = self.seats[self.rank].board();
+        flag::post(version, board, &words);
+    }
+
+    /// Which collective a rank is at, or was last.
+    pub fn posted(&self, rank: usize) -> Option<Fingerprint> {
+        let (version, board) = self.seats[rank].board();
+        let words = flag::posted(version, board)?;
+        let mut bytes = [0; Fingerprint::SIZE];
+        for (part, word) in bytes.chunks_mut(8).zip(words) {
+            part.copy_from_slice(&word.to_ne_bytes());
+        }
+        Fingerprint::decode(&bytes)
+    }
+
+    /// This rank leaves: it looks at nobody's slots any more.
+    pub(super) fn leave(&mut self) {
+        let own = self.rank;
+        for rank in (0..self.seats.len()).filter(|&rank| rank != own) {
+            // Only slots that it knows, and that count on it therefore, or those that are there by now.
+            if let Some(offset) = self.slots_of(rank) {
+                let counter = self.ground.arena().segment().address(offset + TAIL);
+                // SAFETY: it lies in the segment, and is aligned: slots begin at pages.
+                let counter = unsafe { AtomicU32::from_ptr(counter.cast()) };
+                counter.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+        if let Some(block) = self.slots.take() {
+            self.ground.leave(block, TAIL, self.seats.len() as u32 - 1);
+        }
+    }
+}
