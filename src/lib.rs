@@ -42,7 +42,7 @@ pub use backend::Counters;
 pub use collective::{Collective, Order};
 pub use communicator::{
     AbortHandle, Bucket, Buffer, Check, Communicator, Incoming, Many, Nothing, Options, Outgoing, Owner,
-    Pending, Prepared, Scope, Tensors, With,
+    Pending, Prepared, Registered, Scope, SharedTensor, Tensors, With,
 };
 pub use config::Config;
 pub use error::{Error, ErrorKind, Result};

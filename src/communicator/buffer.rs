@@ -1,5 +1,6 @@
 //! Memory that an operation owns while it is under way.
 
+use super::shared::SharedTensor;
 use super::tensors::Tensors;
 use crate::tensor::{Element, TensorMut, TensorRef};
 
@@ -17,8 +18,8 @@ pub trait Owner: sealed::Sealed + Send + Sized + 'static {
     fn into_output(self) -> Self::Output;
 }
 
-/// Memory that can be given to an operation which outlives the call that starts it: a vector that is input and output
-/// at once, or two, `(input, output)`. A rank that has no input or no output passes an empty one. Sealed.
+/// Memory that can be given to an operation which outlives the call that starts it: a vector or a [`SharedTensor`] that is
+/// input and output at once, or two of a kind, `(input, output)`. A rank that has no input or no output passes an empty one. Sealed.
 ///
 /// It is owned and not borrowed, because the handle of a started operation can be forgotten, and a borrow would then
 /// end while bytes still arrive.
@@ -35,49 +36,56 @@ pub trait Buffer: Owner {
     fn slices(&mut self) -> Self::Slices<'_>;
 }
 
-impl<T: Element> sealed::Sealed for Vec<T> {}
+macro_rules! both_ways {
+    ($memory:ident) => {
+        impl<T: Element> sealed::Sealed for $memory<T> {}
 
-impl<T: Element> Owner for Vec<T> {
-    type Output = Self;
+        impl<T: Element> Owner for $memory<T> {
+            type Output = Self;
 
-    fn into_output(self) -> Self {
-        self
-    }
+            fn into_output(self) -> Self {
+                self
+            }
+        }
+
+        impl<T: Element> Buffer for $memory<T> {
+            type Slices<'a> = &'a mut [T];
+
+            fn slices(&mut self) -> &mut [T] {
+                self
+            }
+
+            fn tensors(&mut self) -> Tensors<'_> {
+                Tensors::InPlace(TensorMut::from_slice(self))
+            }
+        }
+
+        impl<T: Element> sealed::Sealed for ($memory<T>, $memory<T>) {}
+
+        impl<T: Element> Owner for ($memory<T>, $memory<T>) {
+            type Output = Self;
+
+            fn into_output(self) -> Self {
+                self
+            }
+        }
+
+        impl<T: Element> Buffer for ($memory<T>, $memory<T>) {
+            type Slices<'a> = (&'a mut [T], &'a mut [T]);
+
+            fn slices(&mut self) -> (&mut [T], &mut [T]) {
+                (&mut self.0, &mut self.1)
+            }
+
+            fn tensors(&mut self) -> Tensors<'_> {
+                Tensors::Apart(TensorRef::from_slice(&self.0), TensorMut::from_slice(&mut self.1))
+            }
+        }
+    };
 }
 
-impl<T: Element> Buffer for Vec<T> {
-    type Slices<'a> = &'a mut [T];
-
-    fn slices(&mut self) -> &mut [T] {
-        self
-    }
-
-    fn tensors(&mut self) -> Tensors<'_> {
-        Tensors::InPlace(TensorMut::from_slice(self))
-    }
-}
-
-impl<T: Element> sealed::Sealed for (Vec<T>, Vec<T>) {}
-
-impl<T: Element> Owner for (Vec<T>, Vec<T>) {
-    type Output = Self;
-
-    fn into_output(self) -> Self {
-        self
-    }
-}
-
-impl<T: Element> Buffer for (Vec<T>, Vec<T>) {
-    type Slices<'a> = (&'a mut [T], &'a mut [T]);
-
-    fn slices(&mut self) -> (&mut [T], &mut [T]) {
-        (&mut self.0, &mut self.1)
-    }
-
-    fn tensors(&mut self) -> Tensors<'_> {
-        Tensors::Apart(TensorRef::from_slice(&self.0), TensorMut::from_slice(&mut self.1))
-    }
-}
+both_ways!(Vec);
+both_ways!(SharedTensor);
 
 macro_rules! one_way {
     ($($(#[$doc:meta])* $name:ident: |$this:ident| $tensors:expr;)*) => {$(

@@ -48,6 +48,11 @@ pub(super) trait Kind: Send + Sync {
 
     /// The host of a rank by its number in the world, as schedules know it: the same number for ranks that share one.
     fn host(&self, number: usize) -> usize;
+
+    /// Where memory is taken that the ranks share; `None` where they share none.
+    fn ground(&self) -> Option<&Arc<Ground>> {
+        None
+    }
 }
 
 /// What communicators of one world share in a process: dropped with the last of them.
@@ -231,6 +236,10 @@ impl Kind for Sharers {
 
     fn host(&self, number: usize) -> usize {
         self.world.topology.host(number)
+    }
+
+    fn ground(&self) -> Option<&Arc<Ground>> {
+        Some(&self.ground)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A group of ranks, and what they can do together.
 //!
 //! Ways to call, each with its own file: [`verbs`] that block, [`started`] ones with their [`pending`] handles,
-//! [`prepared`] ones, a [`scope`] of borrowed ones, a [`batch`], a [`bucket`].
+//! [`prepared`] ones, a [`scope`] of borrowed ones, a [`batch`], a [`bucket`]. Their memory may be [`shared`].
 //!
 //! Below them, in the order in which a call goes through: [`call`] makes a request of a verb and its [`tensors`],
 //! [`execute`] checks it (unless it repeats a [`recent`] one), [`sequencer`] gives it its place and schedule, and [`line`] drives the backend: on the caller's
@@ -26,6 +26,7 @@ mod progress;
 mod recent;
 mod scope;
 mod sequencer;
+mod shared;
 mod split;
 mod start;
 mod started;
@@ -40,6 +41,7 @@ pub use options::{Check, Options};
 pub use pending::Pending;
 pub use prepared::Prepared;
 pub use scope::Scope;
+pub use shared::{Registered, SharedTensor};
 pub use tensors::Tensors;
 
 use crate::error::{Cause, Result};

@@ -65,17 +65,24 @@ impl Arena {
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) where there is not so much memory, or no such room left in this part.
     pub fn take(&self, len: usize) -> Result<Block> {
+        // From here on the drop gives it back.
+        let block = self.reserve(len)?;
+        self.inner.segment.commit(block.range())?;
+        Ok(block)
+    }
+
+    /// Takes a block of this many bytes, rounded up to pages, without memory behind it: that is
+    /// [committed](Segment::commit) by whoever takes it, before it is touched.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) where there is no such room left in this part.
+    pub fn reserve(&self, len: usize) -> Result<Block> {
         let len = len.max(1).checked_next_multiple_of(PAGE).unwrap_or(usize::MAX);
         let start = self.find(len).ok_or_else(|| {
             let text = format!("no room for {len} bytes in shared memory");
             Error::io(text, std::io::ErrorKind::OutOfMemory).remedy("drop shared tensors and communicators")
         })?;
-        // From here on the drop gives it back.
-        let block = Block { arena: self.clone(), range: start..start + len };
-        match self.inner.segment.commit(block.range()) {
-            Ok(()) => Ok(block),
-            Err(error) => Err(error),
-        }
+        Ok(Block { arena: self.clone(), range: start..start + len })
     }
 
     /// Takes the first free range that is long enough off the list.

@@ -5,7 +5,10 @@
 //! segment says everything about it, so ranks tell each other offsets and hand over one descriptor, once.
 //!
 //! What lies in a segment can change at any time, since others map it too: it is touched by raw pointers and atomics, and
-//! no Rust reference to it is ever made but to an atomic.
+//! no Rust reference to it is ever made but to an atomic, and to shared tensors, which others leave alone while their owner
+//! has them.
+//!
+//! [`Pages`] are memory of this process alone, whole pages of it, which can take the place of shared ones.
 //!
 //! The layout and the protocols: the README beside [`transport::shm`](crate::transport::shm).
 
@@ -13,9 +16,11 @@ mod arena;
 mod available;
 pub(crate) mod barrier;
 pub(crate) mod futex;
+pub(crate) mod pages;
 mod segment;
 
 pub use arena::{Arena, Block};
+pub use pages::Pages;
 pub use segment::Segment;
 
 /// The size of a page, which is what memory is taken and given back by.

@@ -1,12 +1,11 @@
 //! One anonymous file that the ranks of a host map.
 
+use super::Pages;
 use crate::error::{Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{
-    MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munlock, munmap,
-};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mprotect, munlock, munmap};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::fstat;
 use nix::unistd::{SysconfVar, ftruncate, sysconf};
@@ -208,18 +207,12 @@ impl Segment {
     /// Nothing in this process may rely on the contents of the range, or on sharing it.
     pub unsafe fn isolate(&self, range: Range<usize>) -> Result<()> {
         let (_, len) = self.pages(&range);
-        let at = NonZeroUsize::new(self.address(range.start).addr());
-        let Some(len) = NonZeroUsize::new(len as usize) else { return Ok(()) };
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
         // SAFETY: the range is part of this mapping, which nobody relies on (the caller's promise).
-        unsafe { mmap_anonymous(at, len, protection, flags) }
-            .map(|_| ())
-            .map_err(|error| failed("taking memory out of sharing", error))
+        unsafe { Pages::zeroed(len as usize)?.put(self.address(range.start)) }
     }
 
     /// A range of bytes that must be whole pages of this segment, as the system takes it.
-    fn pages(&self, range: &Range<usize>) -> (nix::libc::off_t, nix::libc::off_t) {
+    pub(super) fn pages(&self, range: &Range<usize>) -> (nix::libc::off_t, nix::libc::off_t) {
         assert!(
             range.start < range.end
                 && range.end <= self.len.get()

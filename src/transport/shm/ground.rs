@@ -1,5 +1,6 @@
 //! A process's part of its world's segment, and what it may not give back yet.
 
+use super::shown::Shown;
 use crate::error::Result;
 use crate::memory::{Arena, Block, barrier};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,6 +14,7 @@ pub struct Ground {
     /// Others may pass fences for this process.
     fenced: bool,
     leftovers: Mutex<Vec<Leftover>>,
+    pub(super) shown: Shown,
 }
 
 /// A block that its owner needs no more.
@@ -35,7 +37,7 @@ impl Leftover {
 impl Ground {
     /// A ground over this rank's part of the segment.
     pub fn new(arena: Arena) -> Ground {
-        Ground { arena, fenced: barrier::register(), leftovers: Mutex::default() }
+        Ground { arena, fenced: barrier::register(), leftovers: Mutex::default(), shown: Shown::default() }
     }
 
     /// This rank's part of the segment.
@@ -50,8 +52,18 @@ impl Ground {
 
     /// Takes a block, after giving back what nobody needs any more.
     pub(super) fn take(&self, len: usize) -> Result<Block> {
-        self.leftovers.lock().unwrap_or_else(PoisonError::into_inner).retain(Leftover::is_needed);
+        self.tidy();
         self.arena.take(len)
+    }
+
+    /// The same without memory behind it: see [`Arena::reserve`].
+    pub(super) fn reserve(&self, len: usize) -> Result<Block> {
+        self.tidy();
+        self.arena.reserve(len)
+    }
+
+    fn tidy(&self) {
+        self.leftovers.lock().unwrap_or_else(PoisonError::into_inner).retain(Leftover::is_needed);
     }
 
     /// Keeps a block until the 32-bit counter at `counter` bytes from its beginning is `needed`.

@@ -7,12 +7,15 @@ mod host_memory;
 mod layout;
 mod ring;
 mod sentinel;
+mod shown;
 mod sync;
 
 pub use flag::{Seen, Stamp};
 pub use ground::Ground;
 pub use host_memory::{HostMemory, Operands};
 pub use sentinel::{Sentinel, SentinelSetup};
+pub(crate) use shown::whole_pages;
+pub use shown::{Allocation, Contents, Registration};
 
 use super::{Channel, Direction, Interest, LinkFault, Transport};
 use crate::error::{Cause, CauseKind, Error, Result};
