@@ -136,7 +136,10 @@ fn nonsense_is_refused_with_a_reason() {
 #[test]
 fn the_table_is_printed_overridden_and_made_of_costs() {
     let default = said(plan(&["table"]));
-    assert!(default.contains("all_reduce: ..32K recursive_doubling"), "{default}");
+    assert!(
+        default.contains("all_reduce: .. ..2 ranks flat") && default.contains(" ..32K recursive_doubling"),
+        "{default}"
+    );
     let again = Command::new(RINGFOLD).args(["plan", "table"]).env("RINGFOLD_TABLE", default.trim()).output();
     assert_eq!(said(again.unwrap()), default);
     let mine = Command::new(RINGFOLD)
@@ -173,7 +176,7 @@ fn ranks_choose_by_the_table_they_are_given_and_refuse_to_differ() {
     let err = String::from_utf8_lossy(&odd.stderr);
     assert!(!odd.status.success());
     assert!(err.contains("rank 2 on "), "{err}");
-    assert!(err.contains("all_reduce is `.. direct` there, and `..32K recursive_doubling"), "{err}");
+    assert!(err.contains("all_reduce is `.. direct` there, and `.. ..2 ranks flat"), "{err}");
     for rank in 0..3 {
         let line = err
             .lines()

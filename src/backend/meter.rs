@@ -56,7 +56,8 @@ pub struct OperationCounters {
 }
 
 /// What one peer was sent and has sent: payload, and the fingerprint of 64 bytes ahead of each part; not the frames
-/// that a transport puts around it.
+/// that a transport puts around it. In shared memory nobody sends: what was read of a peer's memory counts as received, what was
+/// written to it as sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct PeerCounters {

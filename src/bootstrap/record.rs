@@ -243,7 +243,7 @@ mod tests {
         for (tables, culprit, says) in [
             (&[usual, usual, odd][..], 2, "all_reduce is `.. ring` there"),
             (&[odd, usual, usual], 0, "all_reduce is `.. ring` there"),
-            (&[usual, odd], 1, "and `..32K recursive_doubling"),
+            (&[usual, odd], 1, "and `.. ..2 ranks flat"),
             (&[usual, "slice: 2M", usual], 1, "slices are of 2097152 bytes there"),
         ] {
             let error = read(tables).unwrap_err();

@@ -44,7 +44,9 @@ pub use scope::Scope;
 pub use shared::{Registered, SharedTensor};
 pub use tensors::Tensors;
 
+use crate::collective::Request;
 use crate::error::{Cause, Result};
+use crate::plan::Schedule;
 use crate::plan::select::Table;
 use completion::Completions;
 use kin::Kind;
@@ -124,6 +126,25 @@ impl Communicator {
     /// ```
     pub fn table(&self) -> Table {
         self.sequencer.borrow().table().clone()
+    }
+
+    /// The schedule by which this communicator carries out a request, where nobody asks for another: what its table says of
+    /// what its ranks reach of each other. The same on every rank. Where all ranks' operands are shared tensors another
+    /// may be taken.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where no algorithm does it.
+    ///
+    /// ```
+    /// use ringfold::collective::{Collective, Request};
+    /// use ringfold::{Communicator, DType};
+    /// let comm = Communicator::local(2).remove(0);
+    /// let request = Request::new(Collective::AllReduce, 2, DType::F32, 100);
+    /// assert_eq!(comm.schedule(&request)?.algorithm.name(), "recursive_doubling");
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    pub fn schedule(&self, request: &Request) -> Result<Schedule> {
+        self.sequencer.borrow().select(request)
     }
 
     /// The word for the backend, as on the command line: `shm`, `tcp`, `channel`.

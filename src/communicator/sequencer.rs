@@ -67,6 +67,11 @@ impl Sequencer {
         &self.table
     }
 
+    /// The schedule for a request for which nobody asks for another.
+    pub(super) fn select(&self, request: &Request) -> Result<Schedule> {
+        self.table.select_within(self.reach, request)
+    }
+
     /// The options of a call: what it says, else what the communicator says.
     fn options(&self, call: &Options, request: &Request) -> Options {
         // A default algorithm serves where it can; one that a call asks for must.

@@ -43,6 +43,7 @@ fn group(grounds: &[Arc<Ground>], capacity: usize) -> Vec<(ShmTransport, Arc<Poi
         });
         let seats = offsets.clone();
         let setup = ShmSetup {
+            processes: None,
             rank,
             seat,
             seats,
@@ -173,6 +174,7 @@ fn a_seat_that_is_given_up_is_seen_to_be_left() {
     let offsets: Vec<u64> = seats.iter().map(ShmSeat::offset).collect();
     let mut seats = seats.into_iter();
     let setup = ShmSetup {
+        processes: None,
         rank: 0,
         seat: seats.next().unwrap(),
         seats: offsets.clone(),
@@ -207,6 +209,7 @@ fn nonsense_is_refused() {
             seats[0] = seat.offset();
         }
         let setup = ShmSetup {
+            processes: None,
             rank,
             seat,
             seats,

@@ -1,7 +1,7 @@
 //! A plan in shared memory in the form that it is run in.
 
 use super::super::cannot;
-use crate::collective::Request;
+use crate::collective::{Collective, Order, Request};
 use crate::error::Result;
 use crate::plan::select::Table;
 use crate::plan::{Place, Plan, Region, SLOT, Span, Step};
@@ -62,6 +62,10 @@ pub(in crate::backend) struct Program {
     pub(super) slot_bytes: usize,
     /// Slots go in line: how many bytes are read of each rank's.
     pub(super) in_line: Option<Box<[usize]>>,
+    /// The bytes of each rank's operand, where all that is done is to show it in line and fold everybody's.
+    pub(super) exchanged: Option<usize>,
+    /// How many bytes are read of each rank's memory, and written to it.
+    pub(in crate::backend) moved: Box<[(usize, usize)]>,
     /// Whether results go past the caches.
     pub(super) streams: bool,
     /// Whether every rank hears from all others.
@@ -143,8 +147,14 @@ impl Program {
             return Err(cannot("direct", &format!("show {slot_bytes} bytes at a time in slots of {SLOT}")));
         }
         let visits = actions.iter().any(|action| action.visits());
+        let in_line = in_line(plan, &actions, visits);
+        // The fold of two is the tree of two.
+        let tree = request.order == Order::Fixed && request.world > 2;
+        let whole = matches!(request.collective, Collective::AllReduce | Collective::Barrier) && !tree;
         Ok(Program {
-            in_line: in_line(plan, &actions, visits),
+            exchanged: (whole && in_line.is_some() && request.world > 1).then_some(slot_bytes),
+            in_line,
+            moved: moved(&actions, request.world),
             streams: !request.in_place && request.output_len(plan.rank) * element >= STREAMED,
             actions: actions.into(),
             element,
@@ -205,6 +215,27 @@ fn in_line(plan: &Plan, actions: &[Action], visits: bool) -> Option<Box<[usize]>
         }
     }
     Some(read.into())
+}
+
+/// The bytes that are read of each rank's memory, and written to it.
+fn moved(actions: &[Action], world: usize) -> Box<[(usize, usize)]> {
+    let mut moved = vec![(0, 0); world];
+    for action in actions {
+        let (sources, into) = match action {
+            Action::Copy { source, into, .. } => (std::slice::from_ref(source), into),
+            Action::Fold { sources, into, .. } => (&**sources, into),
+            _ => continue,
+        };
+        for source in sources {
+            if let Base::Peer(rank, _) = source.base {
+                moved[rank].0 += action.bytes();
+            }
+        }
+        if let Base::Peer(rank, _) = into.base {
+            moved[rank].1 += action.bytes();
+        }
+    }
+    moved.into()
 }
 
 fn operand(span: &Span, element: usize) -> Operand {

@@ -60,6 +60,8 @@ pub(in crate::backend) struct Direct {
     shared: Option<(u64, u64)>,
     /// Whether all ranks' are.
     all_shared: bool,
+    /// The bytes of an operand, where the operation is a mere exchange.
+    exchanges: Option<usize>,
 }
 
 // SAFETY: the addresses in `sources` are used only while a fold runs, which writes them anew; everything else is plain
@@ -109,6 +111,7 @@ impl Direct {
             streamed: false,
             shared: None,
             all_shared: false,
+            exchanges: None,
         }
     }
 
@@ -124,6 +127,7 @@ impl Direct {
         let request = operation.request();
         let program = programs.base;
         (self.shared, self.all_shared) = (shared, false);
+        self.exchanges = program.exchanged.filter(|_| operation.pieces().is_none());
         self.stamp = Stamp { epoch: self.stamp.epoch + 1, hash };
         self.phase = Phase::Guarded;
         (self.at, self.done) = (0, 0);
@@ -153,6 +157,11 @@ impl Direct {
         self.phase == Phase::Guarded
     }
 
+    /// Whether what runs, or ran last, is a program for shared tensors: others may write into this rank's output.
+    pub(in crate::backend) fn is_in_tensors(&self) -> bool {
+        self.all_shared
+    }
+
     /// Does what can be done now, or a turn's worth of it.
     #[inline]
     pub(in crate::backend) fn step(
@@ -166,6 +175,9 @@ impl Direct {
                 return blocked(memory, rank, |memory| memory.has_ended(rank, self.stamp.epoch - 2));
             }
             self.enter(programs.base, operation, memory)?;
+        }
+        if let Some(bytes) = self.exchanges {
+            return self.exchange(bytes, programs.base.element, operation, memory);
         }
         if self.phase == Phase::Entered
             && let Some(rank) = self.hear_of_operands(memory)?
@@ -223,10 +235,62 @@ impl Direct {
         Ok(Step::Over)
     }
 
+    /// The quickest form of what is most often asked for: an all_reduce, or a barrier, whose operand goes in line. It does what
+    /// the program does, without going through it. `at` counts the ranks that were heard.
+    #[inline]
+    fn exchange(
+        &mut self,
+        bytes: usize,
+        element: usize,
+        operation: &Operation,
+        memory: &mut HostMemory,
+    ) -> Result<Step, Stop> {
+        let (world, own) = (memory.world(), memory.rank());
+        let (input, output) = (operation.buffers().input, operation.buffers().output);
+        if self.at == 0 {
+            // SAFETY: the operation's maker vouches for so many bytes of input, which nobody writes meanwhile.
+            memory.show(self.stamp, unsafe { std::slice::from_raw_parts(input, bytes) });
+            self.at = 1;
+        }
+        while self.at < world {
+            let rank = (own + self.at) % world;
+            let at = rank * HostMemory::IN_LINE;
+            match memory.shown(rank, self.stamp, &mut self.lines[at..at + bytes]) {
+                Seen::There => self.at += 1,
+                Seen::Other => return Err(Stop::Disagrees(rank)),
+                Seen::NotYet => {
+                    return blocked(memory, rank, |memory| {
+                        memory.shown(rank, self.stamp, &mut self.lines[at..at + bytes]) != Seen::NotYet
+                    });
+                }
+            }
+        }
+        if let Some(kernels) = self.kernels {
+            let mut sources = std::mem::take(&mut self.sources);
+            sources.clear();
+            sources.extend((0..world).map(|rank| match rank == own {
+                true => input,
+                false => self.lines[rank * HostMemory::IN_LINE..].as_ptr(),
+            }));
+            // SAFETY: each holds so many bytes; the output is writable for as many, and the input itself or apart from it,
+            // says the operation's maker.
+            unsafe {
+                kernels.fold(output, &sources, bytes / element);
+                kernels.finish(output, bytes / element, world);
+            }
+            self.sources = sources;
+        }
+        memory.end(self.stamp.epoch, false);
+        self.heard = self.stamp.epoch;
+        Ok(Step::Over)
+    }
+
     /// Whether a step would do something, or end.
     pub(in crate::backend) fn may_go_on(&mut self, programs: &Programs<'_>, memory: &mut HostMemory) -> bool {
+        let exchanges = self.exchanges.is_some();
         let rank = match (self.phase, self.program(programs).actions.get(self.at)) {
             (Phase::Guarded, _) => self.guarded_by(memory),
+            (Phase::Running, _) if exchanges => self.not_heard(programs.base, memory),
             (Phase::Entered, _) => match self.hear_of_operands(memory) {
                 Ok(rank) => rank,
                 Err(_) => return true,
@@ -246,8 +310,10 @@ impl Direct {
         programs: &Programs<'_>,
         memory: &HostMemory,
     ) -> Option<usize> {
+        let exchanges = self.exchanges.is_some();
         match (self.phase, self.program(programs).actions.get(self.at)) {
             (Phase::Guarded, _) => self.guarded_by(memory),
+            (Phase::Running, _) if exchanges => self.not_heard(programs.base, memory),
             (Phase::Entered, _) => self.hear_of_operands(memory).ok().flatten(),
             (Phase::Running, Some(Action::Wait { rank, .. })) => Some(*rank),
             _ => None,
@@ -263,6 +329,14 @@ impl Direct {
             return None;
         }
         (0..memory.world()).find(|&rank| rank != memory.rank() && !memory.has_ended(rank, epoch - 2))
+    }
+
+    /// The rank that an exchange waits for, where it waits for one.
+    fn not_heard(&mut self, program: &Program, memory: &HostMemory) -> Option<usize> {
+        let rank = (memory.rank() + self.at) % memory.world();
+        let at = rank * HostMemory::IN_LINE;
+        let shown = memory.shown(rank, self.stamp, &mut self.lines[at..at + program.slot_bytes]);
+        (self.at > 0 && self.at < memory.world() && shown == Seen::NotYet).then_some(rank)
     }
 
     fn enter(
@@ -306,9 +380,9 @@ impl Direct {
         Ok(None)
     }
 
-    /// The program that runs.
+    /// The program that runs, or ran last.
     #[inline]
-    fn program<'p>(&self, programs: &Programs<'p>) -> &'p Program {
+    pub(in crate::backend) fn program<'p>(&self, programs: &Programs<'p>) -> &'p Program {
         match programs.shared {
             Some(shared) if self.all_shared => shared,
             _ => programs.base,

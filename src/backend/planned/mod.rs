@@ -309,6 +309,7 @@ impl<T: Transport> Planned<T> {
         let running = self.running.as_ref().expect("an operation is running");
         let operation = &running.queued.operation;
         let error = cause.to_error(self.me(), operation.request().collective.as_str(), operation.sequence());
+        self.isolate_output();
         let done = self.finish(Err(error));
         if self.failure.is_none() {
             let Cause { culprit, kind, reporter, detail, .. } = &cause;
@@ -553,7 +554,13 @@ impl<T: Transport> Backend for Planned<T> {
         match moved {
             Ok(Moved::Some) => self.look_around(true),
             Ok(Moved::All) if running.agreement.take().is_some() => Progress::Advanced,
-            Ok(Moved::All) => self.finish(Ok(())),
+            Ok(Moved::All) => match self.spoilt_meanwhile() {
+                Some(cause) => self.fail(cause),
+                None => {
+                    self.count_moved();
+                    self.finish(Ok(()))
+                }
+            },
             Ok(Moved::None) => self.look_around(false),
             Err(trouble) => self.notice_trouble(trouble),
         }

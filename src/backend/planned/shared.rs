@@ -6,7 +6,7 @@ use super::compile::Compiled;
 use super::state::{Moved, Trouble};
 use super::{Planned, Queued, Running};
 use crate::collective::{Collective, Difference, Fingerprint};
-use crate::error::{CauseKind, Result};
+use crate::error::{Cause, CauseKind, Result};
 use crate::observe::Time;
 use crate::plan::{Algorithm, Reach, Schedule};
 use crate::transport::shm::HostMemory;
@@ -19,6 +19,9 @@ const QUICK: u32 = 100;
 
 /// The same where ranks must share CPUs: for what another CPU is just about to write.
 const QUICK_SHARED: u32 = 2;
+
+/// How many of these looks come without a pause.
+const UNPAUSED: u32 = 40;
 
 /// How many of these looks pass between two looks whether the group has failed.
 const LOOKS_PER_VERDICT: u32 = 64;
@@ -110,7 +113,13 @@ impl<T: Transport> Planned<T> {
                     if !posted {
                         memory.post(&fingerprint.encode());
                     }
-                    self.patience = looks * 2;
+                    if self.spoilt_meanwhile().is_some() {
+                        break None;
+                    }
+                    if idle > 0 {
+                        self.patience = looks.saturating_mul(2);
+                    }
+                    self.count(&programs);
                     self.end_quickly(&operation, submitted, program);
                     return Quick::Over;
                 }
@@ -130,7 +139,10 @@ impl<T: Transport> Planned<T> {
                     if idle > looks || failed {
                         break None;
                     }
-                    std::hint::spin_loop();
+                    // An answer to little is there before a pause is over.
+                    if idle > UNPAUSED {
+                        std::hint::spin_loop();
+                    }
                 }
                 Err(stop) => {
                     memory.post(&fingerprint.encode());
@@ -198,6 +210,46 @@ impl<T: Transport> Planned<T> {
         };
         meter.ended(request.collective, bytes, time, true);
         meter.scratch_bytes.set((self.state.held() + self.direct.held()) as u64);
+    }
+
+    /// Counts what an operation that is over has moved.
+    #[inline]
+    pub(super) fn count(&mut self, programs: &Programs<'_>) {
+        for (peer, &(read, written)) in self.direct.program(programs).moved.iter().enumerate() {
+            if read + written > 0 {
+                self.transport.moved(peer, read, written);
+            }
+        }
+    }
+
+    /// The same of the running one.
+    pub(super) fn count_moved(&mut self) {
+        let Some(programs) = self.running.as_ref().and_then(|running| running.queued.programs()) else {
+            return;
+        };
+        for (peer, &(read, written)) in self.direct.program(&programs).moved.iter().enumerate() {
+            self.transport.moved(peer, read, written);
+        }
+    }
+
+    /// The group's failure, where the operation that is over was in shared tensors: one that failed meanwhile in another
+    /// group of this process may have taken a page out of sharing that this one wrote to.
+    pub(super) fn spoilt_meanwhile(&self) -> Option<Cause> {
+        if self.direct.is_in_tensors() { self.transport.inner.verdict() } else { None }
+    }
+
+    /// Before a failed operation's memory is its user's again, nobody else may write to it any more. Where all ranks are in
+    /// shared tensors each writes into the outputs of all, and one may have been stopped in the midst of that.
+    pub(super) fn isolate_output(&mut self) {
+        let Some(Running { queued, .. }) = &self.running else { return };
+        let (true, Some(memory)) = (self.direct.is_in_tensors(), self.transport.inner.host_memory()) else {
+            return;
+        };
+        let request = queued.operation.request();
+        let bytes = request.output_len(memory.rank()) * request.element_size();
+        // SAFETY: the output is the operation's until it is told of its end, which follows; what is in it is unspecified
+        // then, says the contract of all verbs. The group has failed.
+        unsafe { memory.isolate(queued.operation.buffers().output, bytes) };
     }
 
     /// Finds whoever has posted that it is at a place in the order where this rank is or was lately, and does something else

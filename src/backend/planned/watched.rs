@@ -84,6 +84,16 @@ impl<T: Transport> Watched<T> {
         }
     }
 
+    /// So many bytes have been read of a peer's memory, and written to it.
+    #[inline]
+    pub(super) fn moved(&mut self, peer: usize, read: usize, written: usize) {
+        self.has_received(peer, read);
+        self.meter.sent(peer, written);
+        if let Some(moments) = &mut self.moments {
+            moments.sent += written as u64;
+        }
+    }
+
     /// The running operation has ended.
     pub(super) fn end(
         &mut self,

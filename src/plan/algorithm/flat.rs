@@ -4,8 +4,13 @@
 //! for a result of anybody, so it is the quickest for little; but each rank goes through all ranks' bytes, so that from
 //! some 128 KiB on it is better to part the work.
 //!
-//! Vocabulary: a *turn* fills the slots once. All turns but the last end with everybody's having read all slots; that the
-//! last has been read matters only to the next operation, which has other slots.
+//! Between two ranks it is the best for much, too: what is shown and read stays in the caches, and memory is only read where
+//! the input is and written where the output is.
+//!
+//! Vocabulary: a *turn* goes through the slots at a time. A slot has four *places*, which turns fill one after another, each
+//! before the turn ahead of it is taken: so somebody who has filled turn t has taken turn t - 2, whoever takes turn t
+//! knows that all have taken turn t - 2, and its next, t + 2, goes where that was. That the last turns have been read
+//! matters only to the next operation, which has other slots.
 //!
 //! Source: the "flat" shared-memory collectives of R. L. Graham, G. Shipman, "MPI support for multi-core architectures:
 //! optimized shared memory collectives", EuroPVM/MPI 2008.
@@ -35,7 +40,7 @@ pub(super) const ENTRY: Entry = Entry {
         unknown.then_some("where blocks lie in others' slots is not known where counts are pairwise")
     },
     needs: Reach::Slots,
-    slice_bytes: |request| Some(SLOT / parts(request)),
+    slice_bytes: |request| Some(SLOT / PLACES / 2 / parts(request)),
     generate,
     ..Entry::DEFAULT
 };
@@ -49,7 +54,10 @@ fn parts(request: &Request) -> usize {
 }
 
 const FILLED: u32 = 0;
-const READ: u32 = 1;
+/// Of rooted collectives, where not everybody hears from all.
+const TAKEN: u32 = 1;
+/// The places of a slot.
+const PLACES: usize = 4;
 
 fn generate(b: &mut Builder<'_>) {
     let request = b.request();
@@ -60,21 +68,39 @@ fn generate(b: &mut Builder<'_>) {
         _ => vec![0..request.whole()],
     };
     let turns = b.slices(&blocks);
-    for (turn, portion) in turns.iter().enumerate() {
-        let shows = match request.collective {
-            Collective::Broadcast | Collective::Scatter => rank == root,
-            Collective::Reduce | Collective::Gather => rank != root,
-            _ => true,
-        };
+    let shows = match request.collective {
+        Collective::Broadcast | Collective::Scatter => rank == root,
+        Collective::Reduce | Collective::Gather => rank != root,
+        _ => true,
+    };
+    let room = turns.iter().map(|portion| needed(request.collective, portion)).max().unwrap_or(0);
+    let fill = |b: &mut Builder<'_>, turn: usize| {
         if shows {
-            show(b, &blocks, portion);
+            show(b, &blocks, &turns[turn], turn % PLACES * room);
             b.signal(FILLED);
         }
-        take(b, &blocks, portion, turn + 1);
+    };
+    fill(b, 0);
+    for (turn, portion) in turns.iter().enumerate() {
         if turn + 1 < turns.len() {
-            b.signal(READ);
-            b.wait_for_all(READ, turn + 1);
+            if request.collective.is_rooted() && turn >= PLACES - 1 {
+                b.wait_for_all(TAKEN, turn + 2 - PLACES);
+            }
+            fill(b, turn + 1);
         }
+        take(b, &blocks, portion, turn + 1, turn % PLACES * room);
+        if request.collective.is_rooted() && turn + PLACES < turns.len() {
+            b.signal(TAKEN);
+        }
+    }
+}
+
+/// The elements that a rank shows in a turn, at most.
+fn needed(collective: Collective, portion: &[Range<usize>]) -> usize {
+    let lens = portion.iter().map(ExactSizeIterator::len);
+    match collective {
+        Collective::ReduceScatter | Collective::Scatter | Collective::AllToAll => lens.sum(),
+        _ => lens.max().unwrap_or(0),
     }
 }
 
@@ -84,23 +110,23 @@ fn offset(portion: &[Range<usize>], part: usize) -> usize {
 }
 
 /// Copies what others want of this rank into its slot.
-fn show(b: &mut Builder<'_>, blocks: &[Range<usize>], portion: &[Range<usize>]) {
+fn show(b: &mut Builder<'_>, blocks: &[Range<usize>], portion: &[Range<usize>], place: usize) {
     let (rank, collective) = (b.rank(), b.request().collective);
     match collective {
         Collective::AllGather | Collective::Gather => {
             let own = within(&portion[rank], &blocks[rank]);
-            let (input, slot) = (b.input(own), b.slot(0..portion[rank].len()));
+            let (input, slot) = (b.input(own), b.slot(place..place + portion[rank].len()));
             b.copy(input, slot);
         }
         Collective::ReduceScatter | Collective::Scatter | Collective::AllToAll => {
             for to in (0..b.world()).filter(|&to| to != rank) {
-                let at = offset(portion, to);
+                let at = place + offset(portion, to);
                 let (input, slot) = (b.input(portion[to].clone()), b.slot(at..at + portion[to].len()));
                 b.copy(input, slot);
             }
         }
         _ => {
-            let (input, slot) = (b.input(portion[0].clone()), b.slot(0..portion[0].len()));
+            let (input, slot) = (b.input(portion[0].clone()), b.slot(place..place + portion[0].len()));
             b.copy(input, slot);
         }
     }
@@ -113,7 +139,7 @@ fn within(part: &Range<usize>, block: &Range<usize>) -> Range<usize> {
 
 /// Takes what this rank wants from the others' slots: from none before all have shown theirs, so that nothing has changed
 /// where somebody does something else.
-fn take(b: &mut Builder<'_>, blocks: &[Range<usize>], portion: &[Range<usize>], turn: usize) {
+fn take(b: &mut Builder<'_>, blocks: &[Range<usize>], portion: &[Range<usize>], turn: usize, place: usize) {
     let request = b.request();
     let (rank, root) = (b.rank(), request.root);
     match request.collective {
@@ -122,7 +148,7 @@ fn take(b: &mut Builder<'_>, blocks: &[Range<usize>], portion: &[Range<usize>], 
         }
         Collective::Broadcast => {
             b.wait(root, FILLED, turn);
-            let shown = b.peer(root, Region::Slot, 0..portion[0].len());
+            let shown = b.peer(root, Region::Slot, place..place + portion[0].len());
             b.copy(shown, b.output(portion[0].clone()));
         }
         Collective::Scatter => {
@@ -131,7 +157,7 @@ fn take(b: &mut Builder<'_>, blocks: &[Range<usize>], portion: &[Range<usize>], 
                 b.copy(b.input(portion[rank].clone()), output);
             } else {
                 b.wait(root, FILLED, turn);
-                let at = offset(portion, rank);
+                let at = place + offset(portion, rank);
                 b.copy(b.peer(root, Region::Slot, at..at + output.len), output);
             }
         }
@@ -141,14 +167,14 @@ fn take(b: &mut Builder<'_>, blocks: &[Range<usize>], portion: &[Range<usize>], 
             b.wait_for_all(FILLED, turn);
             b.copy(own, b.output(portion[rank].clone()));
             for from in b.others() {
-                let shown = b.peer(from, Region::Slot, 0..portion[from].len());
+                let shown = b.peer(from, Region::Slot, place..place + portion[from].len());
                 b.copy(shown, b.output(portion[from].clone()));
             }
         }
         Collective::AllToAll => {
             b.wait_for_all(FILLED, turn);
             b.copy(b.input(portion[rank].clone()), b.output(portion[rank].clone()));
-            let at = offset(portion, rank);
+            let at = place + offset(portion, rank);
             for from in b.others() {
                 let shown = b.peer(from, Region::Slot, at..at + portion[rank].len());
                 b.copy(shown, b.output(portion[from].clone()));
@@ -156,9 +182,9 @@ fn take(b: &mut Builder<'_>, blocks: &[Range<usize>], portion: &[Range<usize>], 
         }
         Collective::ReduceScatter => {
             let output = b.output(within(&portion[rank], &blocks[rank]));
-            fold(b, portion[rank].clone(), offset(portion, rank), output, turn);
+            fold(b, portion[rank].clone(), place + offset(portion, rank), output, turn);
         }
-        _ => fold(b, portion[0].clone(), 0, b.output(portion[0].clone()), turn),
+        _ => fold(b, portion[0].clone(), place, b.output(portion[0].clone()), turn),
     }
 }
 

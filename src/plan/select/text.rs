@@ -200,7 +200,7 @@ mod tests {
         for text in [table.to_string(), format!("{table:#}")] {
             assert_eq!(text.parse::<Table>().unwrap(), table, "{text}");
         }
-        assert!(table.to_string().contains("all_reduce: ..32K recursive_doubling, "), "{table}");
+        assert!(table.to_string().contains("all_reduce: .. ..2 ranks flat, "), "{table}");
     }
 
     #[test]

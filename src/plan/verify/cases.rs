@@ -4,7 +4,7 @@ use super::{Fault, Report, verify_owned};
 use crate::collective::{Collective, Counts, Order, Request};
 use crate::error::{Error, Result};
 use crate::plan::build::split_evenly;
-use crate::plan::{Algorithm, Plan, Schedule, Topology};
+use crate::plan::{Algorithm, Plan, Reach, Schedule, Topology};
 use crate::tensor::DType;
 use std::fmt;
 use std::sync::Arc;
@@ -127,6 +127,10 @@ impl Case {
         if collective.has_blocks() {
             shapes.extend([(Shape::Variable(2 * world + 1, random.u64(..)), usize::MAX)]);
             shapes.extend([(Shape::Variable(4 * world, random.u64(..)), 2)]);
+        }
+        if per_rank && algorithm.needs() > Reach::Messages {
+            // More portions than a slot has places.
+            shapes.push((Shape::Same(11), 2));
         }
         if collective == Collective::AllToAll {
             shapes.push((Shape::Pairwise(3, random.u64(..)), usize::MAX));

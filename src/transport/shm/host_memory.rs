@@ -3,6 +3,7 @@
 use super::flag::{self, LINE, RENEWED, Seen, Stamp};
 use super::ground::Ground;
 use super::layout::{FLAG_COUNT, LINE_COUNT, PRESENT, Seat};
+use super::shown::Contents;
 use super::sync::{AtomicU32, Ordering, compiler_fence, fence};
 use crate::collective::Fingerprint;
 use crate::error::Result;
@@ -282,8 +283,20 @@ impl HostMemory {
     }
 
     /// Where in the segment memory of this process lies, where all of it does.
-    pub fn locate(&self, _pointer: *const u8, _len: usize) -> Option<u64> {
-        None
+    pub fn locate(&self, pointer: *const u8, len: usize) -> Option<u64> {
+        self.ground.locate(pointer, len)
+    }
+
+    /// Takes memory of this process out of the others' reach, where it lies in shared tensors: nobody's writes arrive there any
+    /// more. Its contents are lost.
+    ///
+    /// # Safety
+    /// The memory is lent to the operation that has failed, and nobody relies on its contents; the group has a verdict.
+    pub unsafe fn isolate(&self, pointer: *const u8, len: usize) {
+        // SAFETY: the caller's promise.
+        if let Err(error) = unsafe { self.ground.isolate(pointer, len, Contents::Lost) } {
+            tracing::error!(rank = self.rank, %error, "memory stays shared after a failure");
+        }
     }
 
     /// Reads another rank's own memory.

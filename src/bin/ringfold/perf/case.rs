@@ -2,8 +2,8 @@
 
 use super::operands::{Operands, Value};
 use ringfold::tensor::{TensorMut, TensorRef};
-use ringfold::{Collective, Error, ReduceOp, Result, Tensors, With};
-use std::ops::Range;
+use ringfold::{Collective, Communicator, Error, ReduceOp, Result, SharedTensor, Tensors, With};
+use std::ops::{Deref, DerefMut, Range};
 
 /// New memory, or an error that says how much was asked for.
 fn zeroed<T: Value>(len: usize) -> Result<Vec<T>> {
@@ -15,8 +15,44 @@ fn zeroed<T: Value>(len: usize) -> Result<Vec<T>> {
     Ok(data)
 }
 
+/// Where operands lie.
+enum Memory<T: Value> {
+    Plain(Vec<T>),
+    Shared(SharedTensor<T>),
+}
+
+impl<T: Value> Memory<T> {
+    /// Zeroed memory: shared by the ranks of this communicator, or plain.
+    fn zeroed(shared_by: Option<&Communicator>, len: usize) -> Result<Memory<T>> {
+        match shared_by {
+            Some(comm) => comm.allocate(len).map(Memory::Shared),
+            None => zeroed(len).map(Memory::Plain),
+        }
+    }
+}
+
+impl<T: Value> Deref for Memory<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match self {
+            Memory::Plain(data) => data,
+            Memory::Shared(data) => data,
+        }
+    }
+}
+
+impl<T: Value> DerefMut for Memory<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        match self {
+            Memory::Plain(data) => data,
+            Memory::Shared(data) => data,
+        }
+    }
+}
+
 /// What is measured, at one size.
-pub(super) struct Case<T> {
+pub(super) struct Case<T: Value> {
     collective: Collective,
     op: ReduceOp,
     root: usize,
@@ -27,18 +63,20 @@ pub(super) struct Case<T> {
     blocks: Vec<Range<usize>>,
     counts: Vec<usize>,
     whole: usize,
-    input: Vec<T>,
-    output: Vec<T>,
+    input: Memory<T>,
+    output: Memory<T>,
 }
 
 impl<T: Value> Case<T> {
-    /// A case in which the larger of a rank's whole input and output has `whole` elements.
+    /// A case in which the larger of a rank's whole input and output has `whole` elements, in shared tensors where a
+    /// communicator is given.
     pub(super) fn new(
         collective: Collective,
         op: ReduceOp,
         root: usize,
         (rank, world): (usize, usize),
         whole: usize,
+        shared_by: Option<&Communicator>,
     ) -> Result<Self> {
         let counts: Vec<usize> =
             (0..world).map(|block| whole / world + usize::from(block < whole % world)).collect();
@@ -60,11 +98,11 @@ impl<T: Value> Case<T> {
             blocks,
             counts,
             whole,
-            input: Vec::new(),
-            output: Vec::new(),
+            input: Memory::Plain(Vec::new()),
+            output: Memory::Plain(Vec::new()),
         };
-        case.input = zeroed(case.input_len())?;
-        case.output = zeroed(case.output_len().max(case.input_len()))?;
+        case.input = Memory::zeroed(shared_by, case.input_len())?;
+        case.output = Memory::zeroed(shared_by, case.output_len().max(case.input_len()))?;
         Ok(case)
     }
 

@@ -133,9 +133,6 @@ impl PerfArgs {
             BackendChoice::Mpi => return refuse("this build has no MPI backend", "use --backend tcp"),
             BackendChoice::Nccl => return refuse("this build has no NCCL backend", "use --backend tcp"),
         }
-        if self.shared {
-            return refuse("this build has no shared tensors", "leave --shared out");
-        }
         if !(self.seconds.is_finite() && (0.0..=3600.0).contains(&self.seconds)) {
             return Err(Error::invalid(format!("--seconds {}", self.seconds)).remedy("pass 0 to 3600"));
         }
@@ -232,7 +229,7 @@ pub(crate) fn time_all_reduce(
     let method = Method { fresh: false, iterations: None, seconds, options };
     let place = (comm.rank(), comm.world_size());
     let mut case =
-        Case::<f32>::new(Collective::AllReduce, ReduceOp::Sum, 0, place, bytes / DType::F32.size())?;
+        Case::<f32>::new(Collective::AllReduce, ReduceOp::Sum, 0, place, bytes / DType::F32.size(), None)?;
     let measured = measure(comm, &method, &mut case, bytes, false)?;
     if measured.wrong > 0 {
         return Err(Error::invalid(format!(
@@ -259,10 +256,11 @@ fn all_sizes<T: Value>(args: &PerfArgs, comm: &Communicator) -> Result<bool> {
     let told = |result: io::Result<()>| result.map_err(|error| Error::io("writing the results", error));
     let mut out = io::stdout().lock();
     let title = format!(
-        "{} among {world} rank{} over {}{}{}",
+        "{} among {world} rank{} over {}{}{}{}",
         args.collective,
         if world == 1 { "" } else { "s" },
         comm.backend(),
+        if args.shared { ", shared tensors" } else { "" },
         if args.fresh { ", fresh operands" } else { "" },
         args.algorithm.map_or(String::new(), |algorithm| format!(", by {algorithm}"))
     );
@@ -274,7 +272,8 @@ fn all_sizes<T: Value>(args: &PerfArgs, comm: &Communicator) -> Result<bool> {
     let mut rows = 0;
     for bytes in args.sizes() {
         let count = bytes / args.dtype.size();
-        let mut case = Case::<T>::new(args.collective, args.op, args.root, (rank, world), count)?;
+        let shared_by = args.shared.then_some(comm);
+        let mut case = Case::<T>::new(args.collective, args.op, args.root, (rank, world), count, shared_by)?;
         let mut figures = Vec::new();
         for in_place in [false, true] {
             let measured = measure(comm, &method, &mut case, bytes, in_place)?;
@@ -337,6 +336,6 @@ impl PerfArgs {
         if request.op.is_some() && self.collective != Collective::Barrier {
             request.op = Some(self.op);
         }
-        Ok(comm.table().select(&request)?.algorithm)
+        Ok(comm.schedule(&request)?.algorithm)
     }
 }
