@@ -505,3 +505,53 @@ impl fmt::Debug for ShmTransport {
             .finish_non_exhaustive()
     }
 }
+
+/// Those of `flag.rs`, which the model checker takes as it is, with atomics that are nothing outside of a model.
+#[cfg(test)]
+mod tests {
+    use super::flag::{Line, MOST, RENEWED, Seen, Stamp, look, post, posted, raised, seen, show};
+    use super::sync::{AtomicU64, Ordering};
+
+    #[test]
+    fn flags_are_of_their_epoch() {
+        let stamp = |epoch, hash| Stamp { epoch, hash };
+        let flag = AtomicU64::new(0);
+        assert_eq!(seen(&flag, stamp(1, 7 << 8), 1), Seen::NotYet);
+        for epoch in [1, 2, 1 << 23, (1 << 24) - 1, 1 << 24, (1 << 40) + 5] {
+            flag.store(raised(stamp(epoch, 7 << 8), 3), Ordering::Relaxed);
+            for (value, expected) in [(1, Seen::There), (3, Seen::There), (4, Seen::NotYet)] {
+                assert_eq!(seen(&flag, stamp(epoch, 7 << 8), value), expected, "{epoch} {value}");
+            }
+            assert_eq!(seen(&flag, stamp(epoch, 8 << 8), 1), Seen::Other);
+            assert_eq!(seen(&flag, stamp(epoch + 1, 7 << 8), 1), Seen::NotYet);
+            assert_eq!(seen(&flag, stamp(epoch - 1, 9 << 8), MOST), Seen::There);
+            assert_eq!(seen(&flag, stamp(epoch + 2 * RENEWED, 7 << 8), 1), Seen::NotYet);
+        }
+    }
+
+    #[test]
+    fn lines_are_of_their_epoch() {
+        let line: Line = std::array::from_fn(|_| AtomicU64::new(0));
+        let mut read = [0; 7];
+        let stamp = Stamp { epoch: 5, hash: 9 };
+        assert_eq!(look(&line, stamp, &mut read, 7), Seen::NotYet);
+        show(&line, stamp, &[1, 2, 3, 4, 5, 6, 7], 7);
+        assert_eq!(look(&line, stamp, &mut read, 3), Seen::There);
+        assert_eq!(read, [1, 2, 3, 0, 0, 0, 0]);
+        assert_eq!(look(&line, Stamp { hash: 8, ..stamp }, &mut read, 7), Seen::Other);
+        for epoch in [3, 4, 6, 7] {
+            assert_eq!(look(&line, Stamp { epoch, ..stamp }, &mut read, 7), Seen::NotYet);
+        }
+    }
+
+    #[test]
+    fn boards_are_read_whole() {
+        let version = AtomicU64::new(0);
+        let board = std::array::from_fn(|_| AtomicU64::new(0));
+        assert_eq!(posted(&version, &board), None);
+        post(&version, &board, &[3; 8]);
+        assert_eq!(posted(&version, &board), Some([3; 8]));
+        version.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(posted(&version, &board), None);
+    }
+}

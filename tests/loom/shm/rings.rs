@@ -26,7 +26,7 @@ impl Ring {
 
     fn bell(&self, rank: usize) -> Bell<'_> {
         let [rings, asleep] = &self.bells[rank];
-        Bell { rings, asleep }
+        Bell { rings, asleep, quick: false }
     }
 }
 
@@ -69,7 +69,7 @@ fn receive(ring: &Ring, bytes: u8) -> u8 {
     bytes
 }
 
-fn exchange(bytes: u8, vanishes: bool) {
+pub(super) fn exchange(bytes: u8, vanishes: bool) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(move || {
