@@ -1,121 +1,115 @@
-//! Plans for ranks that see each other's memory, written by hand.
+//! Plans for ranks that see each other's memory: generated ones that lack something, and some written by hand.
 
 use crate::by_hand::*;
+use crate::mutated::assert_right;
 use ringfold::collective::Collective;
 use ringfold::plan::verify::{Fault, verify};
-use ringfold::plan::{Plan, Region, Span, Step};
-use std::ops::Range;
+use ringfold::plan::{Algorithm, Plan, Reach, Region, Schedule, Step};
 
-const FILLED: u32 = 0;
-const REDUCED: u32 = 1;
-const READ: u32 = 2;
-
-fn others(world: usize, rank: usize) -> impl Iterator<Item = usize> {
-    (0..world).filter(move |&other| other != rank)
+/// The algorithms whose steps signal and wait.
+pub(crate) fn in_shared_memory() -> impl Iterator<Item = Algorithm> {
+    Algorithm::all().filter(|algorithm| algorithm.needs() > Reach::Messages)
 }
 
-fn everybodys_slot(world: usize, rank: usize, range: Range<usize>) -> Vec<Span> {
-    (0..world)
-        .map(
-            |other| {
-                if other == rank { slot(range.clone()) } else { peer(other, Region::Slot, range.clone()) }
-            },
-        )
-        .collect()
-}
-
-/// all_reduce in portions of `slice` elements: everybody puts a portion into its slot, and everybody folds all slots in
-/// rank order. A slot is filled again only when all have read it.
-pub(crate) fn flat(world: usize, count: usize, slice: usize, in_place: bool) -> Vec<Plan> {
-    let mut request = request(Collective::AllReduce, world, count);
+/// Plans that go through each part of an algorithm more than once.
+pub(crate) fn several_turns(
+    algorithm: Algorithm,
+    collective: Collective,
+    world: usize,
+    in_place: bool,
+) -> Vec<Plan> {
+    let divided = collective.has_blocks() || collective == Collective::AllToAll;
+    let count = match collective {
+        Collective::Barrier => 0,
+        _ if divided || algorithm.name() == "flat" => 6,
+        _ => 6 * world,
+    };
+    let mut request = request(collective, world, count);
     request.in_place = in_place;
-    plans(&request, 0, slice.min(count), |rank| {
-        let mut steps = Vec::new();
-        for (round, start) in (0..count).step_by(slice).enumerate() {
-            let portion = start..(start + slice).min(count);
-            let len = portion.len();
-            steps.push(copy(input(portion.clone()), slot(0..len)));
-            steps.push(signal(FILLED));
-            steps.extend(others(world, rank).map(|other| wait(other, FILLED, round + 1)));
-            steps.push(fold(everybodys_slot(world, rank, 0..len), output(portion.clone())));
-            steps.push(finish(output(portion)));
-            steps.push(signal(READ));
-            steps.extend(others(world, rank).map(|other| wait(other, READ, round + 1)));
-        }
-        steps
-    })
+    request.root = 1;
+    let schedule = Schedule { algorithm, slice: 2 };
+    (0..world).map(|rank| Plan::generate(&request, rank, schedule).unwrap()).collect()
 }
 
-/// all_reduce in two halves: each rank folds its slice of all slots into its output, and then everybody copies the
-/// others' slices from their outputs.
-pub(crate) fn sliced(world: usize, count: usize, in_place: bool) -> Vec<Plan> {
-    let mut request = request(Collective::AllReduce, world, count);
-    request.in_place = in_place;
-    let slice = |rank: usize| rank * count / world..(rank + 1) * count / world;
-    plans(&request, 0, count, |rank| {
-        let mut steps = vec![copy(input(0..count), slot(0..count)), signal(FILLED)];
-        steps.extend(others(world, rank).map(|other| wait(other, FILLED, 1)));
-        steps.push(fold(everybodys_slot(world, rank, slice(rank)), output(slice(rank))));
-        steps.push(finish(output(slice(rank))));
-        steps.push(signal(REDUCED));
-        for other in others(world, rank) {
-            steps.push(wait(other, REDUCED, 1));
-            steps.push(copy(peer(other, Region::Output, slice(other)), output(slice(other))));
-        }
-        // An output is its user's again only when all have read it.
-        steps.push(signal(READ));
-        steps.extend(others(world, rank).map(|other| wait(other, READ, 1)));
-        steps
-    })
-}
-
-#[test]
-fn plans_for_shared_memory_are_proved() {
-    for world in 1..=8 {
-        for count in [0, 1, 2, 3, 7, 8, 9, 16, 31] {
-            for in_place in [false, true] {
-                for slice in [1, 3, 100] {
-                    let report = verify(&flat(world, count, slice, in_place)).unwrap();
-                    assert_eq!((report.messages, report.rounds), (0, 0));
-                }
-                verify(&sliced(world, count, in_place)).unwrap();
-            }
-        }
-    }
-}
-
-/// Every plan with one `Signal` or one `Wait` left out, but for the last `spared` steps of each rank.
-fn left_out(plans: &[Plan], spared: usize) -> Vec<(Step, Result<(), Fault>)> {
+/// What comes of it where a rank leaves out one `Signal` or one `Wait`.
+fn left_out(plans: &[Plan]) -> Vec<(usize, (Step, Vec<Plan>), Result<(), Fault>)> {
     let mut outcomes = Vec::new();
     for rank in 0..plans.len() {
-        for index in 0..plans[rank].steps.len() - spared {
+        for index in 0..plans[rank].steps.len() {
             if matches!(plans[rank].steps[index], Step::Signal { .. } | Step::Wait { .. }) {
                 let mut plans = plans.to_vec();
                 let step = plans[rank].steps.remove(index);
-                outcomes.push((step, verify(&plans).map(|_| ())));
+                let outcome = verify(&plans).map(|_| ());
+                outcomes.push((rank, (step, plans), outcome));
             }
         }
     }
     outcomes
 }
 
+/// Steps that nothing in the operation itself depends on. What others say implies them, or they matter only to the next
+/// operation: that what was shown last has been read, or that a rank has begun which nobody visits.
+fn spared(plans: &[Plan], rank: usize, step: &Step) -> bool {
+    let Plan { algorithm, request, .. } = &plans[rank];
+    let root = request.root;
+    // Of a pair of ranks the first reads what the second shows.
+    let reads = |reader: usize, shower: usize| match request.collective {
+        Collective::Reduce | Collective::Gather => reader == root,
+        Collective::Broadcast | Collective::Scatter => shower == root,
+        _ => true,
+    };
+    let turns = plans[0].steps.iter().filter(|step| matches!(step, Step::Signal { flag: 0 })).count() as u32;
+    match (algorithm.as_str(), step) {
+        // Whether a rank has read that does not read this one's.
+        ("flat", Step::Wait { flag: 1, rank: reader, .. }) => !reads(*reader, rank),
+        ("pull", Step::Wait { flag: 2, rank: reader, .. }) => !reads(*reader, rank),
+        // That a rank has begun whose memory nobody reads.
+        ("pull", Step::Signal { flag: 0 }) => {
+            (0..plans.len()).all(|reader| reader == rank || !reads(reader, rank))
+        }
+        // Each portion is filled in before the one before it is reduced, for which all have waited.
+        ("sliced", Step::Wait { flag: 0, value, .. }) => *value > 1,
+        // Where the last two portions lay nothing is filled in again; who collects nothing need not hear of them.
+        ("sliced", Step::Wait { flag: 1, value, .. }) => match request.collective {
+            Collective::Reduce => rank != root && *value + 1 >= turns,
+            Collective::ReduceScatter => *value + 1 >= turns,
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
 #[test]
 fn no_signal_and_no_wait_can_be_left_out() {
-    for world in 2..=5 {
-        for in_place in [false, true] {
-            // That the last portion has been read matters to the next operation, which these plans know nothing of.
-            let mut outcomes = left_out(&flat(world, 7, 3, in_place), world - 1);
-            outcomes.extend(left_out(&sliced(world, 11, in_place), 0));
-            assert!(outcomes.len() > 20);
-            for (step, outcome) in outcomes {
-                match (&step, &outcome) {
-                    (Step::Signal { .. }, Err(Fault::Unmatched(message))) => {
-                        assert!(message.contains("waits for a signal that nobody gives"), "{message}");
+    for algorithm in in_shared_memory() {
+        for &collective in algorithm.collectives() {
+            for (world, in_place) in (2..=4).flat_map(|world| [(world, false), (world, true)]) {
+                let plans = several_turns(algorithm, collective, world, in_place);
+                let outcomes = left_out(&plans);
+                assert!(outcomes.len() >= 2 * world);
+                for (rank, without, outcome) in outcomes {
+                    let (step, plans_without) = without;
+                    let what =
+                        format!("{collective} by {algorithm} among {world}, rank {rank} without `{step}`");
+                    if spared(&plans, rank, &step) {
+                        outcome.unwrap_or_else(|fault| panic!("{what}: {fault}"));
+                        for seed in 0..3 {
+                            assert_right(&plans_without, seed, &what);
+                        }
+                        continue;
                     }
-                    (Step::Wait { rank, .. }, Err(Fault::Race(message))) => {
-                        assert!(message.contains(&format!("rank {rank}")), "{message}");
+                    match (&step, &outcome) {
+                        (Step::Signal { .. }, Err(Fault::Unmatched(message))) => {
+                            assert!(
+                                message.contains("waits for a signal that nobody gives"),
+                                "{what}: {message}"
+                            );
+                        }
+                        (Step::Wait { .. }, Err(Fault::Race(message) | Fault::EarlyWrite(message))) => {
+                            assert!(message.contains(&format!("rank {rank}")), "{what}: {message}");
+                        }
+                        _ => panic!("{what}: {outcome:?}"),
                     }
-                    _ => panic!("without `{step}` among {world} ranks: {outcome:?}"),
                 }
             }
         }

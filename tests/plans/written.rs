@@ -1,7 +1,7 @@
 //! Plans go through JSON and come back.
 
 use crate::by_hand::*;
-use crate::shared::{flat, sliced};
+use crate::shared::{in_shared_memory, several_turns};
 use ringfold::collective::{Collective, Order};
 use ringfold::plan::verify::{Case, verify};
 use ringfold::plan::{Algorithm, Plan};
@@ -23,8 +23,9 @@ fn what_was_written_is_read_and_proved() {
             }
         }
     }
-    there_and_back(&flat(3, 5, 2, false));
-    there_and_back(&sliced(3, 5, true));
+    for algorithm in in_shared_memory() {
+        there_and_back(&several_turns(algorithm, Collective::AllReduce, 3, false));
+    }
 }
 
 #[test]
