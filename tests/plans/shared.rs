@@ -31,8 +31,11 @@ pub(crate) fn several_turns(
     (0..world).map(|rank| Plan::generate(&request, rank, schedule).unwrap()).collect()
 }
 
+/// The rank that leaves something out, what that is, the plans without it, and what the verifier says.
+type Omission = (usize, (Step, Vec<Plan>), Result<(), Fault>);
+
 /// What comes of it where a rank leaves out one `Signal` or one `Wait`.
-fn left_out(plans: &[Plan]) -> Vec<(usize, (Step, Vec<Plan>), Result<(), Fault>)> {
+fn left_out(plans: &[Plan]) -> Vec<Omission> {
     let mut outcomes = Vec::new();
     for rank in 0..plans.len() {
         for index in 0..plans[rank].steps.len() {
