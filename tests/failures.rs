@@ -218,6 +218,19 @@ fn play(scene: &str, comm: Communicator) {
             tell("at work");
             tell_end((0..).try_for_each(|_| comm.all_reduce(&mut data, ReduceOp::Max)));
         }
+        "share for ever, then keep" => {
+            let mut tensor = comm.allocate::<f32>(8 << 20).unwrap();
+            tell("at work");
+            let end = (0..).try_for_each(|_| comm.all_reduce(&mut tensor, ReduceOp::Max));
+            // From here on it is this rank's alone.
+            tensor.fill(7.0);
+            tell_end(end);
+            if !odd {
+                wait_for_word();
+                let kept = tensor.iter().all(|&value| value == 7.0);
+                tell(if kept { "kept||" } else { "spoilt||" });
+            }
+        }
         "broadcast for ever" => {
             tell("at work");
             tell_end((0..).try_for_each(|_| comm.broadcast(&mut data, 0)));
@@ -388,6 +401,23 @@ fn a_stopped_rank_is_unresponsive_and_learns_of_it() {
     group.all_blame([0, 2, 3], "peer unresponsive", 1);
     group.signal(1, Signal::SIGCONT);
     group.all_blame([1], "peer unresponsive", 1);
+}
+
+/// Row 5: who was stopped in the midst of writing into everybody's tensors goes on with it, and writes into nobody's memory.
+#[test]
+fn who_is_continued_writes_into_no_memory_of_those_who_went_on() {
+    for _ in 0..3 {
+        let mut group = Group::start("share for ever, then keep", 3, Duration::from_millis(500));
+        group.all_at_work();
+        group.signal(2, Signal::SIGSTOP);
+        group.all_blame([0, 1], "peer unresponsive", 2);
+        group.signal(2, Signal::SIGCONT);
+        group.all_blame([2], "peer unresponsive", 2);
+        for rank in [0, 1] {
+            group.say(rank);
+            assert_eq!(group.end(rank).kind, "kept");
+        }
+    }
 }
 
 /// Row 6.

@@ -139,3 +139,34 @@ fn what_is_forked_off_does_not_leave_in_its_parents_name() {
         });
     }
 }
+
+/// Who has gone on has raised its flags for something else: that it did something else before is told all the same.
+#[test]
+fn a_rank_that_is_late_is_not_deceived_by_those_who_have_gone_on() {
+    for count in [4, 1000, 20_000] {
+        let failed = on(support::communicators(2), |comm| {
+            comm.barrier().unwrap();
+            let mut data = vec![1.0 + comm.rank() as f32; count];
+            if comm.rank() == 0 {
+                // The root hears of nobody, and goes on.
+                let first = comm.broadcast(&mut data, 0);
+                return first.and(comm.broadcast(&mut data, 0)).is_err();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            let error = comm.all_reduce(&mut data, ReduceOp::Sum).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Mismatch, "{count}: {error}");
+            assert!(data.iter().all(|value| *value == 2.0), "{count}: it has changed");
+            true
+        });
+        assert!(failed[1]);
+    }
+}
+
+/// Runs a function on a thread for each communicator, and gives the results in rank order.
+fn on<T: Send>(group: Vec<Communicator>, body: impl Fn(Communicator) -> T + Sync) -> Vec<T> {
+    let body = &body;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = group.into_iter().map(|comm| scope.spawn(move || body(comm))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}

@@ -1,6 +1,7 @@
 //! Traces of real processes: written, aligned, merged, and there after a failure.
 
 use nix::sys::signal::{Signal, raise};
+use ringfold::config::environment;
 use ringfold::observe::trace::{Trace, in_directory, merge, read};
 use ringfold::{Communicator, ReduceOp};
 use serde_json::{Map, Value};
@@ -36,6 +37,10 @@ fn output(command: &mut Command) -> Output {
 
 /// `ringfold run --trace` with ranks that play a scene.
 fn play(scene: &str, world: usize, directory: &Directory) -> Output {
+    play_over("auto", scene, world, directory)
+}
+
+fn play_over(backend: &str, scene: &str, world: usize, directory: &Directory) -> Output {
     let me = std::env::current_exe().unwrap();
     output(
         Command::new(RINGFOLD)
@@ -44,7 +49,8 @@ fn play(scene: &str, world: usize, directory: &Directory) -> Output {
             .arg("--")
             .arg(me)
             .args(["--exact", "rank", "--nocapture"])
-            .env(SCENE, scene),
+            .env(SCENE, scene)
+            .env(environment::BACKEND, backend),
     )
 }
 
@@ -130,8 +136,17 @@ fn merged_by_command(directory: &Directory) -> (String, Map<String, Value>) {
 
 #[test]
 fn four_processes_are_one_trace_on_one_clock() {
-    let directory = Directory::new("four");
-    let said = play("steps", 4, &directory);
+    four_processes("shm");
+}
+
+#[test]
+fn four_processes_are_one_trace_on_one_clock_over_tcp() {
+    four_processes("tcp");
+}
+
+fn four_processes(backend: &str) {
+    let directory = Directory::new(&format!("four_{backend}"));
+    let said = play_over(backend, "steps", 4, &directory);
     assert!(said.status.success(), "{said:?}");
     let traces = directory.traces();
     let ranks: Vec<_> = traces.iter().map(|trace| trace.header.rank).collect();
@@ -145,8 +160,10 @@ fn four_processes_are_one_trace_on_one_clock() {
             (&args["bytes"], &args["dtype"], &args["op"]),
             (&20_000.into(), &"f32".into(), &"mean".into())
         );
-        // In shared memory, which one host has: nobody sends, everybody takes.
+        // In shared memory nobody sends, and everybody takes.
+        let sends = backend == "tcp";
         assert!(args["received"].as_u64().unwrap() >= 10_000, "{args}");
+        assert!(args["sent"].as_u64().unwrap() >= 10_000 || !sends, "{args}");
         let names: Vec<_> = trace.events.iter().filter(|event| event["ph"] == "M").collect();
         assert!(
             names[0]["args"]["name"]
@@ -156,7 +173,7 @@ fn four_processes_are_one_trace_on_one_clock() {
         );
         // The group within has a track of its own.
         assert!(trace.events.iter().any(|event| event["name"] == "broadcast" && event["tid"] != 0));
-        assert!(trace.events.iter().any(|event| event["name"] == "first byte sent"));
+        assert_eq!(trace.events.iter().any(|event| event["name"] == "first byte sent"), sends);
     }
 
     let (table, whole) = merged_by_command(&directory);

@@ -87,9 +87,10 @@ impl<T: Transport> Watched<T> {
     /// So many bytes have been read of a peer's memory, and written to it.
     #[inline]
     pub(super) fn moved(&mut self, peer: usize, read: usize, written: usize) {
-        self.has_received(peer, read);
+        self.meter.received(peer, read);
         self.meter.sent(peer, written);
         if let Some(moments) = &mut self.moments {
+            moments.received += read as u64;
             moments.sent += written as u64;
         }
     }

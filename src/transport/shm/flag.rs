@@ -43,7 +43,8 @@ pub(super) fn raised(stamp: Stamp, value: u32) -> u64 {
     stamp.epoch << (64 - EPOCH) | u64::from(value) << 24 | u64::from(stamp.hash >> 8)
 }
 
-/// Whether a flag has been raised to `value`, or its owner is further than this operation.
+/// Whether a flag has been raised to `value`, or its owner is further than this operation. What the operation of this epoch
+/// was to an owner who is further, the flag does not say.
 pub(super) fn seen(flag: &AtomicU64, stamp: Stamp, value: u32) -> Seen {
     let word = flag.load(Ordering::Acquire);
     let mine = raised(stamp, value);
@@ -56,6 +57,12 @@ pub(super) fn seen(flag: &AtomicU64, stamp: Stamp, value: u32) -> Seen {
         0 if word >= mine => Seen::There,
         0 => Seen::NotYet,
     }
+}
+
+/// Whether a flag is of this very operation.
+pub(super) fn is_of(flag: &AtomicU64, stamp: Stamp) -> bool {
+    const VALUE: u64 = 0xffff << 24;
+    (flag.load(Ordering::Acquire) ^ raised(stamp, 0)) & !VALUE == 0
 }
 
 /// After so many epochs all flags are written again, whether or not anybody has raised them: an old word must not be

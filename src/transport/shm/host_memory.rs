@@ -144,7 +144,14 @@ impl HostMemory {
     /// Whether a rank has raised a flag to `value`.
     #[inline]
     pub fn flag(&self, rank: usize, flag: u32, stamp: Stamp, value: u32) -> Seen {
-        flag::seen(self.seats[rank].flag(flag as usize), stamp, value)
+        let word = self.seats[rank].flag(flag as usize);
+        let seen = flag::seen(word, stamp, value);
+        if seen == Seen::There && !flag::is_of(word, stamp) {
+            // It is further, and what it did here its entry says, which it cannot have written over yet.
+            let entry = &self.seats[rank].entry((stamp.epoch & 1) as usize)[0];
+            return if flag::is_of(entry, stamp) { Seen::There } else { Seen::Other };
+        }
+        seen
     }
 
     /// Shows bytes in line, and wakes whoever waits for them.
