@@ -31,10 +31,11 @@ fn every_two_settings_meet_in_a_group_of_processes() {
     // By the places of the parameters above; the lower place comes first.
     let possible = |p: usize, a: usize, q: usize, b: usize| match (p, q) {
         (0, 2) => Collective::ALL[a].reduces() || b == 0,
-        // Not every size has blocks of one length, which is what bruck wants of all_to_all.
+        // Not every size has blocks of one length, which is what bruck and those in shared memory want of all_to_all.
         (0, 3) => algorithms[b].is_none_or(|algorithm| {
             algorithm.collectives().contains(&Collective::ALL[a])
-                && (algorithm.name(), Collective::ALL[a]) != ("bruck", Collective::AllToAll)
+                && (Collective::ALL[a] != Collective::AllToAll
+                    || algorithm.name() != "bruck" && algorithm.needs() == Reach::Messages)
         }),
         (1, 2) => ReduceOp::ALL[b].supports(DType::ALL[a]),
         (2, 3) => {

@@ -168,10 +168,14 @@ impl HostMemory {
         loop {
             let (now, later) = rest.split_at(rest.len().min(LINE));
             let mut payload = [0u64; 7];
-            for (word, part) in payload.iter_mut().zip(now.chunks(8)) {
+            let (whole, part) = now.as_chunks::<8>();
+            for (word, bytes) in payload.iter_mut().zip(whole) {
+                *word = u64::from_ne_bytes(*bytes);
+            }
+            if !part.is_empty() {
                 let mut eight = [0; 8];
                 eight[..part.len()].copy_from_slice(part);
-                *word = u64::from_ne_bytes(eight);
+                payload[whole.len()] = u64::from_ne_bytes(eight);
             }
             flag::show(own.line(parity, at), stamp, &payload, now.len().div_ceil(8));
             at += 1;
@@ -196,9 +200,13 @@ impl HostMemory {
                 Seen::There => {}
                 other => return other,
             }
-            for (part, word) in now.chunks_mut(8).zip(payload) {
+            let (whole, part) = now.as_chunks_mut::<8>();
+            for (bytes, word) in whole.iter_mut().zip(payload) {
+                *bytes = word.to_ne_bytes();
+            }
+            if !part.is_empty() {
                 let len = part.len();
-                part.copy_from_slice(&word.to_ne_bytes()[..len]);
+                part.copy_from_slice(&payload[whole.len()].to_ne_bytes()[..len]);
             }
             at += 1;
             rest = later;
