@@ -65,7 +65,7 @@ fn generate(b: &mut Builder<'_>) {
     let blocks = match request.collective {
         Collective::AllToAll => (0..b.world()).map(|to| request.send_block(0, to)).collect(),
         collective if collective.has_blocks() => request.blocks(),
-        _ => vec![0..request.whole()],
+        _ => std::iter::once(0..request.whole()).collect(),
     };
     let turns = b.slices(&blocks);
     let shows = match request.collective {
