@@ -18,6 +18,7 @@ use ringfold::transport::tcp::{Seat, TcpSetup, TcpTransport};
 use ringfold::{Check, Collective, Communicator, Config, Options, Result};
 use std::collections::VecDeque;
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -369,13 +370,25 @@ fn tiny(world: usize) -> Turns<impl Transport> {
     )
 }
 
+/// An address that nobody listens on, and no other group of this process is given: below the ports that the system deals out,
+/// where one that is free now may be somebody's in a moment.
+fn unused_address() -> String {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = (std::process::id() % 10_000) as u16;
+    loop {
+        let port = 12_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000) % 20_000;
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return listener.local_addr().expect("it has an address").to_string();
+        }
+    }
+}
+
 /// Communicators as processes would have them.
 pub fn connected(world: usize, backend: BackendChoice) -> Vec<Communicator> {
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let config = Config::default()
         .with_world_size(world)
         .with_backend(backend)
-        .with_store(free.expect("a port is free").to_string())
+        .with_store(unused_address())
         .with_init_deadline(DEADLINE)
         .with_heartbeat_deadline(DEADLINE);
     std::thread::scope(|scope| {
