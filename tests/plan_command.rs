@@ -109,6 +109,17 @@ fn time_against_ranks_is_drawn() {
 }
 
 #[test]
+fn plans_for_shared_memory_are_shown_step_by_step() {
+    let show = ["show", "--collective", "all_reduce", "--algorithm", "flat", "-n", "3"];
+    let text = said(plan(&show));
+    for telling in ["proved", "rank 0, ", "signal flag 0", "wait until rank 2's flag 0 is 1", "rank 1's slot"]
+    {
+        assert!(text.contains(telling), "{telling} is missing:\n{text}");
+    }
+    assert!(said(plan(&[&show[..], &["--rank", "2"]].concat())).contains("rank 2, "));
+}
+
+#[test]
 fn nonsense_is_refused_with_a_reason() {
     for (words, telling) in [
         (&["simulate", "-n", "0"][..], "no number of ranks"),
@@ -125,6 +136,8 @@ fn nonsense_is_refused_with_a_reason() {
         (&["probe", "-n", "1"], "2 or more"),
         (&["probe", "-n", "2", "--seconds", "0"], "--seconds"),
         (&["footprint", "--measure", "--collective", "broadcast"], "only the footprint of all_reduce"),
+        (&["footprint", "--algorithm", "flat"], "makes no connections"),
+        (&["simulate", "--algorithm", "flat"], "plans for shared memory are not simulated"),
     ] {
         let out = plan(words);
         let err = String::from_utf8_lossy(&out.stderr);

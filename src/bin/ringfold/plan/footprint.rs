@@ -71,6 +71,12 @@ fn table(header: &[&str]) -> Table {
 pub(super) fn computed(args: &FootprintArgs) -> Result<()> {
     let request = args.request(args.ranks as usize);
     let selection = Selection::default();
+    if let Some(algorithm) = args.algorithm.filter(|algorithm| algorithm.needs() > Reach::Messages) {
+        return Err(Error::unsupported(format!(
+            "{algorithm} runs in shared memory and makes no connections"
+        ))
+        .remedy("ask for an algorithm by messages"));
+    }
     let able = Algorithm::within(Reach::Messages)
         .filter(|algorithm| args.algorithm.is_none_or(|only| only == *algorithm))
         .filter(|algorithm| algorithm.check(&request).is_ok());

@@ -8,7 +8,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use ringfold::collective::Request;
 use ringfold::plan::select::Table as Selection;
 use ringfold::plan::verify::{Message, messages, verify};
-use ringfold::plan::{Plan, Schedule, Step};
+use ringfold::plan::{Plan, Reach, Schedule, Step};
 use ringfold::{Algorithm, Collective, DType, Error, Result};
 use std::fs;
 use std::path::PathBuf;
@@ -103,6 +103,11 @@ pub(super) fn command(args: &ShowArgs) -> Result<()> {
     println!("{figures}\n");
     match args.rank {
         Some(rank) => print_steps(&plans[rank]),
+        // In shared memory there are no messages to be shown.
+        None if schedule.algorithm.needs() > Reach::Messages => {
+            print_steps(&plans[0]);
+            println!("\n(--rank R shows another rank, --json all)");
+        }
         None => print_rounds(world, &messages),
     }
     Ok(())
