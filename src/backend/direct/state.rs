@@ -248,8 +248,13 @@ impl Direct {
         let (world, own) = (memory.world(), memory.rank());
         let (input, output) = (operation.buffers().input, operation.buffers().output);
         if self.at == 0 {
-            // SAFETY: the operation's maker vouches for so many bytes of input, which nobody writes meanwhile.
-            memory.show(self.stamp, unsafe { std::slice::from_raw_parts(input, bytes) });
+            let shown = match bytes {
+                // Of nothing the address may be any.
+                0 => &[],
+                // SAFETY: the operation's maker vouches for so many bytes of input, which nobody writes meanwhile.
+                _ => unsafe { std::slice::from_raw_parts(input, bytes) },
+            };
+            memory.show(self.stamp, shown);
             self.at = 1;
         }
         while self.at < world {

@@ -4,6 +4,7 @@ use super::super::direct::{Direct, Program, Programs, Step, Stop};
 use super::super::{Operation, Progress};
 use super::compile::Compiled;
 use super::state::{Moved, Trouble};
+use super::watched::Watched;
 use super::{Planned, Queued, Running};
 use crate::collective::{Collective, Difference, Fingerprint};
 use crate::error::{Cause, CauseKind, Result};
@@ -119,7 +120,7 @@ impl<T: Transport> Planned<T> {
                     if idle > 0 {
                         self.patience = looks.saturating_mul(2);
                     }
-                    self.count(&programs);
+                    count(&mut self.transport, self.direct.program(&programs));
                     self.end_quickly(&operation, submitted, program);
                     return Quick::Over;
                 }
@@ -167,10 +168,8 @@ impl<T: Transport> Planned<T> {
     pub(super) fn shared(&mut self, plan: &Compiled, operation: &Operation) -> Result<Shared> {
         let request = operation.request();
         let in_line = plan.program.as_ref().is_none_or(Program::is_in_line);
-        if in_line
-            || operation.pieces().is_some()
-            || !request.collective.combines() && request.collective.is_rooted()
-        {
+        // Where there is a root, not everybody has both an input and an output.
+        if in_line || operation.pieces().is_some() || request.collective.is_rooted() {
             return Ok((None, None));
         }
         let Some(memory) = self.transport.inner.host_memory() else { return Ok((None, None)) };
@@ -212,23 +211,10 @@ impl<T: Transport> Planned<T> {
         meter.scratch_bytes.set((self.state.held() + self.direct.held()) as u64);
     }
 
-    /// Counts what an operation that is over has moved.
-    #[inline]
-    pub(super) fn count(&mut self, programs: &Programs<'_>) {
-        for (peer, &(read, written)) in self.direct.program(programs).moved.iter().enumerate() {
-            if read + written > 0 {
-                self.transport.moved(peer, read, written);
-            }
-        }
-    }
-
-    /// The same of the running one.
+    /// Counts what the running operation, which is over, has moved in shared memory.
     pub(super) fn count_moved(&mut self) {
-        let Some(programs) = self.running.as_ref().and_then(|running| running.queued.programs()) else {
-            return;
-        };
-        for (peer, &(read, written)) in self.direct.program(&programs).moved.iter().enumerate() {
-            self.transport.moved(peer, read, written);
+        if let Some(programs) = self.running.as_ref().and_then(|running| running.queued.programs()) {
+            count(&mut self.transport, self.direct.program(&programs));
         }
     }
 
@@ -287,6 +273,15 @@ impl Queued {
     pub(super) fn programs(&self) -> Option<Programs<'_>> {
         let shared = self.variant.as_ref().and_then(|variant| variant.program.as_ref());
         Some(Programs { base: self.plan.program.as_ref()?, shared })
+    }
+}
+
+#[inline]
+fn count<T: Transport>(transport: &mut Watched<T>, program: &Program) {
+    for (peer, &(read, written)) in program.moved.iter().enumerate() {
+        if read + written > 0 {
+            transport.moved(peer, read, written);
+        }
     }
 }
 
