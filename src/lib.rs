@@ -41,8 +41,8 @@ mod communicator;
 pub use backend::Counters;
 pub use collective::{Collective, Order};
 pub use communicator::{
-    AbortHandle, Bucket, Buffer, Check, Communicator, Incoming, Many, Nothing, Options, Outgoing, Owner,
-    Pending, Prepared, Registered, Scope, SharedTensor, Tensors, With,
+    AbortHandle, Bucket, Buffer, Call, Check, Communicator, Incoming, Lent, LentMany, Many, Nothing, Options,
+    Outgoing, Owner, Pending, Prepared, Registered, Scope, SharedTensor, Tensors, With,
 };
 pub use config::Config;
 pub use error::{Error, ErrorKind, Result};

@@ -7,6 +7,7 @@
 use crate::config::Job;
 use crate::config::environment::fnv1a;
 use crate::error::{Error, ErrorKind, Result};
+use crate::observe;
 use crate::transport::control::{Bell, readiness, wait};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{MsgFlags, getsockopt, sockopt::PeerCredentials};
@@ -69,10 +70,10 @@ impl Announcement {
         listener.set_nonblocking(true).map_err(|e| Error::io("preparing the meeting place", e))?;
         let stop = Arc::new((AtomicBool::new(false), Bell::new()?));
         let told = Arc::clone(&stop);
-        let thread = std::thread::Builder::new()
-            .name("ringfold-meet".into())
-            .spawn(move || answer_all(&listener, &told, world, &Found { address, world_id }))
-            .map_err(|e| Error::io("starting the thread of the meeting place", e))?;
+        let found = Found { address, world_id };
+        let thread =
+            observe::thread::spawn("ringfold-meet", move || answer_all(&listener, &told, world, &found))
+                .map_err(|e| Error::io("starting the thread of the meeting place", e))?;
         Ok(Announcement { stop, thread: Some(thread) })
     }
 }

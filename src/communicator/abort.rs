@@ -15,6 +15,7 @@ pub struct AbortHandle {
     /// This rank's number in the world.
     rank: usize,
     generation: u32,
+    pid: u32,
     poison: Arc<Poison>,
     report: Arc<dyn Fn(&Cause) + Send + Sync>,
 }
@@ -26,7 +27,7 @@ impl AbortHandle {
         poison: Arc<Poison>,
         report: Arc<dyn Fn(&Cause) + Send + Sync>,
     ) -> Self {
-        AbortHandle { rank, generation, poison, report }
+        AbortHandle { rank, generation, pid: std::process::id(), poison, report }
     }
 
     /// Aborts the group for this reason, which every rank's error tells.
@@ -46,8 +47,8 @@ impl AbortHandle {
         self.spoil(CauseKind::Abort, format!("rank {} aborted the group: {reason}", self.rank));
     }
 
-    /// The group's failure, as far as the control plane or an abort has told of it.
-    pub(super) fn cause(&self) -> Option<Cause> {
+    /// The first cause of the group's failure, as far as the control plane or an abort has told of it. Does not block.
+    pub fn failure(&self) -> Option<Cause> {
         self.poison.cause().cloned()
     }
 
@@ -57,7 +58,8 @@ impl AbortHandle {
     }
 
     fn spoil(&self, kind: CauseKind, detail: String) {
-        if self.poison.is_set() {
+        // What was forked off the process is nobody in the group.
+        if self.poison.is_set() || std::process::id() != self.pid {
             return;
         }
         let cause = Cause {

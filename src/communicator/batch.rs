@@ -3,7 +3,6 @@
 //! Tensors of one element type that are reduced alike become one operation over a list of pieces: one plan, one
 //! fingerprint a link, and as few messages as a single tensor of their total would take.
 
-use super::buffer::Many;
 use super::call::Call;
 use super::execute::Checked;
 use super::tensors::Tensors;
@@ -12,7 +11,7 @@ use crate::backend::{Buffers, Operation, Piece};
 use crate::collective::{Collective, Counts, Request};
 use crate::error::Result;
 use crate::reduce::Reduction;
-use crate::tensor::{Element, TensorMut};
+use crate::tensor::TensorMut;
 
 /// An operation that has its place in the order.
 pub(super) struct Ask {
@@ -120,11 +119,7 @@ impl With<'_> {
     }
 
     fn all_reduce_tensors(&self, tensors: &mut [TensorMut<'_>], op: &Reduction) -> Result<()> {
-        let call = Call::AllReduce(op.clone());
-        let mut checked = Vec::with_capacity(tensors.len());
-        for tensor in tensors.iter_mut() {
-            checked.push(self.check(&call, &mut Tensors::InPlace(tensor.reborrow()))?);
-        }
+        let checked = self.check_each(tensors.iter_mut().map(TensorMut::reborrow), op)?;
         // SAFETY: the tensors are borrowed, each exclusively, until this returns, which is after the operations' ends.
         unsafe { self.run_fused(&checked) }
     }
@@ -166,10 +161,13 @@ batches! {
 }
 
 impl With<'_> {
-    /// Checks an all_reduce of each vector, in place.
-    pub(super) fn check_many<T: Element>(&self, many: &mut Many<T>, op: &Reduction) -> Result<Vec<Checked>> {
+    /// Checks an all_reduce of each tensor, in place.
+    pub(super) fn check_each<'t>(
+        &self,
+        tensors: impl IntoIterator<Item = TensorMut<'t>>,
+        op: &Reduction,
+    ) -> Result<Vec<Checked>> {
         let call = Call::AllReduce(op.clone());
-        let tensors = many.0.iter_mut();
-        tensors.map(|one| self.check(&call, &mut Tensors::InPlace(TensorMut::from_slice(one)))).collect()
+        tensors.into_iter().map(|one| self.check(&call, &mut Tensors::InPlace(one))).collect()
     }
 }

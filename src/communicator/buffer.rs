@@ -36,6 +36,11 @@ pub trait Buffer: Owner {
     fn slices(&mut self) -> Self::Slices<'_>;
 }
 
+/// Tensors that are one operation. Their memory does not move when this is moved.
+pub(super) trait Batch: Owner {
+    fn each(&mut self) -> Vec<TensorMut<'_>>;
+}
+
 macro_rules! both_ways {
     ($memory:ident) => {
         impl<T: Element> sealed::Sealed for $memory<T> {}
@@ -125,12 +130,81 @@ one_way! {
     Incoming: |this| Tensors::Apart(TensorRef::empty(T::DTYPE), TensorMut::from_slice(&mut this.0));
 }
 
+/// Memory that somebody else owns and describes by its address: for bindings to other languages. An operation that has it
+/// holds on to nothing, so that its lender must see to it.
+#[derive(Debug)]
+pub struct Lent(Tensors<'static>);
+
+impl Lent {
+    /// Lends the memory of these tensors.
+    ///
+    /// # Safety
+    /// Until the operation that gets it is complete, or for as long as it is prepared, the memory is where it is, and nobody
+    /// else reads what is written or writes what is read. Where the operation's handle is dropped, it may go on until
+    /// the communicator's end; and after the communicator's failure until that is dropped.
+    pub unsafe fn new(tensors: Tensors<'_>) -> Self {
+        // SAFETY: only the lifetime changes, and the caller promises one that is long enough.
+        Lent(unsafe { std::mem::transmute::<Tensors<'_>, Tensors<'static>>(tensors) })
+    }
+}
+
+impl sealed::Sealed for Lent {}
+
+impl Owner for Lent {
+    type Output = ();
+
+    fn into_output(self) {}
+}
+
+impl Buffer for Lent {
+    type Slices<'a> = ();
+
+    fn slices(&mut self) {}
+
+    fn tensors(&mut self) -> Tensors<'_> {
+        match &mut self.0 {
+            Tensors::InPlace(tensor) => Tensors::InPlace(tensor.reborrow()),
+            Tensors::Apart(input, output) => Tensors::Apart(input.clone(), output.reborrow()),
+        }
+    }
+}
+
+/// The tensors of a batch that somebody else owns. See [`Lent`].
+#[derive(Debug)]
+pub struct LentMany(pub(super) Vec<TensorMut<'static>>);
+
+impl LentMany {
+    /// Lends the memory of these tensors, which lie apart.
+    ///
+    /// # Safety
+    /// As [`Lent::new`], for each.
+    pub unsafe fn new(tensors: Vec<TensorMut<'_>>) -> Self {
+        // SAFETY: only the lifetime changes, and the caller promises one that is long enough.
+        LentMany(unsafe { std::mem::transmute::<Vec<TensorMut<'_>>, Vec<TensorMut<'static>>>(tensors) })
+    }
+}
+
+impl sealed::Sealed for LentMany {}
+
+impl Owner for LentMany {
+    type Output = ();
+
+    fn into_output(self) {}
+}
+
 /// The memory of a barrier, which nobody has to look at.
 #[derive(Debug)]
 pub struct Nothing(Vec<u8>, Vec<u8>);
 
+impl Default for Nothing {
+    fn default() -> Self {
+        Nothing::new()
+    }
+}
+
 impl Nothing {
-    pub(super) fn new() -> Self {
+    /// What [`Call::Barrier`](crate::Call::Barrier) is started and prepared with.
+    pub fn new() -> Self {
         Nothing(vec![1], vec![0])
     }
 }
@@ -158,6 +232,18 @@ impl Buffer for Nothing {
 pub struct Many<T>(pub(super) Vec<Vec<T>>);
 
 impl<T: Element> sealed::Sealed for Many<T> {}
+
+impl<T: Element> Batch for Many<T> {
+    fn each(&mut self) -> Vec<TensorMut<'_>> {
+        self.0.iter_mut().map(|one| TensorMut::from_slice(one)).collect()
+    }
+}
+
+impl Batch for LentMany {
+    fn each(&mut self) -> Vec<TensorMut<'_>> {
+        self.0.iter_mut().map(TensorMut::reborrow).collect()
+    }
+}
 
 impl<T: Element> Owner for Many<T> {
     type Output = Vec<Vec<T>>;

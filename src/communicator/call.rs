@@ -1,8 +1,10 @@
-//! What a verb asks for, apart from its tensors: the one place where verbs become requests.
+//! What a verb asks for, apart from its tensors: the one place where verbs become requests, and those who have verbs as
+//! data call them.
 
-use super::Options;
+use super::buffer::Buffer;
 use super::recent::Key;
 use super::tensors::Tensors;
+use super::{Communicator, Options, Pending, Prepared, With};
 use crate::collective::{Collective, Counts, Order, Request};
 use crate::error::{Error, Result};
 use crate::reduce::{CustomOp, Reduction};
@@ -10,23 +12,39 @@ use crate::tensor::DType;
 use std::sync::Arc;
 
 /// Counts as a caller gives them: `None` where every block is as long as this rank's.
-pub(super) type BlockCounts<'a> = Option<&'a [usize]>;
+type BlockCounts<'a> = Option<&'a [usize]>;
 
-/// A verb with its arguments.
+/// A verb with its arguments, as data: for bindings to other languages, which describe what they want at run time.
+/// [`Communicator::call`] carries it out, [`start`](Communicator::start) starts it, [`prepare`](Communicator::prepare)
+/// prepares it.
 #[derive(Debug, Clone)]
-pub(super) enum Call<'a> {
+#[non_exhaustive]
+pub enum Call<'a> {
+    /// [`all_reduce`](Communicator::all_reduce).
     AllReduce(Reduction),
+    /// [`reduce`](Communicator::reduce) to a root.
     Reduce(Reduction, usize),
-    ReduceScatter(BlockCounts<'a>, Reduction),
-    AllGather(BlockCounts<'a>),
+    /// [`reduce_scatter`](Communicator::reduce_scatter), or [`reduce_scatter_v`](Communicator::reduce_scatter_v).
+    ReduceScatter(Option<&'a [usize]>, Reduction),
+    /// [`all_gather`](Communicator::all_gather), or [`all_gather_v`](Communicator::all_gather_v).
+    AllGather(Option<&'a [usize]>),
+    /// [`broadcast`](Communicator::broadcast) from a root.
     Broadcast(usize),
-    Gather(BlockCounts<'a>, usize),
-    Scatter(BlockCounts<'a>, usize),
-    /// What is sent to and received from each rank.
+    /// [`gather`](Communicator::gather), or [`gather_v`](Communicator::gather_v), to a root.
+    Gather(Option<&'a [usize]>, usize),
+    /// [`scatter`](Communicator::scatter), or [`scatter_v`](Communicator::scatter_v), from a root.
+    Scatter(Option<&'a [usize]>, usize),
+    /// [`all_to_all`](Communicator::all_to_all), or [`all_to_all_v`](Communicator::all_to_all_v) with what is sent to and
+    /// received from each rank.
     AllToAll(Option<(&'a [usize], &'a [usize])>),
+    /// [`barrier`](Communicator::barrier), which wants an input and an output of one `u8` each.
     Barrier,
+    /// [`send`](Communicator::send), [`recv`](Communicator::recv), or both at once. The input is sent, the output received;
+    /// who does one of them only passes an empty tensor for the other.
     Messages {
+        /// Whom the input is sent to.
         to: Option<usize>,
+        /// Whom the output comes from.
         from: Option<usize>,
     },
 }
@@ -206,6 +224,62 @@ fn values(custom: &CustomOp, dtype: DType, elements: usize) -> Result<usize> {
     }
     Err(Error::invalid(format!("{elements} bytes are no whole values of {width} bytes of {name:?}"))
         .remedy("pass a tensor whose length is a multiple of the values' width"))
+}
+
+/// Verbs as data.
+impl With<'_> {
+    /// Carries out a call; returns when it is complete. See [`Communicator::call`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn call<'t>(&self, call: &Call<'_>, tensors: impl Into<Tensors<'t>>) -> Result<()> {
+        self.execute(call, tensors.into())
+    }
+}
+
+/// Verbs as data.
+impl Communicator {
+    /// Carries out a call; returns when it is complete.
+    ///
+    /// ```
+    /// use ringfold::{Call, Communicator, ReduceOp};
+    /// let comm = Communicator::local(1).remove(0);
+    /// let (mut sums, mut seed) = ([1.0f32, 2.0], [7u64]);
+    /// comm.call(&Call::AllReduce(ReduceOp::Sum.into()), &mut sums)?;
+    /// comm.call(&Call::Broadcast(0), &mut seed)?;
+    /// comm.call(&Call::Barrier, (&[0u8][..], &mut [0u8][..]))?;
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As the verb of the same name.
+    pub fn call<'t>(&self, call: &Call<'_>, tensors: impl Into<Tensors<'t>>) -> Result<()> {
+        With { communicator: self, options: Options::default() }.execute(call, tensors.into())
+    }
+
+    /// Starts a call, as [`start_all_reduce`](Self::start_all_reduce) starts an all_reduce.
+    ///
+    /// ```
+    /// use ringfold::{Call, Communicator};
+    /// let comm = Communicator::local(1).remove(0);
+    /// let pending = comm.start(&Call::Broadcast(0), vec![7u64])?;
+    /// assert_eq!(pending.wait()?, [7]);
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start<B: Buffer>(&self, call: &Call<'_>, buffer: B) -> Result<Pending<B>> {
+        With { communicator: self, options: Options::default() }.start(call, buffer)
+    }
+
+    /// Prepares a call, as [`prepare_all_reduce`](Self::prepare_all_reduce) prepares an all_reduce.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn prepare<B: Buffer>(&self, call: &Call<'_>, buffer: B) -> Result<Prepared<'_, B>> {
+        self.with(Options::default()).prepare(call, buffer)
+    }
 }
 
 #[cfg(test)]

@@ -88,7 +88,7 @@ impl Completion {
 
     /// What has become of them. All are complete.
     pub(super) fn result(&self) -> Result<()> {
-        self.state().error.take().map_or(Ok(()), Err)
+        self.state().error.clone().map_or(Ok(()), Err)
     }
 
     /// Keeps something until all are complete; drops it at once where they are.

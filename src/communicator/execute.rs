@@ -171,6 +171,7 @@ impl Communicator {
 
     /// Runs an operation to its end, in its turn.
     pub(super) fn run(&self, operation: Operation) -> Result<()> {
+        self.check_origin()?;
         if self.line.is_busy() {
             return self.run_behind(operation);
         }
@@ -194,6 +195,7 @@ impl Communicator {
 
     /// Runs several operations, which are all under way at once, to their ends.
     pub(super) fn run_all(&self, asks: &mut Vec<Ask>) -> Result<()> {
+        self.check_origin()?;
         if self.line.is_busy() {
             let completion = self.hand_over(asks.len(), asks.drain(..).map(|ask| ask.operation));
             let awaiting = self.progress.awaiting();

@@ -36,7 +36,8 @@ mod verbs;
 
 pub use abort::AbortHandle;
 pub use bucket::Bucket;
-pub use buffer::{Buffer, Incoming, Many, Nothing, Outgoing, Owner};
+pub use buffer::{Buffer, Incoming, Lent, LentMany, Many, Nothing, Outgoing, Owner};
+pub use call::Call;
 pub use options::{Check, Options};
 pub use pending::Pending;
 pub use prepared::Prepared;
@@ -159,7 +160,7 @@ impl Communicator {
 
     /// The first cause of the group's failure, if it has failed as far as this rank knows. Does not block.
     pub fn failure(&self) -> Option<Cause> {
-        self.abort.cause().or_else(|| self.line.failure())
+        self.abort.failure().or_else(|| self.line.failure())
     }
 
     /// The same verbs with options that hold for the calls made through it.
@@ -178,6 +179,11 @@ impl Communicator {
 }
 
 impl Communicator {
+    #[inline]
+    fn check_origin(&self) -> Result<()> {
+        self.progress.check_origin().map_err(|error| self.line.complete(error))
+    }
+
     fn make_progress_thread(&self) -> Result<()> {
         self.progress.make().map_err(|error| self.line.complete(error))
     }
@@ -197,6 +203,9 @@ impl Drop for Communicator {
     /// Leaves the group, without blocking: peers that still need this rank are told. A rank that leaves because it
     /// panics says so.
     fn drop(&mut self) {
+        if self.check_origin().is_err() {
+            return; // a fork's copy: the rank is the parent's
+        }
         if std::thread::panicking() {
             self.abort.panicked();
         }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 /// An operation that has been started: its handle, and the owner of its buffer.
@@ -33,7 +33,7 @@ impl<B: Owner> Pending<B> {
 
     /// Whether the operation is complete, well or not. Does not block.
     pub fn is_ready(&self) -> bool {
-        self.completion.is_ready()
+        self.progress.check_origin().is_err() || self.completion.is_ready()
     }
 
     /// Blocks until the operation is complete, and gives its buffer back.
@@ -41,6 +41,7 @@ impl<B: Owner> Pending<B> {
     /// # Errors
     /// As the blocking verb of the same name; the buffer is dropped then.
     pub fn wait(mut self) -> Result<B::Output> {
+        self.progress.check_origin()?;
         let awaiting = self.progress.awaiting();
         self.completion.wait(None);
         drop(awaiting);
@@ -62,8 +63,39 @@ impl<B: Owner> Pending<B> {
     /// # Ok::<(), ringfold::Error>(())
     /// ```
     pub fn wait_timeout(&self, limit: Duration) -> bool {
+        if self.progress.check_origin().is_err() {
+            return true;
+        }
         let _awaiting = self.progress.awaiting();
         self.completion.wait(Some(limit))
+    }
+
+    /// What has become of the operation; `None` while it is under way. Does not block, and can be asked again: the buffer
+    /// stays here until [`wait`](Pending::wait).
+    ///
+    /// ```
+    /// use ringfold::{Communicator, ReduceOp};
+    /// use std::time::Duration;
+    /// let comm = Communicator::local(1).remove(0);
+    /// let pending = comm.start_all_reduce(vec![1.0f32; 100], ReduceOp::Sum)?;
+    /// while !pending.wait_timeout(Duration::from_millis(10)) {}
+    /// assert!(pending.outcome().is_some_and(|result| result.is_ok()));
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    pub fn outcome(&self) -> Option<Result<()>> {
+        if let Err(error) = self.progress.check_origin() {
+            return Some(Err(error));
+        }
+        self.completion.is_ready().then(|| self.completion.result())
+    }
+
+    /// Whether the operation is complete; where it is not, `waker` is woken once it is, on the thread that completes it, which
+    /// it must not block. The last waker that is given counts. Does not block.
+    pub fn poll_ready(&self, waker: &Waker) -> Poll<()> {
+        if self.progress.check_origin().is_err() {
+            return Poll::Ready(());
+        }
+        self.completion.poll(waker)
     }
 
     fn take(&mut self) -> Result<B::Output> {
@@ -76,6 +108,9 @@ impl<B: Owner + Unpin> Future for Pending<B> {
     type Output = Result<<B as Owner>::Output>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Err(error) = self.progress.check_origin() {
+            return Poll::Ready(Err(error));
+        }
         self.completion.poll(context.waker()).map(|()| self.take())
     }
 }
@@ -83,8 +118,10 @@ impl<B: Owner + Unpin> Future for Pending<B> {
 impl<B: Owner> Drop for Pending<B> {
     fn drop(&mut self) {
         if let Some(buffer) = self.buffer.take() {
-            // The buffer must outlive the operation.
-            self.completion.keep(|| Box::new(buffer));
+            // The buffer must outlive the operation. What was forked off has a copy of the memory.
+            if self.progress.check_origin().is_ok() {
+                self.completion.keep(|| Box::new(buffer));
+            }
         }
     }
 }

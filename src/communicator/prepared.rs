@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::reduce::Reduction;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// An operation with its buffer, checked once, to be run again and again: for training loops. Its plan is made at the
 /// first run, and found again by the others.
@@ -89,9 +90,21 @@ impl<'c, B: Buffer> Prepared<'c, B> {
     /// As the blocking verb of the same name.
     pub fn wait(&mut self) -> Result<()> {
         let Some(completion) = self.under_way.take() else { return Ok(()) };
+        self.communicator.check_origin()?;
         let _awaiting = self.communicator.progress.awaiting();
         completion.wait(None);
         completion.result()
+    }
+
+    /// Blocks until the run that was started is complete or `limit` has passed; tells whether it is complete, which
+    /// [`wait`](Prepared::wait) then ends at once.
+    pub fn wait_timeout(&self, limit: Duration) -> bool {
+        let Some(completion) = &self.under_way else { return true };
+        if self.communicator.check_origin().is_err() {
+            return true;
+        }
+        let _awaiting = self.communicator.progress.awaiting();
+        completion.wait(Some(limit))
     }
 
     /// Whether no run is under way. Does not block.
@@ -140,8 +153,10 @@ impl<'c, B: Buffer> Prepared<'c, B> {
 impl<B: Buffer> Drop for Prepared<'_, B> {
     fn drop(&mut self) {
         if let (Some(completion), Some(buffer)) = (self.under_way.take(), self.buffer.take()) {
-            // The buffer must outlive the operation.
-            completion.keep(|| Box::new(buffer));
+            // The buffer must outlive the operation. What was forked off has a copy of the memory.
+            if self.communicator.check_origin().is_ok() {
+                completion.keep(|| Box::new(buffer));
+            }
         }
     }
 }
@@ -153,7 +168,11 @@ impl<B: Buffer> fmt::Debug for Prepared<'_, B> {
 }
 
 impl<'c> With<'c> {
-    fn prepare<B: Buffer>(&self, call: &Call<'_>, mut buffer: B) -> Result<Prepared<'c, B>> {
+    /// Prepares a call. See [`Communicator::prepare`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn prepare<B: Buffer>(&self, call: &Call<'_>, mut buffer: B) -> Result<Prepared<'c, B>> {
         let mut checked = self.check(call, &mut buffer.tensors())?;
         // What no algorithm does is refused here, and not at the first run.
         let course = self.course(&mut checked.request)?;

@@ -5,8 +5,9 @@
 //! under way, the thread looks at each in turn.
 
 use super::line::{Handed, Line, Turn};
-use crate::error::{Error, Result};
-use crate::observe::Waker;
+use crate::error::{Error, ErrorKind, Result};
+use crate::memory::Origin;
+use crate::observe::{self, Waker};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,7 @@ const SHARED_SLEEP: Duration = Duration::from_micros(100);
 #[derive(Default)]
 pub(super) struct ProgressThread {
     shared: Arc<Shared>,
+    origin: Origin,
 }
 
 #[derive(Default)]
@@ -49,17 +51,26 @@ impl Shared {
 }
 
 impl ProgressThread {
+    /// Fails in a process that was forked off the one whose threads these are: there nobody would drive anything, and locks
+    /// may be held by nobody.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported).
+    #[inline]
+    pub(super) fn check_origin(&self) -> Result<()> {
+        if self.origin.is_here() { Ok(()) } else { Err(forked()) }
+    }
+
     /// Makes the thread, unless it is there.
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) where the system refuses it.
     pub(super) fn make(&self) -> Result<()> {
+        self.check_origin()?;
         let mut state = self.shared.state();
         if !state.started {
             let shared = Arc::clone(&self.shared);
-            thread::Builder::new()
-                .name("ringfold-progress".into())
-                .spawn(move || drive(&shared))
+            observe::thread::spawn("ringfold-progress", move || drive(&shared))
                 .map_err(|error| Error::io("making the progress thread", error))?;
             state.started = true;
         }
@@ -101,9 +112,18 @@ impl Drop for Awaiting<'_> {
 
 impl Drop for ProgressThread {
     fn drop(&mut self) {
+        if !self.origin.is_here() {
+            return; // a fork's copy: the thread is the parent's, and may have held the lock
+        }
         self.shared.state().closed = true;
         self.shared.bell.notify_one();
     }
+}
+
+#[cold]
+fn forked() -> Error {
+    Error::new(ErrorKind::Unsupported, "this process was forked off the one that is a rank of the group")
+        .remedy("form groups after forking, or start new programs instead (exec, or multiprocessing's spawn)")
 }
 
 fn drive(shared: &Shared) {

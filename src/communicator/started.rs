@@ -1,6 +1,6 @@
 //! Every collective, started: its memory given away, its end waited for later.
 
-use super::buffer::{Buffer, Incoming, Many, Nothing, Outgoing, Owner};
+use super::buffer::{Batch, Buffer, Incoming, LentMany, Many, Nothing, Outgoing, Owner};
 use super::call::Call;
 use super::pending::Pending;
 use super::{Communicator, Options, With};
@@ -10,7 +10,11 @@ use crate::tensor::Element;
 use std::sync::Arc;
 
 impl With<'_> {
-    fn start<B: Buffer>(&self, call: &Call<'_>, mut buffer: B) -> Result<Pending<B>> {
+    /// Starts a call. See [`Communicator::start`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start<B: Buffer>(&self, call: &Call<'_>, mut buffer: B) -> Result<Pending<B>> {
         let slot = self.recall(call, &mut buffer.tensors())?;
         self.communicator.make_progress_thread()?;
         // SAFETY: the buffer goes to the pending operation, which keeps it to the end, also where it is dropped; moving
@@ -20,11 +24,10 @@ impl With<'_> {
         Ok(Pending::new(completion, Arc::clone(&self.communicator.progress), buffer))
     }
 
-    fn start_many<T: Element>(&self, tensors: Vec<Vec<T>>, op: &Reduction) -> Result<Pending<Many<T>>> {
-        let mut many = Many(tensors);
-        let checked = self.check_many(&mut many, op)?;
+    fn start_many<B: Batch>(&self, mut many: B, op: &Reduction) -> Result<Pending<B>> {
+        let checked = self.check_each(many.each(), op)?;
         self.communicator.make_progress_thread()?;
-        // SAFETY: as in `start`; vectors lie apart.
+        // SAFETY: as in `start`; they lie apart.
         let asks = unsafe { self.fuse(&checked) }?;
         let completion = self.communicator.hand_over(asks.len(), asks.into_iter().map(|ask| ask.operation));
         Ok(Pending::new(completion, Arc::clone(&self.communicator.progress), many))
@@ -68,6 +71,19 @@ impl $type {
         tensors: Vec<Vec<T>>,
         op: impl Into<Reduction>,
     ) -> Result<Pending<Many<T>>> {
+        let $this = self;
+        $with.start_many(Many(tensors), &op.into())
+    }
+
+    /// The same of tensors that somebody else owns, of any element types.
+    ///
+    /// # Errors
+    /// As [`start_all_reduce`](Self::start_all_reduce).
+    pub fn start_all_reduce_lent(
+        &self,
+        tensors: LentMany,
+        op: impl Into<Reduction>,
+    ) -> Result<Pending<LentMany>> {
         let $this = self;
         $with.start_many(tensors, &op.into())
     }

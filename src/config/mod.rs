@@ -159,6 +159,23 @@ impl Config {
         Ok(config)
     }
 
+    /// Sets what a [key](keys) is to be, as it would stand in a file.
+    ///
+    /// ```
+    /// let mut config = ringfold::Config::default();
+    /// config.set("deadline", "90s")?;
+    /// assert_eq!(config.deadline.as_secs(), 90);
+    /// assert!(config.set("dead_line", "90s").is_err());
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Configuration`](ErrorKind::Configuration), naming the key, the value and what is allowed.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        let known = keys::Key::named(key).ok_or_else(|| keys::unknown(key, "the configuration"))?;
+        known.set(self, key, value)
+    }
+
     /// The rank and the number of ranks.
     ///
     /// # Errors

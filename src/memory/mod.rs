@@ -16,10 +16,12 @@ mod arena;
 mod available;
 pub(crate) mod barrier;
 pub(crate) mod futex;
+mod origin;
 pub(crate) mod pages;
 mod segment;
 
 pub use arena::{Arena, Block};
+pub use origin::Origin;
 pub use pages::Pages;
 pub use segment::Segment;
 

@@ -18,6 +18,7 @@
 #[cfg(feature = "log")]
 pub mod log;
 mod poison;
+pub(crate) mod thread;
 mod time;
 pub mod trace;
 

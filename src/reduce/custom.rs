@@ -6,7 +6,7 @@ use crate::tensor::{DType, Element};
 use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 /// The most bytes that one value of a user's reduction may have.
@@ -153,6 +153,55 @@ impl ReduceOp {
 }
 
 impl CustomOp {
+    /// A reduction by a function that takes many values at once: for bindings to other languages, where each call costs.
+    /// `combine(left, right, into, count)` makes `into[i] = left[i] op right[i]` for `count` values of `width` bytes each, at
+    /// any alignment; `into` is either `left` or `right`. Where it returns a text, the group fails as after a panic, and the
+    /// text says why.
+    ///
+    /// ```
+    /// use ringfold::{Communicator, CustomOp, DType};
+    /// let xor = CustomOp::blocks("xor", DType::U8, 1, true, |left, right, into, count| {
+    ///     // SAFETY: each of the three has `count` bytes, and the one that is written is read at the same place only.
+    ///     (0..count).for_each(|i| unsafe { *into.add(i) = *left.add(i) ^ *right.add(i) });
+    ///     Ok(())
+    /// })?;
+    /// let comm = Communicator::local(1).remove(0);
+    /// comm.all_reduce(&mut [1u8, 2], &xor)?;
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where `width` is 0, above 64 KiB or no multiple of an
+    /// element's size.
+    pub fn blocks(
+        name: &str,
+        dtype: DType,
+        width: usize,
+        commutative: bool,
+        combine: impl Fn(*const u8, *const u8, *mut u8, usize) -> std::result::Result<(), String>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Result<CustomOp> {
+        if width == 0 || width > WIDEST || !width.is_multiple_of(dtype.size()) {
+            let text = format!("the reduction {name:?} of {dtype} by values of {width} bytes");
+            return Err(Error::invalid(text)
+                .remedy(format!("use values of whole elements, of at most {WIDEST} bytes")));
+        }
+        let apply = move |operand: Operand<'_>, into: &mut [u8]| {
+            let (count, into) = (into.len() / width, into.as_mut_ptr());
+            let done = match operand {
+                Operand::Left(other) => combine(other.as_ptr(), into, into, count),
+                Operand::Right(other) => combine(into, other.as_ptr(), into, count),
+            };
+            if let Err(why) = done {
+                // As a panic would, without its report on the standard error.
+                resume_unwind(Box::new(why));
+            }
+        };
+        Ok(CustomOp::new(name, width, commutative, dtype, Arc::new(apply)))
+    }
+
     fn new(name: &str, width: usize, commutative: bool, dtype: DType, apply: Arc<Apply>) -> Self {
         let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -280,7 +329,14 @@ mod tests {
             let value = |bytes: &[u8]| i32::from_ne_bytes(bytes.try_into().unwrap());
             into.copy_from_slice(&(value(a) - value(b)).to_ne_bytes());
         });
-        for op in [minus, bytes.unwrap()] {
+        let blocks = CustomOp::blocks("minus", DType::I32, 4, false, |a, b, into, count| {
+            for i in 0..count {
+                // SAFETY: each has `count` values.
+                unsafe { *into.cast::<i32>().add(i) = *a.cast::<i32>().add(i) - *b.cast::<i32>().add(i) };
+            }
+            Ok(())
+        });
+        for op in [minus, bytes.unwrap(), blocks.unwrap()] {
             for place in 0..3 {
                 assert_eq!(run(&op, &[5, 7, 9], &[1, 2, 3], place), Ok(vec![4, 5, 6]));
             }
@@ -291,6 +347,12 @@ mod tests {
     fn panics_become_words() {
         let angry = ReduceOp::custom("angry", true, |_: i32, b: i32| -> i32 { panic!("no {b}") });
         assert_eq!(run(&angry, &[1], &[2], 0), Err("the reduction \"angry\" panicked: no 2".into()));
+        let failing = CustomOp::blocks("failing", DType::I32, 4, true, |_, _, _, _| Err("code 7".into()));
+        let said = run(&failing.unwrap(), &[1], &[2], 0);
+        assert_eq!(said, Err("the reduction \"failing\" panicked: code 7".into()));
+        for width in [0, 6, WIDEST + 4] {
+            assert!(CustomOp::blocks("odd", DType::I32, width, true, |_, _, _, _| Ok(())).is_err());
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub enum Device {
     Cuda(u32),
 }
 
-/// Extents. A slice has one, for which nothing is allocated.
+/// Extents. Of one, nothing is allocated.
 #[derive(Debug, Clone)]
 enum Shape {
     Flat([usize; 1]),
@@ -60,13 +60,11 @@ impl Layout {
                 shape.len()
             )));
         }
-        Ok(Layout {
-            dtype,
-            shape: Shape::Any(shape.to_vec()),
-            strides: strides.map(<[isize]>::to_vec),
-            device,
-            count,
-        })
+        let shape = match *shape {
+            [extent] => Shape::Flat([extent]),
+            _ => Shape::Any(shape.to_vec()),
+        };
+        Ok(Layout { dtype, shape, strides: strides.map(<[isize]>::to_vec), device, count })
     }
 
     fn flat(dtype: DType, count: usize) -> Self {

@@ -8,7 +8,7 @@
 use super::verdict::judge;
 use super::{Channel, Direction, Interest, LinkFault, Transport};
 use crate::error::{Cause, CauseKind};
-use crate::observe::{Poison, Time, Waker};
+use crate::observe::{self, Poison, Time, Waker};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io::{IoSlice, Read};
@@ -212,7 +212,7 @@ impl Hub {
             Gathered::Nothing => {
                 let hub = Arc::clone(self);
                 let moment = if cause.kind == CauseKind::Deadline { DEADLINE_MOMENT } else { MOMENT };
-                let decider = thread::Builder::new().name("ringfold-verdict".into()).spawn(move || {
+                let decider = observe::thread::spawn("ringfold-verdict", move || {
                     thread::sleep(moment);
                     hub.decide();
                 });

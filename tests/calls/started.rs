@@ -25,7 +25,7 @@ impl Member for Starting {
     fn call(&mut self, job: &mut Job) -> Result<()> {
         self.calls += 1;
         if self.calls.is_multiple_of(3) {
-            return self.communicator.call(job);
+            return Member::call(&mut self.communicator, job);
         }
         let call = &job.call;
         let mut options = Options::new().deadline(call.deadline).check(call.check).order(call.order);

@@ -8,7 +8,7 @@ use super::server::check_heartbeat;
 use super::watch::Watch;
 use super::{MESSAGE_LIMIT, VERSIONS};
 use crate::error::{Cause, Error, ErrorKind, Result};
-use crate::observe::Poison;
+use crate::observe::{self, Poison};
 use std::collections::VecDeque;
 use std::fmt::Display;
 use std::io::Write;
@@ -192,9 +192,7 @@ impl ControlLink {
             heartbeat,
             host_rank,
         );
-        std::thread::Builder::new()
-            .name("ringfold-watch".into())
-            .spawn(move || watch.run())
+        observe::thread::spawn("ringfold-watch", move || watch.run())
             .map_err(|e| Error::io("starting the watch thread", e))?;
         Ok(ControlLink { shared, hello, pid: std::process::id(), local, host_rank, round: Mutex::new(0) })
     }

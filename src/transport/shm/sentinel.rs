@@ -31,11 +31,12 @@ use super::layout::LifeWord;
 use super::sync::{AtomicU32, Ordering, futex};
 use crate::error::{Error, Result};
 use crate::memory::Block;
+use crate::observe;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// A life word whose process left in good order: nobody's, and not marked.
@@ -113,10 +114,9 @@ impl Sentinel {
         let shared = Arc::new(Shared { own, stop: AtomicU32::new(0), ended: AtomicU32::new(0) });
         let of_thread = Arc::clone(&shared);
         let (begun, ready) = channel();
-        let thread = thread::Builder::new()
-            .name("ringfold-sentinel".into())
-            .spawn(move || run(&of_thread, peers, &*died, &begun))
-            .map_err(|error| Error::io("starting the thread that watches for deaths", error))?;
+        let thread =
+            observe::thread::spawn("ringfold-sentinel", move || run(&of_thread, peers, &*died, &begun))
+                .map_err(|error| Error::io("starting the thread that watches for deaths", error))?;
         // Where the thread does not begin, the drop ends it.
         let sentinel = Sentinel { shared, thread: Some(thread), pid: std::process::id() };
         match ready.recv_timeout(PATIENCE) {
