@@ -1,0 +1,25 @@
+//! The C ABI of ringfold. `include/ringfold.h` is generated from this crate: what C programmers read of a function is
+//! what stands here.
+//!
+//! Each export is a [`guard`](guard::guarded) and a call. Casts between handles and values are in [`handle`] alone.
+#![expect(non_camel_case_types, reason = "the names are those of the header")]
+
+pub mod collective;
+pub mod comm;
+pub mod config;
+pub mod error;
+pub mod exchange;
+pub mod guard;
+pub mod handle;
+pub mod log;
+pub mod memory;
+pub mod operand;
+pub mod options;
+pub mod prepared;
+pub mod reduction;
+pub mod request;
+pub mod types;
+pub mod version;
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("the C ABI counts in 64 bits, and so must the machine");

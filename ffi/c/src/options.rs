@@ -1,0 +1,153 @@
+//! What can be said of one call.
+
+use crate::error::{Fault, Result};
+use crate::guard::{sized, text};
+use crate::handle::{Handle, Place};
+use crate::prepared::rf_prepared;
+use crate::reduction::rf_reduction;
+use crate::request::rf_request;
+use crate::types::{
+    RF_CHECK_UNSAID, RF_CUSTOM, RF_ORDER_UNSAID, check, named_op, order, rf_check, rf_op, rf_order,
+};
+use core::reduce::Reduction;
+use core::{Algorithm, Options};
+use std::ffi::{c_char, c_void};
+use std::time::Duration;
+
+/// What can be said of one call; NULL in its place says nothing. Made ready by RF_OPTIONS_INIT or rf_options_init. All but the
+/// deadline, `request` and `prepared` must be alike on all ranks.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct rf_options {
+    /// sizeof(rf_options).
+    pub size: u32,
+    /// What is promised about the order of combination.
+    pub order: rf_order,
+    /// When ranks compare what they ask for.
+    pub check: rf_check,
+    /// 0.
+    pub reserved: u32,
+    /// How long the call may take, in nanoseconds; when it passes, the group fails. 0: as the communicator has it.
+    pub deadline_ns: i64,
+    /// The algorithm by its name; NULL: the table's choice.
+    pub algorithm: *const c_char,
+    /// The stream of a device. This version has none: NULL.
+    pub stream: *mut c_void,
+    /// The reduction that RF_CUSTOM stands for.
+    pub reduction: *const rf_reduction,
+    /// Not NULL: the call is started and returns at once, and its handle goes there. Until it is complete its memory must stay,
+    /// and nobody else writes what it reads or reads what it writes.
+    pub request: *mut *mut rf_request,
+    /// Not NULL: the call is checked, but not carried out, and a handle goes there by which it can be run again and again. Its
+    /// memory must stay until that is released.
+    pub prepared: *mut *mut rf_prepared,
+}
+
+impl rf_options {
+    const fn new() -> Self {
+        rf_options {
+            size: size_of::<rf_options>() as u32,
+            order: RF_ORDER_UNSAID,
+            check: RF_CHECK_UNSAID,
+            reserved: 0,
+            deadline_ns: 0,
+            algorithm: std::ptr::null(),
+            stream: std::ptr::null_mut(),
+            reduction: std::ptr::null(),
+            request: std::ptr::null_mut(),
+            prepared: std::ptr::null_mut(),
+        }
+    }
+}
+
+/// Makes rf_options ready to be filled in. NULL is ignored.
+///
+/// # Safety
+/// `options` has room for rf_options.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rf_options_init(options: *mut rf_options) {
+    if !options.is_null() {
+        // SAFETY: there is room for one.
+        unsafe { options.write(rf_options::new()) };
+    }
+}
+
+/// What becomes of a call.
+pub(crate) enum Way {
+    /// It is carried out now.
+    Now,
+    Started(Place<*mut rf_request>),
+    Prepared(Place<*mut rf_prepared>),
+}
+
+/// Options as they were read.
+pub(crate) struct How<'a> {
+    /// None where nothing is said.
+    pub(crate) options: Option<Options>,
+    pub(crate) way: Way,
+    reduction: Option<&'a rf_reduction>,
+}
+
+impl<'a> How<'a> {
+    /// What a caller says of a call.
+    ///
+    /// # Safety
+    /// It is NULL or initialised, and its pointers are as their descriptions say.
+    #[inline]
+    pub(crate) unsafe fn read(options: *const rf_options) -> Result<Self> {
+        if options.is_null() {
+            return Ok(How { options: None, way: Way::Now, reduction: None });
+        }
+        // SAFETY: handed on to the caller.
+        unsafe { How::read_given(options) }
+    }
+
+    unsafe fn read_given(options: *const rf_options) -> Result<Self> {
+        // SAFETY: the caller's promise.
+        let given = unsafe { sized("the options", options) }?.expect("it is not NULL");
+        let unknown = |what: &str, number: i32| Fault::invalid(format!("no {what} has the number {number}"));
+        let mut options = Options::new();
+        if let Some(order) = order(given.order).ok_or_else(|| unknown("order", given.order))? {
+            options = options.order(order);
+        }
+        if let Some(check) = check(given.check).ok_or_else(|| unknown("check", given.check))? {
+            options = options.check(check);
+        }
+        match given.deadline_ns {
+            0 => {}
+            ..0 => return Err(Fault::invalid(format!("deadline_ns is {}", given.deadline_ns))),
+            time => options = options.deadline(Duration::from_nanos(time.unsigned_abs())),
+        }
+        // SAFETY: as described.
+        if let Some(name) = unsafe { text("the algorithm", given.algorithm) }? {
+            options = options.algorithm(Algorithm::named(name)?);
+        }
+        if !given.stream.is_null() {
+            return Err(Fault::unsupported("streams of devices; to do: leave stream NULL"));
+        }
+        // SAFETY: as described.
+        let reduction = unsafe { given.reduction.as_ref() };
+        // SAFETY: as described.
+        let (request, prepared) = unsafe { (Place::new("", given.request), Place::new("", given.prepared)) };
+        let way = match (request, prepared) {
+            (Err(_), Err(_)) => Way::Now,
+            (Ok(place), Err(_)) => Way::Started(place),
+            (Err(_), Ok(place)) => Way::Prepared(place),
+            (Ok(_), Ok(_)) => {
+                return Err(Fault::invalid("a call that is to be started and prepared at once"));
+            }
+        };
+        Ok(How { options: Some(options), way, reduction })
+    }
+
+    /// The reduction that a number stands for.
+    #[inline]
+    pub(crate) fn reduction(&self, op: rf_op) -> Result<Reduction> {
+        match (named_op(op), self.reduction) {
+            (Some(op), _) => Ok(Reduction::Named(op)),
+            (None, Some(reduction)) if op == RF_CUSTOM => Ok(Reduction::Custom(reduction.op().clone())),
+            (None, None) if op == RF_CUSTOM => Err(crate::handle::missing(rf_reduction::NAME)),
+            _ => Err(Fault::invalid(format!("no reduction has the number {op}"))),
+        }
+    }
+}
