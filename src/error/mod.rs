@@ -233,11 +233,14 @@ impl fmt::Display for Error {
             f.write_str(": ")?;
         }
         write!(f, "{}: {}", e.kind, e.message)?;
-        if let Some(host) = &e.host {
-            match e.culprit {
-                Some(culprit) => write!(f, " (rank {culprit} is on host {host})")?,
-                None => write!(f, " (host {host})")?,
+        match (e.culprit, &e.host) {
+            (Some(culprit), Some(host)) => write!(f, " (rank {culprit} is on host {host})")?,
+            (None, Some(host)) => write!(f, " (host {host})")?,
+            // Whoever is to blame is named, if not by the message.
+            (Some(culprit), None) if !e.message.contains(&format!("rank {culprit}")) => {
+                write!(f, " (rank {culprit})")?;
             }
+            _ => {}
         }
         if let Some(remedy) = &e.remedy {
             write!(f, "; to do: {remedy}")?;

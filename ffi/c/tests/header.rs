@@ -10,8 +10,18 @@ fn root() -> PathBuf {
 
 /// The sources in the order in which the header has them.
 const SOURCES: &[&str] = &[
-    "version", "types", "error", "config", "exchange", "comm", "options", "collective", "request", "prepared",
-    "memory", "reduction",
+    "version",
+    "types",
+    "error",
+    "config",
+    "exchange",
+    "comm",
+    "options",
+    "collective",
+    "request",
+    "prepared",
+    "memory",
+    "reduction",
 ];
 
 /// The parts that no Rust item stands for.
@@ -71,7 +81,8 @@ fn every_source_with_exports_is_in_the_header() {
 fn functions(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for (at, _) in text.match_indices("rf_") {
-        let name: String = text[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+        let name: String =
+            text[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
         let before = text[..at].chars().next_back();
         if text[at + name.len()..].starts_with('(') && before.is_some_and(|c| c == ' ' || c == '*') {
             found.insert(name);

@@ -267,22 +267,19 @@ impl<T: Transport> Planned<T> {
             Collective::SendRecv => Channel::POINT_TO_POINT,
             _ => Channel::COLLECTIVE,
         };
+        let (mut lists, mut messages) = (None, [0, 0]);
+        match &request.counts {
+            Counts::Pairwise { send, receive, .. } => lists = Some([send, receive]),
+            Counts::Messages { send, receive, .. } => {
+                messages = [send, receive].map(|message| message.map_or(0, |(_, count)| count));
+            }
+            _ => {}
+        }
         self.state.start(&queued.plan, &queued.operation, channel, |peer, sends| {
             if sends { &meter.messages_sent } else { &meter.messages_received }.add(1);
             let mut fingerprint = fingerprint;
-            fingerprint.pair_count = match &request.counts {
-                Counts::Pairwise { send, receive, .. } => {
-                    if sends {
-                        send[peer]
-                    } else {
-                        receive[peer]
-                    }
-                }
-                Counts::Messages { send, receive, .. } => {
-                    if sends { *send } else { *receive }.map_or(0, |(_, count)| count)
-                }
-                _ => 0,
-            } as u64;
+            let way = usize::from(!sends);
+            fingerprint.pair_count = lists.map_or(messages[way], |lists| lists[way][peer]) as u64;
             if channel == Channel::POINT_TO_POINT {
                 // The order of messages counts in each direction of a pair, not in the communicator.
                 let counter = if sends { &mut self.sent[peer] } else { &mut self.received[peer] };

@@ -151,14 +151,13 @@ impl State {
         }
         self.lanes.clear();
         for (lane, (kind, _)) in plan.lanes.iter().enumerate() {
-            let fingerprint = match kind {
-                Lane::Send(peer) => Some(fingerprint(*peer, true)),
-                Lane::Receive(peer) => Some(fingerprint(*peer, false)),
-                Lane::Compute => None,
-            };
-            let header = match (kind, &fingerprint) {
-                (Lane::Send(_), Some(fingerprint)) => fingerprint.encode(),
-                _ => [0; Fingerprint::SIZE],
+            let (fingerprint, header) = match kind {
+                Lane::Send(peer) => {
+                    let ours = fingerprint(*peer, true);
+                    (Some(ours), ours.encode())
+                }
+                Lane::Receive(peer) => (Some(fingerprint(*peer, false)), [0; Fingerprint::SIZE]),
+                Lane::Compute => (None, [0; Fingerprint::SIZE]),
             };
             self.lanes.push(LaneState {
                 lane,

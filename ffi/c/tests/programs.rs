@@ -1,0 +1,161 @@
+//! Programs in C and C++ against the shipped library: the examples, and what has to hold of every function.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use support::Language::{C99, Cpp17};
+use support::{compile, here, room, root, run};
+
+fn example(name: &str) -> PathBuf {
+    root().join("examples/c").join(name)
+}
+
+fn program(name: &str) -> PathBuf {
+    here().join("tests/programs").join(name)
+}
+
+/// Checks for the program's own memory; valgrind's for the library's, too.
+const ADDRESSES: &[&str] = &["-fsanitize=address,undefined", "-fno-omit-frame-pointer"];
+const VALGRIND: &[&str] = &[
+    "valgrind",
+    "-q",
+    "--error-exitcode=9",
+    "--leak-check=full",
+    "--errors-for-leak-kinds=definite",
+    "--show-leak-kinds=definite",
+];
+
+#[test]
+fn examples_run_with_one_two_and_four_ranks() {
+    let room = room("examples");
+    let mut seen = 0;
+    for entry in fs::read_dir(root().join("examples/c")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let languages = match path.extension().unwrap().to_str().unwrap() {
+            "c" => &[C99, Cpp17][..],
+            "cpp" => &[Cpp17][..],
+            _ => continue,
+        };
+        for &language in languages {
+            let program = compile(&path, language, &[], &room);
+            for ranks in [1, 2, 4] {
+                // This one makes its ranks itself.
+                let (processes, wrap) = if name == "callback" { (1, true) } else { (ranks, false) };
+                let said = if wrap {
+                    let number = ranks.to_string();
+                    vec![support::succeed(std::process::Command::new(&program).arg(number))]
+                } else {
+                    run(&program, processes, &room, &[], &[])
+                };
+                assert!(said.iter().any(|text| !text.is_empty()), "{name} says nothing");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen >= 5 * 2 * 3 + 3, "only {seen} runs: are the examples there?");
+}
+
+#[test]
+fn every_operation_is_right() {
+    let room = room("operations");
+    let program = compile(&program("operations.c"), C99, &[], &room);
+    for (ranks, backend) in [(1, "auto"), (2, "shm"), (3, "shm"), (4, "shm"), (2, "tcp"), (3, "tcp")] {
+        for said in run(&program, ranks, &room, &[], &[("RINGFOLD_BACKEND", backend)]) {
+            assert_eq!(said, "every operation is right\n", "{ranks} ranks, {backend}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_right_is_refused() {
+    let room = room("bad_input");
+    let program = compile(&program("bad_input.c"), C99, &[], &room);
+    for ranks in [1, 2, 3] {
+        for said in run(&program, ranks, &room, &[], &[]) {
+            assert_eq!(said, "nothing has happened\n");
+        }
+    }
+}
+
+#[test]
+fn threads_are_told() {
+    let room = room("threads");
+    let program = compile(&program("threads.c"), C99, &[], &room);
+    assert_eq!(run(&program, 1, &room, &[], &[]), ["threads are told\n"]);
+}
+
+#[test]
+fn a_forked_process_gets_errors_and_its_parent_is_sound() {
+    let room = room("forked");
+    let program = compile(&program("forked.c"), C99, &[], &room);
+    for (ranks, backend) in [(1, "auto"), (2, "shm"), (2, "tcp")] {
+        for said in run(&program, ranks, &room, &[], &[("RINGFOLD_BACKEND", backend)]) {
+            assert_eq!(said, "the parent is sound\n");
+        }
+    }
+}
+
+#[test]
+fn each_communicator_has_a_log_of_its_own() {
+    let room = room("logged");
+    let program = compile(&program("logged.c"), C99, &[], &room);
+    assert_eq!(run(&program, 1, &room, &[], &[]), ["each hears its own\n"]);
+}
+
+#[test]
+fn the_library_can_be_loaded_twice_closed_and_opened_again() {
+    let room = room("loaded");
+    let program = compile(&program("loaded.c"), C99, &[], &room);
+    let library = support::library().join("libringfold.so");
+    let other = room.join("libother.so");
+    fs::copy(&library, &other).unwrap();
+    let said = support::succeed(std::process::Command::new(&program).arg(&library).arg(&other));
+    assert_eq!(said, "loaded twice, closed and opened again\n");
+}
+
+#[test]
+fn the_address_sanitizer_finds_nothing() {
+    let room = room("sanitized");
+    for (source, ranks) in [
+        (program("operations.c"), 2),
+        (program("bad_input.c"), 1),
+        (program("threads.c"), 1),
+        (program("logged.c"), 1),
+        (example("started.c"), 2),
+        (example("shared.c"), 2),
+    ] {
+        let program = compile(&source, C99, ADDRESSES, &room);
+        run(&program, ranks, &room, &[], &[]);
+    }
+}
+
+#[test]
+fn the_address_sanitizer_would_find_something() {
+    let room = room("seeded");
+    let source = room.join("overrun.c");
+    fs::write(&source, "#include <stdlib.h>\nint main(int n, char **v) { (void)v; char *p = malloc(1); p[n] = 1; return p[n] - 1; }\n")
+        .unwrap();
+    let program = compile(&source, C99, ADDRESSES, &room);
+    let output = std::process::Command::new(&program).output().unwrap();
+    assert!(!output.status.success(), "an overrun was not found");
+    let program = compile(&source, C99, &[], &room);
+    let output = std::process::Command::new(VALGRIND[0]).args(&VALGRIND[1..]).arg(&program).output().unwrap();
+    assert_eq!(output.status.code(), Some(9), "an overrun was not found");
+}
+
+#[test]
+fn valgrind_finds_nothing() {
+    let room = room("valgrind");
+    let check = |source: &Path, ranks| {
+        let program = compile(source, C99, &[], &room);
+        // It keeps a map of all addresses, and takes minutes for the tens of sparse GiB that shared memory has of them.
+        run(&program, ranks, &room, VALGRIND, &[("RINGFOLD_BACKEND", "tcp")]);
+    };
+    check(&program("operations.c"), 1);
+    check(&program("bad_input.c"), 1);
+    check(&program("threads.c"), 1);
+    check(&example("started.c"), 2);
+    check(&example("shared.c"), 2);
+}

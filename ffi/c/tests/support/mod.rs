@@ -1,0 +1,142 @@
+//! Building the library that is shipped, compiling programs against it, and running them as ranks.
+#![expect(dead_code, reason = "each test binary uses a part of it")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+pub fn here() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+pub fn root() -> PathBuf {
+    here().join("../..").canonicalize().unwrap()
+}
+
+/// Where the library is, as it is installed but for its debugging information; built when it is first asked for.
+pub fn library() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--profile", "dist", "-p", "ringfold-capi", "--manifest-path"]);
+        succeed(cargo.arg(root().join("Cargo.toml")));
+        target().join("dist")
+    })
+}
+
+/// The directory that cargo builds in.
+pub fn target() -> PathBuf {
+    // Of a file in target/debug/deps.
+    let test = std::env::current_exe().unwrap();
+    test.ancestors().nth(3).unwrap().to_owned()
+}
+
+/// A directory of one test's, made anew.
+pub fn room(name: &str) -> PathBuf {
+    let room = Path::new(env!("CARGO_TARGET_TMPDIR")).join("capi").join(name);
+    let _ = fs::remove_dir_all(&room);
+    fs::create_dir_all(&room).unwrap();
+    room
+}
+
+/// Runs a command that has to succeed; what it printed.
+pub fn succeed(command: &mut Command) -> String {
+    ship(command);
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    check(&format!("{command:?}"), &output);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Has a command find the library that is shipped, and not the one that cargo made for the tests and says where.
+fn ship(command: &mut Command) {
+    command.env_remove("LD_LIBRARY_PATH");
+}
+
+fn check(what: &str, output: &Output) {
+    let said = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    assert!(
+        output.status.success(),
+        "{what}: {}\n{}\n{}",
+        output.status,
+        said(&output.stdout),
+        said(&output.stderr)
+    );
+}
+
+/// How a program is compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    C99,
+    Cpp17,
+}
+
+/// A program against the library in `library()`, with every warning an error.
+pub fn compile(source: &Path, language: Language, extra: &[&str], into: &Path) -> PathBuf {
+    let program = into.join(source.file_stem().unwrap());
+    let mut compiler = match language {
+        Language::C99 => Command::new("cc"),
+        Language::Cpp17 => Command::new("c++"),
+    };
+    match language {
+        Language::C99 => compiler.arg("-std=c99"),
+        Language::Cpp17 => compiler.args(["-x", "c++", "-std=c++17"]),
+    };
+    compiler.args(["-Wall", "-Wextra", "-Werror", "-pedantic", "-g"]).args(extra);
+    compiler.arg("-I").arg(root().join("include")).arg(source).arg("-o").arg(&program);
+    let library = library();
+    compiler.arg("-L").arg(library).args(["-lringfold", "-lpthread", "-ldl"]);
+    compiler.arg(format!("-Wl,-rpath,{}", library.display()));
+    succeed(&mut compiler);
+    program
+}
+
+/// How long a program may take: only to notice that it hangs.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Runs a program as so many ranks, which meet in `room`; what each printed. `wrap` goes before the program.
+pub fn run(
+    program: &Path,
+    ranks: usize,
+    room: &Path,
+    wrap: &[&str],
+    settings: &[(&str, &str)],
+) -> Vec<String> {
+    let mut children: Vec<Child> = (0..ranks)
+        .map(|rank| {
+            let mut command = match wrap {
+                [] => Command::new(program),
+                [first, rest @ ..] => {
+                    let mut command = Command::new(first);
+                    command.args(rest).arg(program);
+                    command
+                }
+            };
+            command.env("RINGFOLD_RANK", rank.to_string()).env("RINGFOLD_WORLD_SIZE", ranks.to_string());
+            command.env("RINGFOLD_STORE", format!("file://{}", room.display()));
+            command.env("RINGFOLD_HEARTBEAT", "60").envs(settings.iter().copied());
+            ship(&mut command);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+        })
+        .collect();
+    let until = Instant::now() + PATIENCE;
+    while children.iter_mut().any(|child| child.try_wait().unwrap().is_none()) {
+        if Instant::now() > until {
+            for child in &mut children {
+                let _ = child.kill();
+            }
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let outputs = children.into_iter().map(|child| child.wait_with_output().unwrap()).collect::<Vec<_>>();
+    // The one that says most is the one to look at.
+    if let Some(worst) =
+        outputs.iter().filter(|output| !output.status.success()).max_by_key(|output| output.stderr.len())
+    {
+        check(&format!("{} as {ranks} ranks", program.display()), worst);
+    }
+    outputs.iter().map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).collect()
+}
