@@ -17,8 +17,12 @@ need() { # need COMMAND PACKAGE [OPTION]
     DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq "${@:2}" >/dev/null
 }
 
-step "what the tests need: a compiler for C++, Open MPI, MPICH, torchrun (150 MB, 650 MB on the disk)"
+step "what the tests need: a compiler for C++, CMake, Valgrind, Open MPI, MPICH, torchrun (200 MB, 850 MB on the disk)"
 need c++ g++
+need cmake cmake
+need pkg-config pkg-config
+need valgrind valgrind
+need python3 python3
 need mpirun.openmpi openmpi-bin
 need mpirun.mpich mpich
 need script bsdutils

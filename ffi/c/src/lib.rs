@@ -23,3 +23,6 @@ pub mod version;
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("the C ABI counts in 64 bits, and so must the machine");
+
+#[cfg(test)]
+mod layout_tests;

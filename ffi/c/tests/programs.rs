@@ -116,6 +116,24 @@ fn the_library_can_be_loaded_twice_closed_and_opened_again() {
 }
 
 #[test]
+fn a_binding_of_sixty_lines_works() {
+    let room = room("ctypes");
+    let script = here().join("examples/ringfold_ctypes.py");
+    let library = support::library().join("libringfold.so");
+    for ranks in [1, 2, 4] {
+        let said =
+            run(&script, ranks, &room, &["python3"], &[("RINGFOLD_LIBRARY", library.to_str().unwrap())]);
+        for (rank, said) in said.iter().enumerate() {
+            let mean = (ranks as f64 + 1.0) / 2.0;
+            let told = format!(
+                "rank {rank} of {ranks}: {mean:?}; invalid argument: no reduction has the number 99\n"
+            );
+            assert_eq!(*said, told);
+        }
+    }
+}
+
+#[test]
 fn the_address_sanitizer_finds_nothing() {
     let room = room("sanitized");
     for (source, ranks) in [

@@ -1,5 +1,5 @@
 //! Building the library that is shipped, compiling programs against it, and running them as ranks.
-#![expect(dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,34 +7,49 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-pub fn here() -> PathBuf {
+pub(crate) fn here() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     here().join("../..").canonicalize().unwrap()
 }
 
-/// Where the library is, as it is installed but for its debugging information; built when it is first asked for.
-pub fn library() -> &'static Path {
+/// Where the library is installed, below a directory of the tests' own: `usr/lib` and `usr/include`. Built when it is first asked
+/// for; several test binaries may ask at once.
+pub(crate) fn installed() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--profile", "dist", "-p", "ringfold-capi", "--manifest-path"]);
-        succeed(cargo.arg(root().join("Cargo.toml")));
-        target().join("dist")
+        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("capi-installed");
+        fs::create_dir_all(&place).unwrap();
+        let lock = fs::File::create(place.join("lock")).unwrap();
+        lock.lock().unwrap();
+        let mut make = Command::new("make");
+        make.arg("-C").arg(here()).args(["install", "PREFIX=/usr"]);
+        make.arg(format!("DESTDIR={}", place.display())).arg(format!("TARGET={}", target().display()));
+        make.env("CARGO", env!("CARGO"));
+        // Of a make that cargo runs in, and of the cargo that runs the tests.
+        for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "CARGO_MAKEFLAGS"] {
+            make.env_remove(name);
+        }
+        succeed(&mut make);
+        place
     })
 }
 
+pub(crate) fn library() -> PathBuf {
+    installed().join("usr/lib")
+}
+
 /// The directory that cargo builds in.
-pub fn target() -> PathBuf {
+pub(crate) fn target() -> PathBuf {
     // Of a file in target/debug/deps.
     let test = std::env::current_exe().unwrap();
     test.ancestors().nth(3).unwrap().to_owned()
 }
 
 /// A directory of one test's, made anew.
-pub fn room(name: &str) -> PathBuf {
+pub(crate) fn room(name: &str) -> PathBuf {
     let room = Path::new(env!("CARGO_TARGET_TMPDIR")).join("capi").join(name);
     let _ = fs::remove_dir_all(&room);
     fs::create_dir_all(&room).unwrap();
@@ -42,7 +57,7 @@ pub fn room(name: &str) -> PathBuf {
 }
 
 /// Runs a command that has to succeed; what it printed.
-pub fn succeed(command: &mut Command) -> String {
+pub(crate) fn succeed(command: &mut Command) -> String {
     ship(command);
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     check(&format!("{command:?}"), &output);
@@ -67,13 +82,13 @@ fn check(what: &str, output: &Output) {
 
 /// How a program is compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Language {
+pub(crate) enum Language {
     C99,
     Cpp17,
 }
 
 /// A program against the library in `library()`, with every warning an error.
-pub fn compile(source: &Path, language: Language, extra: &[&str], into: &Path) -> PathBuf {
+pub(crate) fn compile(source: &Path, language: Language, extra: &[&str], into: &Path) -> PathBuf {
     let program = into.join(source.file_stem().unwrap());
     let mut compiler = match language {
         Language::C99 => Command::new("cc"),
@@ -84,9 +99,9 @@ pub fn compile(source: &Path, language: Language, extra: &[&str], into: &Path) -
         Language::Cpp17 => compiler.args(["-x", "c++", "-std=c++17"]),
     };
     compiler.args(["-Wall", "-Wextra", "-Werror", "-pedantic", "-g"]).args(extra);
-    compiler.arg("-I").arg(root().join("include")).arg(source).arg("-o").arg(&program);
+    compiler.arg("-I").arg(installed().join("usr/include")).arg(source).arg("-o").arg(&program);
     let library = library();
-    compiler.arg("-L").arg(library).args(["-lringfold", "-lpthread", "-ldl"]);
+    compiler.arg("-L").arg(&library).args(["-lringfold", "-lpthread", "-ldl"]);
     compiler.arg(format!("-Wl,-rpath,{}", library.display()));
     succeed(&mut compiler);
     program
@@ -96,7 +111,7 @@ pub fn compile(source: &Path, language: Language, extra: &[&str], into: &Path) -
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Runs a program as so many ranks, which meet in `room`; what each printed. `wrap` goes before the program.
-pub fn run(
+pub(crate) fn run(
     program: &Path,
     ranks: usize,
     room: &Path,
@@ -113,10 +128,10 @@ pub fn run(
                     command
                 }
             };
+            ship(&mut command);
             command.env("RINGFOLD_RANK", rank.to_string()).env("RINGFOLD_WORLD_SIZE", ranks.to_string());
             command.env("RINGFOLD_STORE", format!("file://{}", room.display()));
             command.env("RINGFOLD_HEARTBEAT", "60").envs(settings.iter().copied());
-            ship(&mut command);
             command.stdout(Stdio::piped()).stderr(Stdio::piped());
             command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
         })
