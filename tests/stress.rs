@@ -1,4 +1,4 @@
-//! Real processes over shared memory, which do whatever is drawn by lot for a while: all collectives, algorithms and sizes,
+//! Real processes over shared memory, and some over TCP, which do whatever is drawn by lot for a while: all collectives, algorithms and sizes,
 //! in one communicator and another, over private and shared tensors, in place and not, blocking and started, each result checked; and
 //! some of the groups lose a rank to SIGKILL, whose survivors must name it.
 //!
@@ -288,7 +288,7 @@ impl Draw {
 fn work(seed: u64, calls: u64) -> Result<[u64; 4]> {
     let mut random = fastrand::Rng::with_seed(seed);
     let comm = Communicator::from_env()?;
-    assert_eq!(comm.backend(), "shm");
+    assert_eq!(comm.backend(), std::env::var(environment::BACKEND).unwrap());
     // Where ranks may read each other's memory, that is what the table has for such a broadcast.
     let broadcast = Request::new(Collective::Broadcast, comm.world_size(), DType::U8, 100 << 10);
     let reach = comm.schedule(&broadcast)?.algorithm.needs();
@@ -336,15 +336,17 @@ fn whatever_is_drawn_comes_out_right_and_deaths_are_named() {
     let (mut groups, mut deaths) = (0, 0);
     let mut went = [0; 4];
     while begun.elapsed() < Duration::from_secs(seconds) || groups < 4 {
-        let (world, draws) = (random.usize(2..=4), random.u64(..));
-        let what = format!("{SEED}={seed}, group {groups}: {world} ranks, draws {draws}");
+        let world = if random.u8(..8) == 0 { 8 } else { random.usize(2..=4) };
+        let draws = random.u64(..);
+        let backend = if random.u8(..4) == 0 { "tcp" } else { "shm" };
+        let what = format!("{SEED}={seed}, group {groups}: {world} ranks over {backend}, draws {draws}");
         // One dies in every other group, which is at work until then.
         let dies = (groups % 2 == 1).then(|| random.usize(..world));
         let calls = if dies.is_some() { 1 << 40 } else { random.u64(50..200) };
         let group = Group::start(world, PATIENT, |command| {
             command
                 .env(DRAWS, format!("{draws} {calls}"))
-                .env(environment::BACKEND, "shm")
+                .env(environment::BACKEND, backend)
                 .env(environment::HEARTBEAT, "60s")
                 .env(environment::DEADLINE, "30s")
                 .stderr(Stdio::inherit());
