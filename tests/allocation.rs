@@ -76,7 +76,7 @@ impl Subscriber for Deaf {
 /// A group as of processes, which may write traces. Its heartbeats, whose frames are made anew each time, are rarer than
 /// the test is long.
 fn processes(world: usize, backend: BackendChoice, trace: Option<&Path>) -> Vec<Communicator> {
-    let store = support::free_address();
+    let store = support::unused_address();
     support::on_ranks(world, |rank| {
         let config = support::config(rank, world).with_store(&*store).with_backend(backend);
         let mut config = config.with_heartbeat_deadline(Duration::from_secs(600));

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 use support::member::Member;
-use support::{LONG, Raw, config, free_address, group, hello, join_ranks, launcher, on_ranks, poisoned};
+use support::{LONG, Raw, config, group, hello, join_ranks, launcher, on_ranks, poisoned, unused_address};
 
 const BEAT: Duration = Duration::from_secs(2);
 
@@ -34,7 +34,7 @@ fn check_group(group: &[Joined]) {
 
 #[test]
 fn a_group_forms_over_a_store_that_rank_0_hosts() {
-    let store = free_address();
+    let store = unused_address();
     let group = on_ranks(4, |rank| join(&config(rank, 4).with_store(&*store)).unwrap());
     check_group(&group);
     assert!(group[0].server.is_some() && group[1].server.is_none());
@@ -179,7 +179,7 @@ fn a_refusal_is_a_bootstrap_error_with_the_stores_words() {
 /// Row 22.
 #[test]
 fn a_missing_rank_is_named_when_the_deadline_passes() {
-    let store = free_address();
+    let store = unused_address();
     let deadline = Duration::from_millis(400);
     let errors = on_ranks(3, |rank| {
         // Ranks 1 and 3 of 5 never come.
@@ -198,8 +198,8 @@ fn a_missing_rank_is_named_when_the_deadline_passes() {
 /// Row 22, where the others have more patience than rank 0, whose process ends.
 #[test]
 fn a_host_that_gives_up_says_for_whom_it_has_waited() {
-    let store = free_address();
-    let mut host = Member::start_with(0, 3, &store, BEAT, Duration::from_millis(300));
+    let store = unused_address();
+    let host = Member::start_with(0, 3, &store, BEAT, Duration::from_millis(300));
     let error = join(&config(1, 3).with_world_id(0).with_generation(0).with_store(&*store)).unwrap_err();
     assert_eq!((error.kind(), error.culprit()), (ErrorKind::Bootstrap, Some(2)), "{error}");
     assert!(error.to_string().contains("rank 2 never connected"), "{error}");
@@ -208,7 +208,7 @@ fn a_host_that_gives_up_says_for_whom_it_has_waited() {
 
 #[test]
 fn a_store_that_is_not_there_is_named_with_the_rank() {
-    let store = free_address();
+    let store = unused_address();
     let config = config(1, 2).with_store(&*store).with_init_deadline(Duration::from_millis(200));
     let error = join(&config).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Bootstrap);

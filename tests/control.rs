@@ -12,7 +12,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::member::Member;
-use support::{LONG, Raw, config, free_address, group, hello, join_ranks, launcher, on_ranks, poisoned};
+use support::{LONG, Raw, config, group, hello, join_ranks, launcher, on_ranks, poisoned, unused_address};
 
 /// A heartbeat deadline that does not pass by accident.
 const BEAT: Duration = Duration::from_secs(10);
@@ -190,7 +190,7 @@ fn the_launcher_may_tell_what_became_of_a_child() {
 
 #[test]
 fn the_store_outlives_its_host_rank() {
-    let store = free_address();
+    let store = unused_address();
     let mut group = on_ranks(3, |rank| join(&config(rank, 3).with_store(&*store)).unwrap());
     drop(group.remove(0));
     std::thread::sleep(Duration::from_millis(60));
@@ -299,9 +299,9 @@ fn ranks_that_nobody_reads_from_are_told_no_more_than_fits() {
 #[test]
 fn a_killed_process_is_named_by_all_survivors() {
     for victim in [1, 0] {
-        let store = free_address();
-        let mut members: Vec<Member> = (0..3).map(|rank| Member::start(rank, 3, &store, BEAT)).collect();
-        members.iter_mut().for_each(|m| assert_eq!(m.line(), "joined"));
+        let store = unused_address();
+        let members: Vec<Member> = (0..3).map(|rank| Member::start(rank, 3, &store, BEAT)).collect();
+        members.iter().for_each(|m| assert_eq!(m.line(), "joined"));
         members[victim].signal(nix::sys::signal::Signal::SIGKILL);
         for rank in (0..3).filter(|&rank| rank != victim) {
             assert_eq!(members[rank].line(), format!("PeerDead {victim}"));
@@ -313,10 +313,10 @@ fn a_killed_process_is_named_by_all_survivors() {
 #[test]
 fn a_stopped_process_is_named_and_learns_of_it() {
     for victim in [2, 0] {
-        let store = free_address();
-        let mut members: Vec<Member> =
+        let store = unused_address();
+        let members: Vec<Member> =
             (0..3).map(|rank| Member::start(rank, 3, &store, Duration::from_millis(500))).collect();
-        members.iter_mut().for_each(|m| assert_eq!(m.line(), "joined"));
+        members.iter().for_each(|m| assert_eq!(m.line(), "joined"));
         members[victim].signal(nix::sys::signal::Signal::SIGSTOP);
         for rank in (0..3).filter(|&rank| rank != victim) {
             assert_eq!(members[rank].line(), format!("Unresponsive {victim}"));
@@ -330,10 +330,10 @@ fn a_stopped_process_is_named_and_learns_of_it() {
 #[test]
 fn a_group_that_is_stopped_as_a_whole_goes_on() {
     use nix::sys::signal::Signal;
-    let store = free_address();
+    let store = unused_address();
     let beat = Duration::from_millis(500);
     let mut members: Vec<Member> = (0..3).map(|rank| Member::start(rank, 3, &store, beat)).collect();
-    members.iter_mut().for_each(|m| assert_eq!(m.line(), "joined"));
+    members.iter().for_each(|m| assert_eq!(m.line(), "joined"));
     members.iter().for_each(|m| m.signal(Signal::SIGSTOP));
     std::thread::sleep(beat * 3);
     members.iter().rev().for_each(|m| m.signal(Signal::SIGCONT));
@@ -344,9 +344,9 @@ fn a_group_that_is_stopped_as_a_whole_goes_on() {
 #[test]
 fn processes_that_leave_in_any_order_do_not_fail() {
     for first in [0, 2] {
-        let store = free_address();
+        let store = unused_address();
         let mut members: Vec<Member> = (0..3).map(|rank| Member::start(rank, 3, &store, BEAT)).collect();
-        members.iter_mut().for_each(|m| assert_eq!(m.line(), "joined"));
+        members.iter().for_each(|m| assert_eq!(m.line(), "joined"));
         members[first].leave();
         std::thread::sleep(Duration::from_millis(100));
         for rank in (0..3).filter(|&rank| rank != first) {

@@ -7,16 +7,12 @@
 mod support;
 
 use nix::libc;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use ringfold::bootstrap::host_for_launch;
+use nix::sys::signal::Signal;
 use ringfold::config::environment;
-use ringfold::transport::control::Server;
 use ringfold::{Communicator, ReduceOp};
-use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use support::process::{Group, Told, tell, tell_end};
 
 const SCENE: &str = "RINGFOLD_TEST_SCENE";
 /// How many random deaths: `.ci/nightly` sets more.
@@ -31,88 +27,37 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A group of processes under a store of this one.
-struct Group {
-    ranks: Vec<(Child, BufReader<ChildStdout>)>,
-    _store: Server,
+/// A group that plays a scene, with a time for joining.
+fn group(scene: &str, world: usize, joining: &str) -> Group {
+    Group::start(world, PATIENT, |command| {
+        command
+            .env(SCENE, scene)
+            .env(environment::BACKEND, "shm")
+            .env(environment::HEARTBEAT, "30s")
+            .env(environment::INIT_DEADLINE, joining)
+            .env(environment::DEADLINE, "60s");
+    })
 }
 
-impl Group {
-    fn start(scene: &str, world: usize) -> Group {
-        Group::with(scene, world, "30s")
-    }
-
-    /// The same with a time for joining.
-    fn with(scene: &str, world: usize, joining: &str) -> Group {
-        let store = host_for_launch(world, 99, 0, PATIENT).unwrap();
-        let rank = |rank: usize| {
-            let mut child = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "rank", "--nocapture"])
-                .env(SCENE, scene)
-                .env(environment::BACKEND, "shm")
-                .env(environment::RANK, rank.to_string())
-                .env(environment::WORLD_SIZE, world.to_string())
-                .env(environment::STORE, store.address().to_string())
-                .env(environment::STORE_HOST, "launcher")
-                .env(environment::WORLD_ID, "99")
-                .env(environment::HEARTBEAT, "30s")
-                .env(environment::INIT_DEADLINE, joining)
-                .env(environment::DEADLINE, "60s")
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            let out = BufReader::new(child.stdout.take().unwrap());
-            (child, out)
-        };
-        Group { ranks: (0..world).map(rank).collect(), _store: store }
-    }
-
-    /// The next thing that a rank tells; none where it has ended.
-    fn line(&mut self, rank: usize) -> Option<String> {
-        loop {
-            let mut line = String::new();
-            if self.ranks[rank].1.read_line(&mut line).unwrap_or(0) == 0 {
-                return None;
-            }
-            if let Some((_, told)) = line.split_once("told: ") {
-                return Some(told.trim().to_owned());
-            }
+/// What every rank but the one that died tells of its end, and that all processes have ended.
+fn survivors_tell(mut group: Group, dead: usize) -> Vec<Told> {
+    let of = |(rank, process): (usize, &support::process::Process)| {
+        let mut last = process.next_line();
+        if last.as_deref() == Some("at work") {
+            last = process.next_line();
         }
+        Told::read(&last.unwrap_or_else(|| panic!("rank {rank} has ended without a word")))
+    };
+    let told = group.ranks.iter().enumerate().filter(|(rank, _)| *rank != dead).map(of).collect();
+    for process in &mut group.ranks {
+        process.wait();
     }
-
-    fn kill(&self, rank: usize, signal: Signal) {
-        kill(Pid::from_raw(self.ranks[rank].0.id() as i32), signal).unwrap();
-    }
-
-    /// What every rank but the one that died tells of its end, and that all processes have ended.
-    fn survivors_tell(mut self, dead: usize) -> Vec<String> {
-        let world = self.ranks.len();
-        let told = (0..world)
-            .filter(|rank| *rank != dead)
-            .map(|rank| {
-                let mut last = self.line(rank);
-                if last.as_deref() == Some("at work") {
-                    last = self.line(rank);
-                }
-                last.unwrap_or_else(|| panic!("rank {rank} has ended without a word"))
-            })
-            .collect();
-        for (child, _) in &mut self.ranks {
-            child.wait().unwrap();
-        }
-        told
-    }
+    told
 }
 
-impl Drop for Group {
-    fn drop(&mut self) {
-        for (child, _) in &mut self.ranks {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
+/// All of them name it.
+fn all_blame(told: &[Told], survivors: usize, dead: usize) {
+    assert!(told.len() == survivors && told.iter().all(|told| told.blames("peer dead", dead)), "{told:?}");
 }
 
 /// A rank's part; a test of its own name, which does nothing unless it is started as a rank.
@@ -131,7 +76,7 @@ fn rank() {
             }
         }
         comm.barrier()?;
-        println!("told: at work");
+        tell("at work");
         let mut data = vec![1.0f32; 60_000];
         // The end only detects a hang.
         let begun = Instant::now();
@@ -145,12 +90,7 @@ fn rank() {
         drop(memory);
         result
     };
-    match work() {
-        Ok(()) => println!("told: fine"),
-        Err(error) => {
-            println!("told: {}|{}", error.kind(), error.culprit().map_or(-1, |culprit| culprit as i64));
-        }
-    }
+    tell_end(work());
 }
 
 /// Lets this process leave a core file where it dies; the file goes nowhere that matters.
@@ -181,7 +121,7 @@ fn random_deaths_are_told_by_rank_and_leave_nothing() {
     let _alone = alone();
     let kills: usize = std::env::var(KILLS).map_or(1000, |text| text.parse().unwrap());
     let mut random = fastrand::Rng::with_seed(28);
-    drop(Group::start("work", 2));
+    drop(group("work", 2, "30s"));
     let before = left_behind();
     let mut while_working = 0;
     for _ in 0..kills {
@@ -189,19 +129,19 @@ fn random_deaths_are_told_by_rank_and_leave_nothing() {
         let dead = random.usize(..world);
         let early = random.u8(..16) == 0;
         // Who dies before the store has heard of it is missed when the time for joining is over.
-        let mut group = Group::with("work", world, if early { "1s" } else { "30s" });
+        let group = group("work", world, if early { "1s" } else { "30s" });
         if early {
             std::thread::sleep(Duration::from_micros(random.u64(..20_000)));
         } else {
             while_working += 1;
-            assert_eq!(group.line(dead).as_deref(), Some("at work"));
+            assert_eq!(group.ranks[dead].line(), "at work");
             std::thread::sleep(Duration::from_micros(random.u64(..1500)));
         }
-        group.kill(dead, Signal::SIGKILL);
-        for told in group.survivors_tell(dead) {
+        group.ranks[dead].signal(Signal::SIGKILL);
+        for told in survivors_tell(group, dead) {
             // Who has not yet been heard of is missed while the group forms.
-            let fine = told == format!("peer dead|{dead}") || (early && told.starts_with("bootstrap"));
-            assert!(fine, "{told} where rank {dead} of {world} was killed, early: {early}");
+            let fine = told.blames("peer dead", dead) || (early && told.kind == "bootstrap");
+            assert!(fine, "{told:?} where rank {dead} of {world} was killed, early: {early}");
         }
     }
     assert!(while_working > kills / 2);
@@ -214,26 +154,22 @@ fn random_deaths_are_told_by_rank_and_leave_nothing() {
 #[test]
 fn a_death_with_much_memory_is_told() {
     let _alone = alone();
-    let mut group = Group::start("one holds a GiB", 4);
-    for rank in 0..4 {
-        assert_eq!(group.line(rank).as_deref(), Some("at work"));
-    }
-    group.kill(1, Signal::SIGKILL);
-    assert_eq!(group.survivors_tell(1), ["peer dead|1"; 3]);
+    let group = group("one holds a GiB", 4, "30s");
+    group.all_at_work();
+    group.ranks[1].signal(Signal::SIGKILL);
+    all_blame(&survivors_tell(group, 1), 3, 1);
 }
 
 /// Row 3: the core is written first; who dies so is told all the same.
 #[test]
 fn a_death_with_a_core_file_is_told() {
     let _alone = alone();
-    let mut group = Group::start("one dumps core", 3);
-    for rank in 0..3 {
-        assert_eq!(group.line(rank).as_deref(), Some("at work"));
-    }
-    let pid = group.ranks[1].0.id();
+    let group = group("one dumps core", 3, "30s");
+    group.all_at_work();
+    let pid = group.ranks[1].id();
     // Runtimes have handlers for SIGSEGV; this one makes the same file, and nobody starts processes that ignore it.
-    group.kill(1, Signal::SIGABRT);
-    assert_eq!(group.survivors_tell(1), ["peer dead|1"; 2]);
+    group.ranks[1].signal(Signal::SIGABRT);
+    all_blame(&survivors_tell(group, 1), 2, 1);
     let _ = std::fs::remove_dir_all(std::env::temp_dir().join(format!("ringfold-core-{pid}")));
 }
 

@@ -4,189 +4,37 @@
 
 mod support;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use ringfold::bootstrap::host_for_launch;
+use nix::sys::signal::Signal;
 use ringfold::config::environment;
-use ringfold::transport::control::Server;
-use ringfold::{Check, Communicator, Error, Options, ReduceOp};
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use ringfold::{Check, Communicator, Options, ReduceOp};
 use std::time::{Duration, Instant};
+use support::process::{Group, HANG, Process, hear, rank as rank_command, tell, tell_end};
+use support::unused_address;
 
 const SCENE: &str = "RINGFOLD_TEST_SCENE";
 
-/// Only detects a hang.
-const HANG: Duration = Duration::from_secs(60);
-
-/// What a rank tells of its end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Told {
-    kind: String,
-    culprit: Option<usize>,
-    text: String,
+/// A group that plays a scene. The store lives in this process, as under a launcher.
+fn start(scene: &str, world: usize, heartbeat: Duration) -> Group {
+    let mut group = Group::begin(world, heartbeat);
+    for rank in 0..world {
+        add(&mut group, scene, rank, world, heartbeat, &[]);
+    }
+    group
 }
 
-/// A group of processes that play a scene.
-struct Group {
-    children: Vec<Child>,
-    lines: Vec<Receiver<String>>,
-    _store: Option<Server>,
-}
-
-impl Group {
-    /// The store lives in this process, as under a launcher.
-    fn start(scene: &str, world: usize, heartbeat: Duration) -> Group {
-        let store = host_for_launch(world, 99, 0, heartbeat).unwrap();
-        let address = store.address().to_string();
-        Group::spawn(scene, world, heartbeat, &address, "launcher", Some(store))
-    }
-
-    /// The store lives in rank 0's process.
-    fn start_alone(scene: &str, world: usize, heartbeat: Duration) -> Group {
-        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        Group::spawn(scene, world, heartbeat, &address, "rank0", None)
-    }
-
-    fn spawn(
-        scene: &str,
-        world: usize,
-        heartbeat: Duration,
-        address: &str,
-        host: &str,
-        store: Option<Server>,
-    ) -> Group {
-        let mut group = Group { children: Vec::new(), lines: Vec::new(), _store: store };
-        for rank in 0..world {
-            group.add(scene, rank, world, heartbeat, address, host, &[]);
-        }
-        group
-    }
-
-    /// One more process, with these variables on top.
-    #[expect(clippy::too_many_arguments)]
-    fn add(
-        &mut self,
-        scene: &str,
-        rank: usize,
-        world: usize,
-        heartbeat: Duration,
-        address: &str,
-        host: &str,
-        more: &[(&str, &str)],
-    ) {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "rank", "--nocapture"])
-            .env(SCENE, scene)
-            .env(environment::RANK, rank.to_string())
-            .env(environment::WORLD_SIZE, world.to_string())
-            .env(environment::STORE, address)
-            .env(environment::STORE_HOST, host)
-            .env(environment::WORLD_ID, "99")
-            .env(environment::HEARTBEAT, format!("{}ms", heartbeat.as_millis()))
-            .env(environment::INIT_DEADLINE, "30s")
-            .envs(more.iter().copied())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        let (say, hear) = channel();
-        std::thread::spawn(move || {
-            for line in out.lines().map_while(Result::ok) {
-                if let Some((_, told)) = line.split_once("told: ") {
-                    let _ = say.send(told.to_owned());
-                }
-            }
-        });
-        self.children.push(child);
-        self.lines.push(hear);
-    }
-
-    /// A store for so many ranks, none of which is there yet; and its address.
-    fn empty(world: usize) -> (Group, String) {
-        let store = host_for_launch(world, 99, 0, PATIENT).unwrap();
-        let address = store.address().to_string();
-        (Group { children: Vec::new(), lines: Vec::new(), _store: Some(store) }, address)
-    }
-
-    fn line(&self, rank: usize) -> String {
-        self.lines[rank].recv_timeout(HANG).unwrap_or_else(|_| panic!("rank {rank} says nothing"))
-    }
-
-    /// Waits until every rank has said that it works.
-    fn all_at_work(&self) {
-        for rank in 0..self.children.len() {
-            assert_eq!(self.line(rank), "at work", "rank {rank}");
-        }
-    }
-
-    /// What a rank's last call returned.
-    fn end(&self, rank: usize) -> Told {
-        let line = self.line(rank);
-        let mut parts = line.splitn(3, '|').map(str::to_owned);
-        let mut next = || parts.next().unwrap_or_default();
-        let kind = next();
-        Told { kind, culprit: next().parse().ok(), text: next() }
-    }
-
-    /// All of these ranks tell of the same kind and culprit.
-    fn all_blame(&self, ranks: impl IntoIterator<Item = usize>, kind: &str, culprit: usize) -> Vec<Told> {
-        ranks
-            .into_iter()
-            .map(|rank| {
-                let told = self.end(rank);
-                assert_eq!(
-                    (told.kind.as_str(), told.culprit),
-                    (kind, Some(culprit)),
-                    "rank {rank}: {}",
-                    told.text
-                );
-                assert!(told.text.starts_with(&format!("rank {rank}: ")), "{}", told.text);
-                told
-            })
-            .collect()
-    }
-
-    fn signal(&self, rank: usize, signal: Signal) {
-        kill(Pid::from_raw(self.children[rank].id() as i32), signal).unwrap();
-    }
-
-    /// Says a word to a rank's scene.
-    fn say(&mut self, rank: usize) {
-        let input = self.children[rank].stdin.as_mut().unwrap();
-        input.write_all(b"go\n").and_then(|()| input.flush()).unwrap();
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-fn tell(text: &str) {
-    println!("told: {text}");
-}
-
-fn tell_end(result: Result<(), Error>) {
-    match result {
-        Ok(()) => tell("fine||"),
-        Err(error) => {
-            let culprit = error.culprit().map_or(String::new(), |culprit| culprit.to_string());
-            tell(&format!("{}|{culprit}|{error}", error.kind()));
-        }
-    }
-}
-
-fn wait_for_word() {
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line).unwrap();
+/// One more process, with these variables on top.
+fn add(
+    group: &mut Group,
+    scene: &str,
+    rank: usize,
+    world: usize,
+    heartbeat: Duration,
+    more: &[(&str, &str)],
+) {
+    group.add(rank, world, |command| {
+        command.env(SCENE, scene).env(environment::HEARTBEAT, format!("{}ms", heartbeat.as_millis()));
+        command.envs(more.iter().copied());
+    });
 }
 
 /// All of this holds over shared memory, which is what ranks of one host have, and over TCP.
@@ -226,7 +74,7 @@ fn play(scene: &str, comm: Communicator) {
             tensor.fill(7.0);
             tell_end(end);
             if !odd {
-                wait_for_word();
+                hear();
                 let kept = tensor.iter().all(|&value| value == 7.0);
                 tell(if kept { "kept||" } else { "spoilt||" });
             }
@@ -292,7 +140,7 @@ fn play(scene: &str, comm: Communicator) {
         }
         "one never comes" => {
             if odd {
-                wait_for_word();
+                hear();
                 return;
             }
             let hurried = comm.with(Options::new().deadline(Duration::from_millis(700)));
@@ -372,9 +220,9 @@ const PATIENT: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_killed_rank_is_named_by_every_survivor() {
-    let group = Group::start("reduce for ever", 4, PATIENT);
+    let group = start("reduce for ever", 4, PATIENT);
     group.all_at_work();
-    group.signal(2, Signal::SIGKILL);
+    group.ranks[2].signal(Signal::SIGKILL);
     for told in group.all_blame([0, 1, 3], "peer dead", 2) {
         assert!(told.text.contains("all_reduce #") && told.text.contains("is on host"), "{}", told.text);
         assert!(told.text.contains("to do:"), "{}", told.text);
@@ -386,20 +234,27 @@ fn a_killed_rank_is_named_by_every_survivor() {
 
 #[test]
 fn a_killed_host_of_the_store_is_named_too() {
-    let group = Group::start_alone("broadcast for ever", 3, PATIENT);
+    let mut group = Group::without_store();
+    let address = unused_address();
+    for rank in 0..3 {
+        let mut command = rank_command(rank, 3, &address);
+        command.env(SCENE, "broadcast for ever").env(environment::STORE_HOST, "rank0");
+        command.env(environment::HEARTBEAT, format!("{}ms", PATIENT.as_millis()));
+        group.ranks.push(Process::start(&mut command));
+    }
     group.all_at_work();
-    group.signal(0, Signal::SIGKILL);
+    group.ranks[0].signal(Signal::SIGKILL);
     group.all_blame([1, 2], "peer dead", 0);
 }
 
 /// Row 4 and 5: silence is not death, and who was silent learns that the group went on without it.
 #[test]
 fn a_stopped_rank_is_unresponsive_and_learns_of_it() {
-    let group = Group::start("reduce for ever", 4, Duration::from_millis(500));
+    let group = start("reduce for ever", 4, Duration::from_millis(500));
     group.all_at_work();
-    group.signal(1, Signal::SIGSTOP);
+    group.ranks[1].signal(Signal::SIGSTOP);
     group.all_blame([0, 2, 3], "peer unresponsive", 1);
-    group.signal(1, Signal::SIGCONT);
+    group.ranks[1].signal(Signal::SIGCONT);
     group.all_blame([1], "peer unresponsive", 1);
 }
 
@@ -407,15 +262,15 @@ fn a_stopped_rank_is_unresponsive_and_learns_of_it() {
 #[test]
 fn who_is_continued_writes_into_no_memory_of_those_who_went_on() {
     for _ in 0..3 {
-        let mut group = Group::start("share for ever, then keep", 3, Duration::from_millis(500));
+        let mut group = start("share for ever, then keep", 3, Duration::from_millis(500));
         group.all_at_work();
-        group.signal(2, Signal::SIGSTOP);
+        group.ranks[2].signal(Signal::SIGSTOP);
         group.all_blame([0, 1], "peer unresponsive", 2);
-        group.signal(2, Signal::SIGCONT);
+        group.ranks[2].signal(Signal::SIGCONT);
         group.all_blame([2], "peer unresponsive", 2);
         for rank in [0, 1] {
-            group.say(rank);
-            assert_eq!(group.end(rank).kind, "kept");
+            group.ranks[rank].say("go");
+            assert_eq!(group.ranks[rank].end().kind, "kept");
         }
     }
 }
@@ -423,42 +278,42 @@ fn who_is_continued_writes_into_no_memory_of_those_who_went_on() {
 /// Row 6.
 #[test]
 fn a_rank_that_computes_is_not_taken_for_a_silent_one() {
-    let group = Group::start("compute, then reduce", 4, Duration::from_millis(500));
+    let group = start("compute, then reduce", 4, Duration::from_millis(500));
     for rank in 0..4 {
-        assert_eq!(group.end(rank).kind, "fine");
+        assert_eq!(group.ranks[rank].end().kind, "fine");
     }
 }
 
 /// Row 20.
 #[test]
 fn a_process_of_another_launch_generation_or_world_is_refused_and_the_group_forms() {
-    let (mut group, address) = Group::empty(2);
+    let mut group = Group::begin(2, PATIENT);
     for (name, value) in
         [(environment::GENERATION, "5"), (environment::WORLD_ID, "7"), (environment::WORLD_SIZE, "3")]
     {
-        group.add("nothing more", 1, 2, PATIENT, &address, "launcher", &[(name, value)]);
+        add(&mut group, "nothing more", 1, 2, PATIENT, &[(name, value)]);
     }
     for stranger in 0..3 {
-        let told = group.end(stranger);
+        let told = group.ranks[stranger].end();
         assert_eq!(told.kind, "bootstrap", "{}", told.text);
         assert!(told.text.contains("refuse"), "{}", told.text);
     }
     for rank in 0..2 {
-        group.add("nothing more", rank, 2, PATIENT, &address, "launcher", &[]);
+        add(&mut group, "nothing more", rank, 2, PATIENT, &[]);
     }
-    assert_eq!((group.end(3).kind.as_str(), group.end(4).kind.as_str()), ("fine", "fine"));
+    assert_eq!((group.ranks[3].end().kind.as_str(), group.ranks[4].end().kind.as_str()), ("fine", "fine"));
 }
 
 /// Row 22.
 #[test]
 fn a_process_that_was_never_started_is_listed() {
-    let (mut group, address) = Group::empty(4);
+    let mut group = Group::begin(4, PATIENT);
     for rank in [0, 1, 3] {
         let hurried = [(environment::INIT_DEADLINE, "1500ms")];
-        group.add("nothing more", rank, 4, PATIENT, &address, "launcher", &hurried);
+        add(&mut group, "nothing more", rank, 4, PATIENT, &hurried);
     }
     for index in 0..3 {
-        let told = group.end(index);
+        let told = group.ranks[index].end();
         assert_eq!(told.kind, "bootstrap", "{}", told.text);
         assert!(told.text.contains("rank 2"), "{}", told.text);
     }
@@ -467,14 +322,14 @@ fn a_process_that_was_never_started_is_listed() {
 /// Row 23.
 #[test]
 fn a_process_started_twice_is_refused_the_second_time() {
-    let (mut group, address) = Group::empty(3);
+    let mut group = Group::begin(3, PATIENT);
     for rank in [0, 1, 1] {
-        group.add("nothing more", rank, 3, PATIENT, &address, "launcher", &[]);
+        add(&mut group, "nothing more", rank, 3, PATIENT, &[]);
     }
     // Which of the two is the second is theirs to settle; the one that is refused ends at once.
     let end = Instant::now() + HANG;
     let refused = loop {
-        let told = (1..3).find_map(|index| Some((index, group.lines[index].try_recv().ok()?)));
+        let told = (1..3).find_map(|index| Some((index, group.ranks[index].line_already()?)));
         match told {
             Some(told) => break told,
             None => assert!(Instant::now() < end, "nobody is refused"),
@@ -482,9 +337,9 @@ fn a_process_started_twice_is_refused_the_second_time() {
         std::thread::sleep(Duration::from_millis(5));
     };
     assert!(refused.1.starts_with("bootstrap|") && refused.1.contains("connected already"), "{}", refused.1);
-    group.add("nothing more", 2, 3, PATIENT, &address, "launcher", &[]);
+    add(&mut group, "nothing more", 2, 3, PATIENT, &[]);
     for index in [0, 3 - refused.0, 3] {
-        assert_eq!(group.end(index).kind, "fine");
+        assert_eq!(group.ranks[index].end().kind, "fine");
     }
 }
 
@@ -497,7 +352,7 @@ fn what_differs_is_told_by_every_rank() {
         ("reduction differs", "reduction differs"),
         ("root differs, strictly", "root differs"),
     ] {
-        let group = Group::start(scene, 4, PATIENT);
+        let group = start(scene, 4, PATIENT);
         let told = group.all_blame(0..4, "mismatch", 2);
         for told in &told {
             assert!(told.text.contains(field), "{scene}: {}", told.text);
@@ -510,9 +365,9 @@ fn what_differs_is_told_by_every_rank() {
 #[test]
 fn without_strict_checks_every_rank_knows_at_its_next_call() {
     for scene in ["root differs", "counts between a pair differ"] {
-        let group = Group::start(scene, 4, PATIENT);
+        let group = start(scene, 4, PATIENT);
         for rank in 0..4 {
-            let told = group.end(rank);
+            let told = group.ranks[rank].end();
             assert_eq!(told.kind, "mismatch", "{scene}, rank {rank}: {}", told.text);
         }
     }
@@ -521,43 +376,43 @@ fn without_strict_checks_every_rank_knows_at_its_next_call() {
 /// Row 25.
 #[test]
 fn a_skipped_call_is_a_mismatch_or_a_deadline() {
-    let group = Group::start("one skips a call", 4, PATIENT);
+    let group = start("one skips a call", 4, PATIENT);
     for told in group.all_blame(0..4, "mismatch", 2) {
         assert!(told.text.contains("differs"), "{}", told.text);
     }
-    let mut group = Group::start("one never comes", 4, PATIENT);
+    let mut group = start("one never comes", 4, PATIENT);
     for told in group.all_blame([0, 1, 3], "deadline passed", 2) {
         assert!(told.text.contains("waited 700ms"), "{}", told.text);
     }
-    group.say(2);
+    group.ranks[2].say("go");
 }
 
 #[test]
 fn a_rank_that_leaves_or_panics_is_named() {
-    let group = Group::start("one leaves", 4, PATIENT);
+    let group = start("one leaves", 4, PATIENT);
     group.all_blame([0, 1, 3], "peer closed", 2);
-    let group = Group::start("one panics", 4, PATIENT);
+    let group = start("one panics", 4, PATIENT);
     group.all_blame([0, 1, 3], "user panic", 2);
 }
 
 #[test]
 fn a_rank_that_waits_for_a_message_sleeps() {
-    let group = Group::start("one waits for a message", 4, PATIENT);
+    let group = start("one waits for a message", 4, PATIENT);
     for rank in 0..4 {
-        assert_eq!(group.end(rank).kind, "fine", "rank {rank}");
+        assert_eq!(group.ranks[rank].end().kind, "fine", "rank {rank}");
     }
 }
 
 #[test]
 fn a_rank_that_left_without_ever_having_been_needed_is_named() {
-    let group = Group::start("one leaves before it has met anybody", 4, PATIENT);
+    let group = start("one leaves before it has met anybody", 4, PATIENT);
     group.all_blame([0, 1, 3], "peer closed", 2);
 }
 
 /// Row 34.
 #[test]
 fn an_abort_ends_every_call() {
-    let group = Group::start("one aborts", 4, PATIENT);
+    let group = start("one aborts", 4, PATIENT);
     group.all_at_work();
     for told in group.all_blame(0..4, "aborted", 2) {
         assert!(told.text.contains("enough"), "{}", told.text);

@@ -4,15 +4,29 @@
 #[path = "calls/pairwise.rs"]
 mod pairwise;
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use ringfold::plan::Reach;
 use ringfold::{Algorithm, Collective, DType, ReduceOp};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 /// Sizes in bytes: one element, odd numbers of elements, more than a staging buffer, more than a slice.
 const SIZES: [&str; 5] = ["8", "104", "8200", "300K", "2500K"];
-const WORLDS: [usize; 5] = [1, 2, 3, 4, 7];
+const WORLDS: [usize; 6] = [1, 2, 3, 4, 7, 8];
 const BACKENDS: [&str; 2] = ["shm", "tcp"];
+/// All that there are, or one for all ranks, which then wait in other ways.
+const CPUS: [&str; 2] = ["all", "one"];
 const MODES: [&[&str]; 3] = [&[], &["--fresh"], &["--order", "fixed"]];
+
+/// One of the CPUs of this process.
+fn one_cpu() -> CpuSet {
+    let all = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let first = (0..CpuSet::count()).find(|&cpu| all.is_set(cpu).unwrap()).unwrap();
+    let mut one = CpuSet::new();
+    one.set(first).unwrap();
+    one
+}
 
 #[test]
 fn every_two_settings_meet_in_a_group_of_processes() {
@@ -27,6 +41,7 @@ fn every_two_settings_meet_in_a_group_of_processes() {
         WORLDS.len(),
         MODES.len(),
         BACKENDS.len(),
+        CPUS.len(),
     ];
     // By the places of the parameters above; the lower place comes first.
     let possible = |p: usize, a: usize, q: usize, b: usize| match (p, q) {
@@ -61,10 +76,21 @@ fn every_two_settings_meet_in_a_group_of_processes() {
         if let Some(algorithm) = algorithms[row[3]] {
             command.args(["--algorithm", algorithm.name()]);
         }
+        if CPUS[row[8]] == "one" {
+            let one = one_cpu();
+            let bind = move || Ok(sched_setaffinity(Pid::from_raw(0), &one)?);
+            // SAFETY: between fork and exec it makes one system call, and allocates nothing.
+            unsafe { command.pre_exec(bind) };
+        }
         let output = command.env("RINGFOLD_DEADLINE", "60s").stdin(Stdio::null()).output().unwrap();
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{command:?}: {}\n{out}{err}", output.status);
+        assert!(
+            output.status.success(),
+            "{command:?} on {} CPUs: {}\n{out}{err}",
+            CPUS[row[8]],
+            output.status
+        );
         let right = out.lines().filter(|line| line.contains("\"wrong\":0")).count();
-        assert_eq!((right, out.lines().count()), (2, 2), "{command:?}:\n{out}");
+        assert_eq!((right, out.lines().count()), (2, 2), "{command:?} on {} CPUs:\n{out}", CPUS[row[8]]);
     }
 }

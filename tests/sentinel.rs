@@ -3,23 +3,23 @@
 //! Each test makes a segment and starts this binary again, once a rank; the ranks open it, watch each other, and tell
 //! what they hear. Nothing here asserts how fast that is: it is printed.
 
+mod support;
+
 use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
 use ringfold::memory::{Arena, Segment};
 use ringfold::transport::shm::{Sentinel, SentinelSetup};
 use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::channel;
 use std::time::Duration;
+use support::process::{Process, again, tell};
 
 /// `scene segment rank world`
 const PART: &str = "RINGFOLD_TEST_PART";
 
-/// Only detects a hang.
-/// And less than the time after which sentinels look at all words anyway: a wake-up that is lost fails here.
+/// Only detects a hang, and is less than the time after which sentinels look at all words anyway: a wake-up that is lost fails here.
 const HANG: Duration = Duration::from_secs(20);
 
 /// Address space of a test's segment; memory is used by the page.
@@ -43,36 +43,16 @@ fn watch(segment: &Arc<Segment>, rank: usize, world: usize, died: Box<dyn Fn(usi
 }
 
 /// A process that plays a scene.
-struct Rank {
-    child: Child,
-    lines: Receiver<String>,
-}
+struct Rank(Process);
 
 impl Rank {
     fn start(scene: &str, segment: &Segment, rank: usize, world: usize) -> Rank {
         let path = format!("/proc/{}/fd/{}", std::process::id(), segment.descriptor().as_raw_fd());
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "rank", "--nocapture"])
-            .env(PART, format!("{scene} {path} {rank} {world}"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        let (say, lines) = channel();
-        std::thread::spawn(move || {
-            for line in out.lines().map_while(Result::ok) {
-                if let Some((_, told)) = line.split_once("told: ") {
-                    let _ = say.send(told.to_owned());
-                }
-            }
-        });
-        Rank { child, lines }
+        Rank(Process::start(again("rank").env(PART, format!("{scene} {path} {rank} {world}"))))
     }
 
     fn line(&self) -> String {
-        self.lines.recv_timeout(HANG).expect("a rank says nothing")
+        self.0.line_within(HANG).expect("a rank has ended")
     }
 
     /// Hears of the next death; how long after this moment that was.
@@ -83,31 +63,18 @@ impl Rank {
         Duration::from_nanos(at.parse().unwrap()).saturating_sub(since)
     }
 
-    fn say(&mut self, word: &str) {
-        let input = self.child.stdin.as_mut().unwrap();
-        input.write_all(word.as_bytes()).and_then(|()| input.write_all(b"\n")).unwrap();
-    }
-
     /// Kills it; the moment before.
     fn kill(&self) -> Duration {
         let at = now();
-        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
-        nix::sys::signal::kill(pid, Signal::SIGKILL).unwrap();
+        self.0.signal(Signal::SIGKILL);
         at
     }
 
     /// Lets it leave, which it does without having heard of anything else.
     fn leave(mut self) {
-        self.say("leave");
+        self.0.say("leave");
         assert_eq!(self.line(), "left");
-        assert!(self.child.wait().unwrap().success());
-    }
-}
-
-impl Drop for Rank {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        assert!(self.0.wait().success());
     }
 }
 
@@ -117,10 +84,6 @@ fn world(size: usize) -> (Arc<Segment>, Vec<Rank>) {
     let ranks: Vec<_> = (0..size).map(|rank| Rank::start("watch", &segment, rank, size)).collect();
     ranks.iter().for_each(|rank| assert_eq!(rank.line(), "watching"));
     (segment, ranks)
-}
-
-fn tell(text: &str) {
-    println!("told: {text}");
 }
 
 /// A rank's part; a test of its own name, which does nothing unless it is started as a rank.
@@ -139,7 +102,7 @@ fn rank() {
         assert_eq!(words.next().as_deref(), Some("watch"));
     }
     let memory = if scene == "large" { vec![1u8; 1 << 30] } else { Vec::new() };
-    let died = Box::new(|peer| tell(&format!("died {peer} {}", now().as_nanos())));
+    let died = Box::new(|peer| tell(format!("died {peer} {}", now().as_nanos())));
     let sentinel = watch(&segment, rank.parse().unwrap(), world.parse().unwrap(), died);
     // Threads that come and go are nobody's death.
     (0..4).for_each(|_| std::thread::spawn(|| {}).join().unwrap());
@@ -202,7 +165,7 @@ fn who_leaves_in_good_order_has_not_died() {
 fn who_ends_without_leaving_has_died() {
     let (_segment, mut ranks) = world(3);
     for (dead, word) in [(2, "exit"), (1, "return")] {
-        ranks[dead].say(word);
+        ranks[dead].0.say(word);
         let rank = ranks.remove(dead);
         for survivor in &ranks {
             survivor.hears_of(dead, now());
@@ -221,7 +184,7 @@ fn one_with_much_memory_is_heard_of_too() {
     let mut large = ranks.remove(2);
     let at = large.kill();
     let heard: Vec<_> = ranks.iter().map(|survivor| survivor.hears_of(2, at)).collect();
-    large.child.wait().unwrap();
+    large.0.wait();
     println!("1 GiB: the others heard of it after {heard:?}, the process was gone after {:?}", now() - at);
     ranks.into_iter().for_each(Rank::leave);
 }
@@ -235,7 +198,7 @@ fn one_may_begin_late() {
         assert_eq!(rank.line(), line);
     }
     // Watched from before it begins, and killed then.
-    ranks[2].say("watch");
+    ranks[2].0.say("watch");
     assert_eq!(ranks[2].line(), "watching");
     // Its input stays open until then: at the end of that it would leave.
     let dead = ranks.remove(2);
@@ -245,7 +208,7 @@ fn one_may_begin_late() {
     }
     drop(dead);
     // Rank 3 begins after that death.
-    ranks[2].say("watch");
+    ranks[2].0.say("watch");
     let late = &ranks[2];
     let mut lines = [late.line(), late.line()];
     lines.sort();
@@ -279,7 +242,7 @@ fn many_deaths_leave_nothing() {
     let segment = Segment::create(LEN).unwrap();
     let mut rank = Rank::start("kills", &segment, 0, 1);
     println!("{}", rank.line());
-    assert!(rank.child.wait().unwrap().success());
+    assert!(rank.0.wait().success());
 }
 
 /// What this process has: descriptors, threads, mappings of segments.
@@ -307,15 +270,14 @@ fn kill_many() {
         latencies.push(heard - at);
         drop(sentinel);
         assert!(told.recv().is_err(), "one death is told once");
-        rank.child.wait().unwrap();
-        // The thread that reads what it says ends when there is nothing more.
-        assert!(rank.lines.recv_timeout(HANG).is_err());
+        rank.0.wait();
+        assert_eq!(rank.0.line_within(HANG), None);
         drop((rank, segment));
         before.get_or_insert_with(settled);
     }
     assert_eq!(before, Some(settled()));
     latencies.sort();
-    tell(&format!(
+    tell(format!(
         "{DEATHS} deaths, heard of after {:?} (median), {:?} (99 of 100), {:?} (longest)",
         latencies[DEATHS / 2],
         latencies[DEATHS * 99 / 100],

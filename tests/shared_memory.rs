@@ -2,16 +2,18 @@
 
 mod support;
 
+use nix::libc;
 use ringfold::config::{BackendChoice, environment};
 use ringfold::{Communicator, ErrorKind, ReduceOp};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use support::{config, free_address, on_ranks};
+use support::{config, on_ranks, unused_address};
 
 const RINGFOLD: &str = env!("CARGO_BIN_EXE_ringfold");
 
 /// Connects ranks that want these backends.
 fn connect(wishes: &[BackendChoice]) -> Vec<ringfold::Result<Communicator>> {
-    let store = free_address();
+    let store = unused_address();
     on_ranks(wishes.len(), |rank| {
         Communicator::connect(&config(rank, wishes.len()).with_store(&*store).with_backend(wishes[rank]))
     })
@@ -99,6 +101,71 @@ fn what_can_be_had_is_tried_by_info() {
     };
     assert!(info(&format!("exec '{RINGFOLD}' info")).contains("yes"));
     assert!(info(&format!("ulimit -f 1024; exec '{RINGFOLD}' info")).contains(" no "));
+}
+
+/// Forbids a command, and whatever it starts, to read other processes' memory, as the filter of a container does.
+fn forbid_reading(command: &mut Command) {
+    let (load, equal, answer) = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0x15, libc::BPF_RET);
+    let line = |code: u32, jf, k| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    let refuse = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    let filter = [
+        line(load, 0, 0),
+        line(equal, 1, libc::SYS_process_vm_readv as u32),
+        line(answer, 0, refuse),
+        line(answer, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let install = move || {
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+        // SAFETY: plain system calls, which read the program while they last.
+        let installed = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+                && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
+        };
+        if installed { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec it makes two system calls, and allocates nothing.
+    unsafe { command.pre_exec(install) };
+}
+
+/// What is told by a command of ringfold's, with a filter or without: whether it was content, its output and its log.
+fn told(words: &[&str], filtered: bool) -> (bool, String, String) {
+    let mut command = Command::new(RINGFOLD);
+    command.args(words).env(environment::LOG, "info").stdin(Stdio::null());
+    if filtered {
+        forbid_reading(&mut command);
+    }
+    let out = command.output().unwrap();
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    (out.status.success(), text(&out.stdout), text(&out.stderr))
+}
+
+/// Whether ranks may read each other's memory, `info` says as a group finds it; and who forbids it.
+#[test]
+fn info_says_whether_ranks_may_read_each_others_memory_and_why_not() {
+    const GATHER: [&str; 9] = ["perf", "all_gather", "-n", "3", "-b", "1M", "-e", "1M", "--json"];
+    for filtered in [false, true] {
+        let (fine, info, err) = told(&["info"], filtered);
+        assert!(fine, "{info}{err}");
+        let from = info.lines().skip_while(|line| !line.trim_start().starts_with("by reading"));
+        let row: String = from.take_while(|line| !line.starts_with('─')).collect();
+        let may = row.contains(" yes ");
+        assert!(may != row.contains(" no "), "{row}");
+
+        let pull = [&GATHER[..], &["--algorithm", "pull", "--iters", "2"]].concat();
+        let (pulls, out, err) = told(&pull, filtered);
+        assert_eq!(pulls, may, "{row}\n{out}{err}");
+        assert!(pulls || err.contains("may read each other's memory"), "{err}");
+
+        let (fine, out, err) = told(&[&GATHER[..], &["--iters", "2"]].concat(), filtered);
+        assert!(fine && out.lines().count() == 2, "{out}{err}");
+        assert!(out.lines().all(|line| line.contains("\"wrong\":0") && line.contains("\"backend\":\"shm\"")));
+        assert_eq!(err.contains("cannot read the memory of rank"), !may, "{err}");
+        if filtered {
+            assert!(!may && row.contains("seccomp") && err.contains("seccomp"), "{row}\n{err}");
+        } else if !may {
+            println!("NOT TRIED: `pull`, for {row}");
+        }
+    }
 }
 
 #[test]

@@ -400,14 +400,7 @@ fn what_is_forked_off_can_give_back_its_copy_and_nothing_else() {
 /// In a process of its own, since a limit holds for all of a process.
 #[test]
 fn where_the_system_refuses() {
-    if std::env::var_os("RINGFOLD_TEST_LIMITED").is_none() {
-        let again = std::process::Command::new(std::env::current_exe().unwrap())
-            .env("RINGFOLD_TEST_LIMITED", "1")
-            .args(["--exact", "where_the_system_refuses", "--nocapture"])
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&again.stdout) + String::from_utf8_lossy(&again.stderr);
-        assert!(again.status.success() && said.contains("refused and kept"), "{said}");
+    if !support::process::alone("where_the_system_refuses") {
         return;
     }
     const LEN: usize = 24 << 20;
@@ -452,5 +445,4 @@ fn where_the_system_refuses() {
     // SAFETY: it is mapped, and the test's own.
     unsafe { std::ptr::write_bytes(other.address(), 1, LEN) };
     assert!(intact());
-    eprintln!("refused and kept");
 }

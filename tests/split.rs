@@ -213,24 +213,9 @@ fn entries(of: &str) -> usize {
     std::fs::read_dir(of).unwrap().count()
 }
 
-/// Whether this is the process of that test alone, whose threads and descriptors are all its; elsewhere, the test is
-/// run in one.
-fn alone(test: &str) -> bool {
-    if std::env::var_os("RINGFOLD_TEST_ALONE").is_some() {
-        return true;
-    }
-    let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test])
-        .env("RINGFOLD_TEST_ALONE", "1")
-        .status()
-        .unwrap();
-    assert!(status.success());
-    false
-}
-
 #[test]
 fn a_group_that_one_rank_has_no_descriptors_for_is_made_on_none() {
-    if !alone("a_group_that_one_rank_has_no_descriptors_for_is_made_on_none") {
+    if !support::process::alone("a_group_that_one_rank_has_no_descriptors_for_is_made_on_none") {
         return;
     }
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 64, 64).unwrap();
@@ -269,7 +254,7 @@ fn a_group_that_one_rank_has_no_descriptors_for_is_made_on_none() {
 
 #[test]
 fn two_hundred_communicators_need_no_thread_each() {
-    if !alone("two_hundred_communicators_need_no_thread_each") {
+    if !support::process::alone("two_hundred_communicators_need_no_thread_each") {
         return;
     }
     let (tasks, files) = ("/proc/self/task", "/proc/self/fd");

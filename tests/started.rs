@@ -414,15 +414,7 @@ fn threads_named(name: &str) -> usize {
 /// In a process of its own, so that no other test's threads are counted.
 #[test]
 fn one_thread_serves_all_that_is_started_and_none_is_made_for_calls() {
-    if std::env::var_os("RINGFOLD_TEST_ALONE").is_none() {
-        let me = std::env::current_exe().unwrap();
-        let name = "one_thread_serves_all_that_is_started_and_none_is_made_for_calls";
-        let status = std::process::Command::new(me)
-            .args(["--exact", name])
-            .env("RINGFOLD_TEST_ALONE", "1")
-            .status()
-            .unwrap();
-        assert!(status.success());
+    if !support::process::alone("one_thread_serves_all_that_is_started_and_none_is_made_for_calls") {
         return;
     }
     let progress = "ringfold-progre";

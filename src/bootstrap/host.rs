@@ -11,6 +11,7 @@
 //! on any rank, all ranks know it by the end of the round and what it was, and go by TCP.
 
 use super::Peer;
+use super::reading::{Landmark, Sight};
 use crate::config::BackendChoice;
 use crate::error::{Cause, CauseKind, Error, ErrorKind, Result};
 use crate::memory::{Arena, Block, Segment};
@@ -22,8 +23,6 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, getsockopt,
     recvmsg, sendmsg, socket,
 };
-use nix::sys::uio::{RemoteIoVec, process_vm_readv};
-use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -67,12 +66,12 @@ struct Step {
     /// Where its life word is.
     #[serde(default)]
     life: u64,
-    /// Where in its memory a number lies, and which.
+    /// What others try to read in its memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    number: Option<(u64, u64)>,
-    /// Whether it can read everybody's.
-    #[serde(default)]
-    reads: bool,
+    sight: Option<Sight>,
+    /// Whose memory it cannot read, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cannot_read: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     why_not: Option<String>,
 }
@@ -161,14 +160,17 @@ fn with_wishes(
 
     let connected = if rank == 0 { Ok(None) } else { connect(name, rank, until).map(Some) };
     let why_not = connected.as_ref().err().map(Error::to_string);
-    let number = Box::new(fastrand::u64(..));
-    let told = Some((std::ptr::from_ref(&*number).expose_provenance() as u64, *number));
-    let steps: Vec<Step> = gather(link, &Step { number: told, why_not, ..Step::default() }, until)?;
+    let landmark = Landmark::default();
+    let step = Step { sight: Some(landmark.sight()), why_not, ..Step::default() };
+    let steps: Vec<Step> = gather(link, &step, until)?;
     if let Some(why) = first_reason(&steps) {
         return Ok(Err(why));
     }
     let processes: Arc<[i32]> = peers.iter().map(|peer| peer.pid.cast_signed()).collect();
-    let reads = steps.iter().zip(&*processes).all(|(step, &pid)| can_read(pid, step.number));
+    let cannot_read = steps.iter().zip(peers).find_map(|(step, peer)| {
+        let read = step.sight.map_or(Err("it tells of no place".to_owned()), |sight| sight.read(peer.pid));
+        read.err().map(|why| format!("rank {rank} cannot read the memory of rank {}: {why}", peer.rank))
+    });
 
     let segment = match (host, connected) {
         (Some(Ok(host)), _) => host.hand_over(world, until).map(|()| host.segment),
@@ -182,18 +184,19 @@ fn with_wishes(
     });
     let step = match &shared {
         Ok((_, seat, life)) => {
-            Step { seat: seat.offset(), life: life.offset() as u64, reads, ..Step::default() }
+            Step { seat: seat.offset(), life: life.offset() as u64, cannot_read, ..Step::default() }
         }
         Err(error) => Step { why_not: Some(error.to_string()), ..Step::default() },
     };
     let steps: Vec<Step> = gather(link, &step, until)?;
     // Until here others have read it.
-    drop(number);
-    let processes = if steps.iter().all(|step| step.reads) {
-        Some(processes)
-    } else {
-        tracing::info!(rank, "ranks cannot read each other's memory: large messages are copied twice");
-        None
+    drop(landmark);
+    let processes = match steps.iter().find_map(|step| step.cannot_read.as_ref()) {
+        None => Some(processes),
+        Some(why) => {
+            tracing::info!(rank, %why, "ranks cannot read each other's memory: large blocks are copied twice");
+            None
+        }
     };
     let seats = steps.iter().map(|step| step.seat).collect();
     Ok(match (first_reason(&steps), shared) {
@@ -205,15 +208,6 @@ fn with_wishes(
         (Some(why), _) => Err(why),
         (None, Err(error)) => Err(error.to_string()),
     })
-}
-
-/// Whether this process may read another's memory: whether the number is there that the other has told of.
-fn can_read(pid: i32, told: Option<(u64, u64)>) -> bool {
-    let Some((address, number)) = told else { return false };
-    let mut read = [0; 8];
-    let from = RemoteIoVec { base: address as usize, len: read.len() };
-    let count = process_vm_readv(Pid::from_raw(pid), &mut [IoSliceMut::new(&mut read)], &[from]);
-    count == Ok(read.len()) && u64::from_ne_bytes(read) == number
 }
 
 /// Watches over the processes of the other ranks, by their life words.

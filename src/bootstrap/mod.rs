@@ -9,12 +9,14 @@ mod callback;
 mod directory;
 mod host;
 mod interface;
+mod reading;
 mod record;
 mod rendezvous;
 mod store;
 
 pub use callback::{CallbackExchange, Gathered};
 pub use host::Shared;
+pub use reading::{Landmark, Sight};
 pub use record::Peer;
 pub use store::{StoreExchange, host_for_launch};
 

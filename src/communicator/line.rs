@@ -7,7 +7,7 @@ use crate::backend::{Backend, Meter, Operation, Progress, Ticket};
 use crate::error::{Cause, Error, ErrorKind, Result};
 use crate::observe::{Time, Waker};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tracing::Span;
 
@@ -15,6 +15,9 @@ use tracing::Span;
 ///
 /// Either no operation is outstanding, and the communicator's owner may drive the backend itself; or some are, and the
 /// progress thread alone drives it. Only the owner makes operations outstanding.
+///
+/// When the owner is gone and nothing is outstanding, that is the end of the communicator at once, whoever still knows the line: the
+/// process may be about to end, and who has left in good order must have said so by then.
 pub(super) struct Line {
     /// This rank's number in the world.
     pub(super) rank: usize,
@@ -28,6 +31,10 @@ pub(super) struct Line {
     handed: Mutex<VecDeque<Handed>>,
     /// Operations that were handed over and are not complete.
     outstanding: AtomicUsize,
+    /// Whether its owner is gone.
+    closed: AtomicBool,
+    /// The owner's: what is forked off it ends nothing.
+    pid: u32,
 }
 
 /// An operation for the progress thread, and whom to tell of its end.
@@ -37,11 +44,27 @@ pub(super) struct Handed {
 }
 
 struct Driven {
-    backend: Box<dyn Backend>,
+    /// Until the end.
+    means: Option<Means>,
     /// Those that the backend has, in their order; last one that it is about to get, without a ticket.
     under_way: VecDeque<(Option<Ticket>, Arc<Completion>, Span)>,
+}
+
+struct Means {
+    backend: Box<dyn Backend>,
     /// What must live as long as the backend, and is dropped after it: the control link, a hosted store.
     held: Held,
+}
+
+impl Driven {
+    fn means(&self) -> &Means {
+        self.means.as_ref().expect("whoever has operations for it comes before its end")
+    }
+
+    #[inline]
+    fn backend(&mut self) -> &mut dyn Backend {
+        &mut *self.means.as_mut().expect("whoever has operations for it comes before its end").backend
+    }
 }
 
 /// What a turn of the progress thread achieved.
@@ -61,15 +84,30 @@ impl Line {
             backend: backend.name(),
             waker: backend.waker(),
             meter: backend.meter(),
-            driven: Mutex::new(Driven { backend, under_way: VecDeque::new(), held }),
+            driven: Mutex::new(Driven { means: Some(Means { backend, held }), under_way: VecDeque::new() }),
             handed: Mutex::default(),
             outstanding: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            pid: std::process::id(),
+        }
+    }
+
+    /// The owner goes. What is outstanding is driven to its end, which is then the line's.
+    pub(super) fn close(&self) {
+        if self.pid != std::process::id() {
+            return;
+        }
+        // Each stores and then looks at what the other stores: one of the two sees that it is the last, or both.
+        self.closed.store(true, Ordering::SeqCst);
+        if self.outstanding.load(Ordering::SeqCst) == 0 {
+            let means = self.driven.lock().unwrap_or_else(PoisonError::into_inner).means.take();
+            drop(means);
         }
     }
 
     /// What the communicators of a world have in common.
     pub(super) fn held(&self) -> Held {
-        Arc::clone(&self.driven.lock().unwrap_or_else(PoisonError::into_inner).held)
+        Arc::clone(&self.driven.lock().unwrap_or_else(PoisonError::into_inner).means().held)
     }
 
     /// Whether the progress thread has the backend.
@@ -80,7 +118,7 @@ impl Line {
     /// The group's first failure, unless somebody is driving just now.
     pub(super) fn failure(&self) -> Option<Cause> {
         match self.driven.try_lock() {
-            Ok(driven) => driven.backend.failure(),
+            Ok(driven) => driven.means.as_ref().and_then(|means| means.backend.failure()),
             Err(_) => None,
         }
     }
@@ -90,7 +128,7 @@ impl Line {
         let span = operation.span().clone();
         let _entered = (!span.is_none()).then(|| span.enter());
         let mut driven = self.driven()?;
-        let result = driven.backend.run(operation);
+        let result = driven.backend().run(operation);
         drop(driven);
         result.map_err(|error| self.complete(error))
     }
@@ -102,7 +140,7 @@ impl Line {
             Ok(driven) => driven,
             Err(error) => return (Err(error), operations.count()),
         };
-        let backend = &mut driven.backend;
+        let backend = driven.backend();
         let (mut result, mut submitted, mut refused) = (Ok(()), 0usize, 0);
         for operation in operations {
             // None may begin after one that has not.
@@ -154,27 +192,30 @@ impl Line {
             let Some(Handed { operation, completion }) = next else { break };
             // First this: where the backend panics, whoever waits for the operation is told.
             driven.under_way.push_back((None, completion, operation.span().clone()));
-            let submitted = driven.backend.submit(operation);
+            let submitted = driven.backend().submit(operation);
             let last = driven.under_way.back_mut().expect("it was put there");
             match submitted {
                 Ok(ticket) => last.0 = Some(ticket),
                 Err(error) => {
                     let (_, completion, _) = driven.under_way.pop_back().expect("it was put there");
-                    self.finish(&completion, Err(error));
+                    self.finish(driven, &completion, Err(error));
                 }
             }
+        }
+        if driven.means.is_none() {
+            return Turn::Over;
         }
         // The oldest is the one that runs.
         let span = driven.under_way.front().map_or(Span::none(), |(_, _, span)| span.clone());
         let _entered = span.enter();
-        match driven.backend.progress() {
+        match driven.backend().progress() {
             Progress::Advanced => Turn::Advanced,
             Progress::Idle => Turn::Idle,
             Progress::Done(ticket, result) => {
                 let expected = driven.under_way.front().expect("it is under way").0;
                 assert_eq!(expected, Some(ticket), "operations end in the order of their submission");
                 let (_, completion, _) = driven.under_way.pop_front().expect("it is under way");
-                self.finish(&completion, result);
+                self.finish(driven, &completion, result);
                 Turn::Advanced
             }
         }
@@ -182,8 +223,9 @@ impl Line {
 
     /// Sleeps until a turn may achieve something: the progress thread's part.
     pub(super) fn sleep(&self, longest: Option<std::time::Duration>) {
-        if let Ok(mut driven) = self.driven() {
-            let backend = &mut driven.backend;
+        if let Ok(mut driven) = self.driven()
+            && let Some(Means { backend, .. }) = &mut driven.means
+        {
             let until = longest.map_or(Time::NEVER, |longest| backend.now().after(longest));
             backend.wait(until);
         }
@@ -191,22 +233,25 @@ impl Line {
 
     /// How often to look again before sleeping.
     pub(super) fn spins(&self) -> u32 {
-        self.driven().map_or(0, |driven| driven.backend.spins())
+        self.driven().map_or(0, |driven| driven.means.as_ref().map_or(0, |means| means.backend.spins()))
     }
 
     /// Ends all that is outstanding with an error: a turn has panicked, and the backend is never driven again.
     pub(super) fn give_up(&self) {
         let mut driven = self.driven.lock().unwrap_or_else(PoisonError::into_inner);
-        let under_way = driven.under_way.drain(..).map(|(_, completion, _)| completion);
-        let mut handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
-        for completion in under_way.chain(handed.drain(..).map(|handed| handed.completion)) {
-            self.finish(&completion, Err(panicked()));
+        let under_way =
+            std::mem::take(&mut driven.under_way).into_iter().map(|(_, completion, _)| completion);
+        let handed = std::mem::take(&mut *self.handed.lock().unwrap_or_else(PoisonError::into_inner));
+        for completion in under_way.chain(handed.into_iter().map(|handed| handed.completion)) {
+            self.finish(&mut driven, &completion, Err(panicked()));
         }
     }
 
-    fn finish(&self, completion: &Completion, result: Result<()>) {
-        // First this: whoever is told of the end may go on at once on a thread of its own.
-        self.outstanding.fetch_sub(1, Ordering::Release);
+    fn finish(&self, driven: &mut Driven, completion: &Completion, result: Result<()>) {
+        // First this: whoever is told of the end may go on at once on a thread of its own, or end the process.
+        if self.outstanding.fetch_sub(1, Ordering::SeqCst) == 1 && self.closed.load(Ordering::SeqCst) {
+            driven.means = None;
+        }
         completion.finish(result.map_err(|error| self.complete(error)));
     }
 

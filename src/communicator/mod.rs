@@ -209,10 +209,11 @@ impl Drop for Communicator {
         if std::thread::panicking() {
             self.abort.panicked();
         }
-        // The progress thread may hold the backend a little longer, and the process may not wait for that.
+        // The progress thread may hold the line a little longer, and the process may not wait for that.
         if let Some(tracer) = &self.line.meter.tracer {
             tracer.save();
         }
+        self.line.close();
     }
 }
 

@@ -191,7 +191,8 @@ fn drive_until_something_changes(shared: &Shared, lines: &[Arc<Line>], handings:
 mod tests {
     use super::*;
     use crate::{Communicator, ReduceOp};
-    use std::sync::mpsc::{Sender, channel};
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::time::Instant;
 
     /// Tells, as it is dropped, whether operations could be handed over meanwhile.
     struct AtTheEnd(Arc<Shared>, Sender<bool>);
@@ -199,6 +200,57 @@ mod tests {
     impl Drop for AtTheEnd {
         fn drop(&mut self) {
             let _ = self.1.send(self.0.state.try_lock().is_ok());
+        }
+    }
+
+    /// Tells, as it is dropped.
+    struct Ends(Sender<()>);
+
+    impl Drop for Ends {
+        fn drop(&mut self) {
+            let _ = self.0.send(());
+        }
+    }
+
+    /// A communicator of one, and who is told of its end.
+    fn ending() -> (Communicator, Receiver<()>) {
+        let comm = Communicator::local(1).remove(0);
+        let (tell, told) = channel();
+        *comm.line.held().lock().unwrap() = Box::new(Ends(tell));
+        (comm, told)
+    }
+
+    /// The process may end as soon as its last communicator is gone, and must have left by then.
+    #[test]
+    fn a_communicator_ends_with_its_drop_even_where_the_thread_knows_it_still() {
+        let hang = Instant::now() + Duration::from_secs(20);
+        loop {
+            let (comm, told) = ending();
+            let pending = comm.start_all_reduce(vec![1u8], ReduceOp::Sum).unwrap();
+            while !pending.is_ready() {}
+            let progress = Arc::clone(&comm.progress);
+            // Now and then this comes before the thread has put the line away, which it cannot while this is held.
+            let state = progress.shared.state();
+            let caught = !state.busy.is_empty();
+            drop(comm);
+            let ended = told.try_recv();
+            drop(state);
+            assert!(ended.is_ok());
+            if caught {
+                return;
+            }
+            assert!(Instant::now() < hang, "the thread is always sooner");
+        }
+    }
+
+    #[test]
+    fn a_communicator_that_was_dropped_ends_before_its_last_operation_is_told_of() {
+        for _ in 0..100 {
+            let (comm, told) = ending();
+            let pending = comm.start_all_reduce(vec![1u8], ReduceOp::Sum).unwrap();
+            drop(comm);
+            pending.wait().unwrap();
+            assert!(told.try_recv().is_ok());
         }
     }
 

@@ -15,6 +15,11 @@ pub(super) fn available() -> Option<u64> {
     machine.into_iter().chain(of_groups(&groups, mounts)).min()
 }
 
+/// Whether so many bytes are more than is to be had, of which a little is left to everybody else.
+pub(super) fn is_too_much(bytes: u64, available: Option<u64>) -> bool {
+    available.is_some_and(|available| bytes > available - available / 16)
+}
+
 fn of_machine(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
@@ -97,6 +102,13 @@ mod tests {
         write("memory/c/memory.usage_in_bytes", "60\n");
         assert_eq!(of_groups("3:cpu:/c\n4:memory:/c\n0::/a/b\n", &root), Some(30));
         assert_eq!(of_groups("4:memory:/elsewhere\n", &root), None);
+        // Of 90 bytes 60 are used, and of the rest one is left to others; a group that has more than it may has none.
+        let left = of_groups("4:memory:/c\n", &root);
+        assert!(!is_too_much(29, left) && is_too_much(30, left));
+        write("memory/c/memory.usage_in_bytes", "95\n");
+        let left = of_groups("4:memory:/c\n", &root);
+        assert!(!is_too_much(0, left) && is_too_much(1, left));
+        assert!(!is_too_much(u64::MAX, None));
         fs::remove_dir_all(&root).unwrap();
     }
 }

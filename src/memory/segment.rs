@@ -1,6 +1,7 @@
 //! One anonymous file that the ranks of a host map.
 
 use super::Pages;
+use super::available::{available, is_too_much};
 use crate::error::{Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
@@ -164,9 +165,8 @@ impl Segment {
 
     /// The same of a part, after which `ahead` bytes, itself among them, are to be committed.
     fn commit_portion(&self, part: Range<usize>, ahead: usize) -> nix::Result<()> {
-        // Asked first: the system would not refuse, but kill somebody. A little is left to everybody else.
-        let too_much = |bytes: u64| (ahead as u64) > bytes - bytes / 16;
-        if ahead >= NOTEWORTHY && super::available::available().is_some_and(too_much) {
+        // Asked first: the system would not refuse, but kill somebody.
+        if ahead >= NOTEWORTHY && is_too_much(ahead as u64, available()) {
             return Err(Errno::ENOMEM);
         }
         let (start, len) = self.pages(&part);

@@ -1,5 +1,6 @@
 //! Groups of ranks on every backend, driven alike: each rank has a list of jobs and comes back with the results.
 
+use super::address::unused_address;
 use super::call::{Call, DEADLINE, Job, Shape, Tensors};
 use super::memory::Memory;
 use super::started::Starting;
@@ -18,7 +19,6 @@ use ringfold::transport::tcp::{Seat, TcpSetup, TcpTransport};
 use ringfold::{Check, Collective, Communicator, Config, Options, Result};
 use std::collections::VecDeque;
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -368,19 +368,6 @@ fn tiny(world: usize) -> Turns<impl Transport> {
             })
             .collect(),
     )
-}
-
-/// An address that nobody listens on, and no other group of this process is given: below the ports that the system deals out,
-/// where one that is free now may be somebody's in a moment.
-fn unused_address() -> String {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = (std::process::id() % 10_000) as u16;
-    loop {
-        let port = 12_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000) % 20_000;
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
-            return listener.local_addr().expect("it has an address").to_string();
-        }
-    }
 }
 
 /// Communicators as processes would have them.

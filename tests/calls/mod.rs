@@ -3,6 +3,8 @@
 // Each suite uses a part of it.
 #![allow(dead_code, unreachable_pub)]
 
+#[path = "../support/address.rs"]
+mod address;
 pub mod call;
 pub mod group;
 pub mod memory;

@@ -4,8 +4,10 @@
 mod group;
 mod proxy;
 mod strangers;
+#[path = "../support/mod.rs"]
+mod support;
 
-use group::{Group, as_rank, hear, tell, tell_end};
+use group::{PATIENT, add, alone, as_rank, behind_proxies};
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use proxy::Weather;
@@ -13,6 +15,7 @@ use ringfold::{Communicator, Options, ReduceOp};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use support::process::{Group, hear, tell, tell_end};
 
 /// A rank's part; a test of its own name, which does nothing unless it is started as a rank.
 #[test]
@@ -143,17 +146,17 @@ fn aborted_in_any_state(comm: &Communicator) {
 /// Row 12: reads and writes of one byte.
 #[test]
 fn bytes_that_come_one_by_one_make_the_same_results() {
-    Group::behind_proxies("work a little", &[Weather::Drizzle; 3]).all_fine();
+    behind_proxies("work a little", &[Weather::Drizzle; 3]).all_fine();
 }
 
 #[test]
 fn a_proxy_by_itself_changes_nothing() {
-    Group::behind_proxies("work", &[Weather::Fair; 3]).all_fine();
+    behind_proxies("work", &[Weather::Fair; 3]).all_fine();
 }
 
 /// All ranks tell of one cause: one of these kinds, one of these culprits.
 fn all_tell_alike(group: &Group, world: usize, kinds: &[&str], culprits: &[usize]) {
-    let told: Vec<_> = (0..world).map(|rank| group.end(rank)).collect();
+    let told: Vec<_> = (0..world).map(|rank| group.ranks[rank].end()).collect();
     for (rank, one) in told.iter().enumerate() {
         assert!(kinds.contains(&one.kind.as_str()), "rank {rank}: {} ({})", one.text, one.kind);
         assert!(one.culprit.is_some_and(|culprit| culprits.contains(&culprit)), "rank {rank}: {}", one.text);
@@ -168,7 +171,7 @@ const MIDDLE: usize = 5_000_001;
 #[test]
 fn a_connection_that_breaks_in_the_middle_of_a_frame_fails_every_rank_alike() {
     for weather in [Weather::ResetAfter(MIDDLE), Weather::CloseAfter(MIDDLE)] {
-        let group = Group::behind_proxies("reduce a lot", &[Weather::Fair, weather, Weather::Fair]);
+        let group = behind_proxies("reduce a lot", &[Weather::Fair, weather, Weather::Fair]);
         all_tell_alike(&group, 3, &["peer closed", "peer unreachable"], &[0, 1, 2]);
     }
 }
@@ -177,22 +180,22 @@ fn a_connection_that_breaks_in_the_middle_of_a_frame_fails_every_rank_alike() {
 #[test]
 fn a_window_that_stays_shut_ends_with_the_deadline() {
     let weather = [Weather::Fair, Weather::StuckAfter(MIDDLE), Weather::Fair];
-    let group = Group::behind_proxies("reduce with a deadline", &weather);
+    let group = behind_proxies("reduce with a deadline", &weather);
     all_tell_alike(&group, 3, &["deadline passed"], &[0, 1, 2]);
 }
 
 /// Rows 17 to 19: scans, silence and absurd lengths, at the store and at every rank, while the group forms and works.
 #[test]
 fn strangers_at_every_door_disturb_nobody() {
-    let (mut group, store) = Group::begin(3);
-    let crowd = strangers::Crowd::at(store);
+    let mut group = Group::begin(3, PATIENT);
+    let crowd = strangers::Crowd::at(group.store());
     // The group forms only with its last rank, long after the strangers have come.
-    group.add("work", 0, 3, store);
-    group.add("work", 1, 3, store);
-    let doors = strangers::doors_of(&[group.pid(0), group.pid(1)], 2);
+    add(&mut group, "work", 0, 3);
+    add(&mut group, "work", 1, 3);
+    let doors = strangers::doors_of(&[group.ranks[0].id() as i32, group.ranks[1].id() as i32], 2);
     let crowds: Vec<_> = doors.into_iter().map(strangers::Crowd::at).collect();
     std::thread::sleep(Duration::from_millis(300));
-    group.add("work", 2, 3, store);
+    add(&mut group, "work", 2, 3);
     group.all_fine();
     assert!(crowd.visits() > 20, "{} visits only", crowd.visits());
     for crowd in &crowds {
@@ -203,15 +206,15 @@ fn strangers_at_every_door_disturb_nobody() {
 /// Row 33: every system call of every thread is interrupted again and again.
 #[test]
 fn a_storm_of_signals_is_not_noticed() {
-    let (mut group, store) = Group::begin(3);
+    let mut group = Group::begin(3, PATIENT);
     for rank in 0..3 {
-        group.add("work in a storm", rank, 3, store);
+        add(&mut group, "work in a storm", rank, 3);
     }
     for rank in 0..3 {
-        assert_eq!(group.line(rank), "ready");
+        assert_eq!(group.ranks[rank].line(), "ready");
     }
     let over = Arc::new(AtomicBool::new(false));
-    let pids: Vec<i32> = (0..3).map(|rank| group.pid(rank)).collect();
+    let pids: Vec<i32> = (0..3).map(|rank| group.ranks[rank].id() as i32).collect();
     let storm = {
         let over = Arc::clone(&over);
         std::thread::spawn(move || {
@@ -222,7 +225,7 @@ fn a_storm_of_signals_is_not_noticed() {
         })
     };
     for rank in 0..3 {
-        group.say(rank, "go");
+        group.ranks[rank].say("go");
     }
     group.all_fine();
     over.store(true, Ordering::Relaxed);
@@ -233,12 +236,12 @@ fn a_storm_of_signals_is_not_noticed() {
 #[test]
 fn an_abort_returns_from_every_state() {
     for pause in [0, 30, 200, 1000, 3000, 9000, 20_000, 50_000] {
-        let (mut group, store) = Group::begin(3);
+        let mut group = Group::begin(3, PATIENT);
         for rank in 0..3 {
-            group.add("aborted in any state", rank, 3, store);
+            add(&mut group, "aborted in any state", rank, 3);
         }
         for rank in 0..3 {
-            group.say(rank, &pause.to_string());
+            group.ranks[rank].say(&pause.to_string());
         }
         all_tell_alike(&group, 3, &["aborted"], &[1]);
     }
@@ -247,28 +250,28 @@ fn an_abort_returns_from_every_state() {
 /// Row 36: the process that everybody meets at dies, before the group has formed and after.
 #[test]
 fn the_death_of_the_host_is_told_within_bounds() {
-    let forming = Group::alone("stay", 4, 0..3, Duration::from_secs(50));
+    let forming = alone("stay", 4, 0..3, Duration::from_secs(50));
     // Rank 3 never comes; the others are known to the store once their control links are there.
-    strangers::wait_for_connections(forming.pid(0), 3);
+    strangers::wait_for_connections(forming.ranks[0].id() as i32, 3);
     // A connection is there before its hello has been read.
     std::thread::sleep(Duration::from_millis(300));
     let begun = Instant::now();
-    forming.signal(0, Signal::SIGKILL);
+    forming.ranks[0].signal(Signal::SIGKILL);
     for rank in 1..3 {
-        let told = forming.end(rank);
+        let told = forming.ranks[rank].end();
         assert!(["peer dead", "bootstrap"].contains(&told.kind.as_str()), "{}", told.text);
         assert!(told.text.contains("rank 0") || told.text.contains("store"), "{}", told.text);
     }
     assert!(begun.elapsed() < Duration::from_secs(25), "told by the deadline only");
 
-    let mut formed = Group::alone("stay", 3, 0..3, Duration::from_secs(30));
+    let mut formed = alone("stay", 3, 0..3, Duration::from_secs(30));
     for rank in 0..3 {
-        assert_eq!(formed.line(rank), "at work");
+        assert_eq!(formed.ranks[rank].line(), "at work");
     }
-    formed.signal(0, Signal::SIGKILL);
+    formed.ranks[0].signal(Signal::SIGKILL);
     for rank in 1..3 {
-        formed.say(rank, "go");
-        let told = formed.end(rank);
+        formed.ranks[rank].say("go");
+        let told = formed.ranks[rank].end();
         assert_eq!((told.kind.as_str(), told.culprit), ("peer dead", Some(0)), "{}", told.text);
     }
 }
@@ -276,9 +279,9 @@ fn the_death_of_the_host_is_told_within_bounds() {
 /// Row 38, the panic in a user's reduction.
 #[test]
 fn a_panic_in_a_reduction_is_told_to_every_process() {
-    let (mut group, store) = Group::begin(3);
+    let mut group = Group::begin(3, PATIENT);
     for rank in 0..3 {
-        group.add("a reduction panics", rank, 3, store);
+        add(&mut group, "a reduction panics", rank, 3);
     }
     all_tell_alike(&group, 3, &["user panic"], &[1]);
 }

@@ -102,7 +102,7 @@ pub(crate) fn wait_for_connections(pid: i32, count: usize) {
 }
 
 fn until<T>(look: impl Fn() -> Option<T>) -> T {
-    let end = Instant::now() + crate::group::HANG;
+    let end = Instant::now() + crate::support::process::HANG;
     loop {
         if let Some(found) = look() {
             return found;

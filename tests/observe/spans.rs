@@ -230,7 +230,7 @@ fn a_failure_is_told_as_it_is_noticed_and_as_the_group_settles_on_it() {
 
 #[test]
 fn what_a_call_says_outdoes_what_the_configuration_says() {
-    let store = support::free_address();
+    let store = support::unused_address();
     let heard = on_ranks(2, |rank| {
         let config = support::config(rank, 2).with_store(&*store).with_algorithm("ring").with_check("normal");
         let listener = Listener::default();

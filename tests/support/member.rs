@@ -1,9 +1,11 @@
 //! A rank as a process of its own: this test's binary, run again.
 
+use super::process::{HANG, MARK as TOLD, Process, again, tell};
+use nix::sys::signal::Signal;
 use ringfold::bootstrap::join;
 use ringfold::config::{Config, environment};
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::io::Read;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const MARK: &str = "RINGFOLD_TEST_MEMBER";
@@ -11,10 +13,7 @@ const MARK: &str = "RINGFOLD_TEST_MEMBER";
 const SOON: &str = "soon";
 
 /// A child process that joins a group, says `joined`, and then either its poison or, once told to leave, `left`.
-pub(crate) struct Member {
-    child: Child,
-    lines: BufReader<ChildStderr>,
-}
+pub(crate) struct Member(Process);
 
 impl Member {
     pub(crate) fn start(rank: usize, world: usize, store: &str, heartbeat: Duration) -> Member {
@@ -28,46 +27,31 @@ impl Member {
         heartbeat: Duration,
         init: Duration,
     ) -> Member {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "member", "--nocapture"])
+        let mut command = again("member");
+        command
             .env(MARK, "1")
             .env(environment::RANK, rank.to_string())
             .env(environment::WORLD_SIZE, world.to_string())
             .env(environment::STORE, store)
             .env(environment::INIT_DEADLINE, format!("{}ms", init.as_millis()))
-            .env(environment::HEARTBEAT, format!("{}ms", heartbeat.as_millis()))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap());
-        Member { child, lines }
+            .env(environment::HEARTBEAT, format!("{}ms", heartbeat.as_millis()));
+        Member(Process::start(&mut command))
     }
 
     /// The next thing it says.
-    pub(crate) fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
-        line.trim().to_string()
+    pub(crate) fn line(&self) -> String {
+        self.0.line()
     }
 
-    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.0.signal(signal);
     }
 
     /// Lets it leave, and waits until it has.
     pub(crate) fn leave(&mut self) {
-        drop(self.child.stdin.take());
+        self.0.hang_up();
         assert_eq!(self.line(), "left");
-        assert!(self.child.wait().unwrap().success());
-    }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        assert!(self.0.wait().success());
     }
 }
 
@@ -85,7 +69,10 @@ pub(crate) fn under_mpirun(command: &str, options: &[&str], through_a_shell: boo
         launcher.arg(exe).args(["--exact", "member", "--nocapture"]);
     }
     match launcher.stdin(Stdio::null()).output() {
-        Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
+        Ok(output) => {
+            let both = [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said));
+            both.iter().flat_map(|said| said.lines()).filter(|line| line.contains(TOLD)).collect()
+        }
         Err(error) => panic!("{command}: {error}; `bash tests/all.sh` installs what the tests need"),
     }
 }
@@ -95,9 +82,9 @@ pub(crate) fn run() {
     let Some(mark) = std::env::var_os(MARK) else { return };
     let joined = match join(&Config::from_env().unwrap()) {
         Ok(joined) => joined,
-        Err(error) => return eprintln!("{error}"),
+        Err(error) => return tell(error.to_string()),
     };
-    eprintln!("joined");
+    tell("joined");
     let (told, leave) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         if mark == SOON {
@@ -108,11 +95,11 @@ pub(crate) fn run() {
         let _ = told.send(());
     });
     let start = Instant::now();
-    while leave.recv_timeout(Duration::from_millis(1)).is_err() && start.elapsed() < Duration::from_secs(60) {
+    while leave.recv_timeout(Duration::from_millis(1)).is_err() && start.elapsed() < HANG {
         if let Some(cause) = joined.poison.cause() {
-            return eprintln!("{:?} {}", cause.kind, cause.culprit);
+            return tell(format!("{:?} {}", cause.kind, cause.culprit));
         }
     }
     drop(joined);
-    eprintln!("left");
+    tell("left");
 }

@@ -1,7 +1,11 @@
 //! What several tests need: ranks as threads, groups of them, and clients that do not play by the rules.
 #![allow(dead_code)]
 
+mod address;
 pub(crate) mod member;
+pub(crate) mod process;
+
+pub(crate) use address::unused_address;
 
 use ringfold::bootstrap::{Joined, host_for_launch, join};
 use ringfold::config::{BackendChoice, Config};
@@ -10,16 +14,11 @@ use ringfold::observe::Poison;
 use ringfold::transport::control::frame::{self, Frame};
 use ringfold::transport::control::{Hello, Server};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// Long enough for a loaded machine; nothing waits that long when all is well.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
-
-/// An address that nobody listens on at the moment.
-pub(crate) fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
 
 /// A configuration with deadlines for tests.
 pub(crate) fn config(rank: usize, world: usize) -> Config {
@@ -150,7 +149,7 @@ pub(crate) fn over_sockets(world: usize) -> Vec<ringfold::Communicator> {
 }
 
 fn communicators_over(world: usize, backend: BackendChoice) -> Vec<ringfold::Communicator> {
-    let store = free_address();
+    let store = unused_address();
     on_ranks(world, |rank| {
         let config = config(rank, world).with_store(&*store).with_backend(backend);
         let comm = ringfold::Communicator::connect(&config).unwrap();
@@ -164,11 +163,8 @@ pub(crate) fn everything_again(name: &str, value: &str, but: &str) {
     if std::env::var_os(name).is_some() {
         return;
     }
-    let tests = std::process::Command::new(std::env::current_exe().unwrap())
-        .env(name, value)
-        .args(["--skip", but])
-        .output()
-        .unwrap();
+    let me = std::env::current_exe().unwrap();
+    let tests = std::process::Command::new(me).env(name, value).args(["--skip", but]).output().unwrap();
     assert!(tests.status.success(), "{}", String::from_utf8_lossy(&tests.stdout));
     assert!(String::from_utf8_lossy(&tests.stdout).contains(" passed"));
 }

@@ -134,6 +134,27 @@ fn groups_come_and_go_and_leave_nothing() {
     }
 }
 
+/// A root that has shown what it had to leaves before the others have come; and the other way round.
+#[test]
+fn slots_are_given_back_whoever_leaves_first() {
+    let grounds = grounds(3);
+    let free = |ground| drop(ShmSeat::new(ground, 1).unwrap());
+    let mut most = 0;
+    for round in 0..20 {
+        let mut ranks: Vec<_> = group(&grounds, PAGE).into_iter().map(|(rank, _)| Some(rank)).collect();
+        for step in 0..3 {
+            let rank = (round + step) % 3;
+            let mut one = ranks[rank].take().unwrap();
+            one.host_memory().unwrap().make_slots().unwrap();
+            most = most.max(held(&grounds[rank]));
+        }
+        // Taking memory gives back what was left.
+        grounds.iter().for_each(free);
+        assert_eq!(held(&grounds[0]), 0, "round {round}");
+    }
+    assert!(most > 1 << 20, "{most} bytes are no slots");
+}
+
 #[test]
 fn a_ring_may_lie_at_the_very_beginning() {
     let grounds = grounds(2);

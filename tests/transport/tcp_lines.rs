@@ -5,7 +5,7 @@ use ringfold::error::CauseKind;
 use ringfold::transport::tcp::TcpTransport;
 use ringfold::transport::tcp::frame::{HEADER, Key, Kind};
 use ringfold::transport::tcp::hello::{HELLO, Hello};
-use ringfold::transport::{Channel, LinkFault, Transport};
+use ringfold::transport::{Channel, Direction, Interest, LinkFault, Transport};
 use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -135,6 +135,62 @@ fn of_two_links_the_higher_rank_follows_and_reads_in_order() {
     assert_eq!(receive(&mut transport, 0, 5).unwrap(), b"later");
     send(&mut transport, 0, b"second");
     expect(&mut own, &frame(&mut there, b"second"));
+}
+
+/// Both ranks begin at once, each on a link of its own; one is through, says goodbye on both, and is gone before the other has
+/// looked at its door.
+#[test]
+fn what_was_sent_before_the_goodbye_is_read_on_whichever_link_that_comes_first() {
+    for rank in [0, 1] {
+        for early in [true, false] {
+            let (mut transport, address, listener) = one(rank);
+            let peer = 1 - rank;
+            send(&mut transport, peer, b"mine");
+            let mut own = accept(&listener);
+            let (_, mut back) = hello(rank as u32).keys();
+            own.write_all(&back.header(Kind::Goodbye, 0, 0)).unwrap();
+            back.advance();
+            drop((own, listener));
+            let call = || {
+                let (mut there, _) = hello(peer as u32).keys();
+                let theirs = frame(&mut there, b"theirs");
+                let goodbye = there.header(Kind::Goodbye, 0, 0);
+                let mut link = TcpStream::connect(address).unwrap();
+                link.write_all(&[&hello(peer as u32).encode()[..], &theirs, &goodbye].concat()).unwrap();
+            };
+            if early {
+                call();
+            } else {
+                // It may be on its way, and until it is here there is nothing to do but to sleep.
+                let interest = Interest { peer, channel: C, direction: Direction::Receive };
+                let mut waited = Duration::ZERO;
+                for _ in 0..4 {
+                    assert_eq!(transport.try_recv(peer, C, &mut [0; 16]), Ok(0));
+                    let (start, pause) = (Instant::now(), Duration::from_millis(20));
+                    transport.wait(&[interest], transport.now().after(pause));
+                    waited += start.elapsed();
+                }
+                assert!(waited >= Duration::from_millis(60), "{waited:?}: it does not sleep");
+                call();
+            }
+            assert_eq!(receive(&mut transport, peer, 6).unwrap(), b"theirs");
+            assert_eq!(receive(&mut transport, peer, 1).unwrap_err().kind, CauseKind::Closed);
+        }
+    }
+}
+
+/// The same where there is no such link.
+#[test]
+fn a_goodbye_alone_is_the_end_after_a_while() {
+    let (mut transport, _, listener) = one(0);
+    send(&mut transport, 1, b"mine");
+    let mut own = accept(&listener);
+    let (_, back) = hello(0).keys();
+    own.write_all(&back.header(Kind::Goodbye, 0, 0)).unwrap();
+    drop((own, listener));
+    let fault = receive(&mut transport, 1, 1).unwrap_err();
+    assert_eq!(fault.kind, CauseKind::Closed);
+    assert!(fault.detail.contains("left the group"), "{}", fault.detail);
 }
 
 #[test]

@@ -1,13 +1,30 @@
 //! `ringfold info`: what is here, what is missing, and why.
 
+use clap::Args;
 use comfy_table::{Table, presets};
+use ringfold::bootstrap::{Landmark, Sight};
 use ringfold::config::{Launcher, environment};
 use ringfold::memory::{PAGE, Segment};
 use ringfold::{Algorithm, Config, Error, Result};
 use std::fs;
+use std::process::{Command, Stdio};
 
-/// Prints it.
-pub(crate) fn command() -> Result<()> {
+#[derive(Debug, Args)]
+pub(crate) struct InfoArgs {
+    /// What a process starts that wants to know whether others may read its memory: its number, an address, and what lies there
+    #[arg(long, hide = true, num_args = 3, value_names = ["PID", "ADDRESS", "NUMBER"])]
+    reads: Option<Vec<u64>>,
+}
+
+/// Prints it. Whether all went well.
+pub(crate) fn command(arguments: &InfoArgs) -> Result<bool> {
+    if let Some(&[pid, address, number]) = arguments.reads.as_deref() {
+        let read = Sight(address, number).read(u32::try_from(pid).unwrap_or(u32::MAX));
+        if let Err(why) = &read {
+            println!("{why}");
+        }
+        return Ok(read.is_ok());
+    }
     println!("ringfold {}", env!("CARGO_PKG_VERSION"));
     let mut host = plain();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -29,6 +46,8 @@ pub(crate) fn command() -> Result<()> {
     backends.add_row(["tcp", "yes", &format!("interfaces: {}", interfaces()?)]);
     let (shm, why) = shared_memory();
     backends.add_row(["shm", shm, &why]);
+    let (reading, why) = reading();
+    backends.add_row(["  by reading", reading, &why]);
     backends.add_row(["mpi", "no", "not in this version; under mpirun ranks find each other and use tcp"]);
     backends.add_row(["nccl", "no", "not in this version"]);
     println!("{backends}\n");
@@ -46,7 +65,7 @@ pub(crate) fn command() -> Result<()> {
         "Links between hosts are not encrypted in this version: they go in plain text over the interface that\n\
          routes to the store (RINGFOLD_INTERFACE chooses another). Nothing listens on all interfaces."
     );
-    Ok(())
+    Ok(true)
 }
 
 /// Whether this process can share memory, by trying it.
@@ -55,6 +74,31 @@ fn shared_memory() -> (&'static str, String) {
     match tried {
         Ok(()) => ("yes", "what ranks of one host use, unless RINGFOLD_BACKEND says otherwise".to_owned()),
         Err(error) => ("no", format!("{error}; ranks of one host use tcp over loopback")),
+    }
+}
+
+/// Whether ranks may read each other's memory, by having another process try to read this one's: as ranks of one launcher are, it is no
+/// ancestor.
+fn reading() -> (&'static str, String) {
+    let landmark = Landmark::default();
+    let Sight(address, number) = landmark.sight();
+    let told = [u64::from(std::process::id()), address, number].map(|number| number.to_string());
+    let tried = std::env::current_exe().and_then(|ringfold| {
+        Command::new(ringfold).args(["info", "--reads"]).args(told).stdin(Stdio::null()).output()
+    });
+    let without = "blocks go by way of slots, copied twice";
+    match tried {
+        Ok(tried) if tried.status.success() => {
+            ("yes", "process_vm_readv: `pull` takes large blocks from where they lie".to_owned())
+        }
+        Ok(tried) => {
+            let why = String::from_utf8_lossy(&tried.stdout);
+            (
+                "no",
+                format!("{}; {without}", if why.is_empty() { "it could not be tried" } else { why.trim() }),
+            )
+        }
+        Err(error) => ("no", format!("it could not be tried: {error}; {without}")),
     }
 }
 

@@ -52,7 +52,7 @@ enum Command {
     /// Tell what is configured here, and who said so
     Config(config::ConfigArgs),
     /// Tell what is here, what is missing, and why
-    Info,
+    Info(info::InfoArgs),
     /// Write a shell's completions to standard output
     Completions(completions::CompletionsArgs),
     /// Write manual pages
@@ -116,7 +116,7 @@ fn main() -> ExitCode {
         },
         Command::Trace(command) => report(trace::command(&command).map(|()| true)),
         Command::Config(arguments) => report(config::command(&arguments).map(|()| true)),
-        Command::Info => report(info::command().map(|()| true)),
+        Command::Info(arguments) => report(info::command(&arguments)),
         Command::Completions(arguments) => report(completions::complete(&arguments).map(|()| true)),
         Command::Man(arguments) => report(completions::manual(&arguments).map(|()| true)),
     }

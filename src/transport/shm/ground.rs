@@ -21,6 +21,8 @@ pub struct Ground {
 #[derive(Debug)]
 struct Leftover {
     block: Block,
+    /// What is needed as long as that.
+    with: Option<Block>,
     /// Where in the block a counter is, and how far that must be before nobody else needs the block either.
     counter: usize,
     needed: u32,
@@ -66,9 +68,9 @@ impl Ground {
         self.leftovers.lock().unwrap_or_else(PoisonError::into_inner).retain(Leftover::is_needed);
     }
 
-    /// Keeps a block until the 32-bit counter at `counter` bytes from its beginning is `needed`.
-    pub(super) fn leave(&self, block: Block, counter: usize, needed: u32) {
-        let leftover = Leftover { block, counter, needed };
+    /// Keeps a block, and another with it, until the 32-bit counter at `counter` bytes from its beginning is `needed`.
+    pub(super) fn leave(&self, block: Block, with: Option<Block>, counter: usize, needed: u32) {
+        let leftover = Leftover { block, with, counter, needed };
         if self.arena.is_own() && leftover.is_needed() {
             self.leftovers.lock().unwrap_or_else(PoisonError::into_inner).push(leftover);
         }
@@ -80,6 +82,7 @@ impl Drop for Ground {
         let leftovers = self.leftovers.get_mut().unwrap_or_else(PoisonError::into_inner);
         for leftover in leftovers.drain(..).filter(Leftover::is_needed) {
             leftover.block.abandon();
+            leftover.with.into_iter().for_each(Block::abandon);
         }
     }
 }

@@ -4,7 +4,7 @@ use super::flag::{self, LINE, RENEWED, Seen, Stamp};
 use super::ground::Ground;
 use super::layout::{FLAG_COUNT, LINE_COUNT, PRESENT, Seat};
 use super::shown::Contents;
-use super::sync::{AtomicU32, Ordering, compiler_fence, fence};
+use super::sync::{Ordering, compiler_fence, fence};
 use crate::collective::Fingerprint;
 use crate::error::Result;
 use crate::memory::{Block, PAGE};
@@ -40,8 +40,8 @@ pub struct HostMemory {
     processes: Option<Arc<[i32]>>,
 }
 
-/// Behind the slots: how many of the other ranks have left.
-const TAIL: usize = 2 * SLOT;
+/// A rank's slots: for even and odd epochs.
+const SLOTS: usize = 2 * SLOT;
 
 impl HostMemory {
     /// How many bytes can be shown in line.
@@ -258,7 +258,7 @@ impl HostMemory {
     /// [`Io`](crate::ErrorKind::Io) where there is no memory for them.
     pub fn make_slots(&mut self) -> Result<()> {
         if self.slots.is_none() {
-            let block = self.ground.take(TAIL + PAGE)?;
+            let block = self.ground.take(SLOTS)?;
             self.seats[self.rank].slots().store(block.offset() as u64 + 1, Ordering::Release);
             self.others[self.rank] = Some(block.offset());
             self.slots = Some(block);
@@ -274,9 +274,9 @@ impl HostMemory {
         let segment = self.ground.arena().segment();
         let offset = self.seats[rank].slots().load(Ordering::Acquire).checked_sub(1)?;
         let offset = usize::try_from(offset).ok().filter(|offset| offset.is_multiple_of(PAGE))?;
-        offset.checked_add(TAIL + PAGE).filter(|end| *end <= segment.len())?;
+        offset.checked_add(SLOTS).filter(|end| *end <= segment.len())?;
         // Now rather than page by page when they are read.
-        segment.populate(offset..offset + TAIL);
+        segment.populate(offset..offset + SLOTS);
         self.others[rank] = Some(offset);
         Some(offset)
     }
@@ -371,20 +371,8 @@ impl HostMemory {
         Fingerprint::decode(&bytes)
     }
 
-    /// This rank leaves: it looks at nobody's slots any more.
-    pub(super) fn leave(&mut self) {
-        let own = self.rank;
-        for rank in (0..self.seats.len()).filter(|&rank| rank != own) {
-            // Only slots that it knows, and that count on it therefore, or those that are there by now.
-            if let Some(offset) = self.slots_of(rank) {
-                let counter = self.ground.arena().segment().address(offset + TAIL);
-                // SAFETY: it lies in the segment, and is aligned: slots begin at pages.
-                let counter = unsafe { AtomicU32::from_ptr(counter.cast()) };
-                counter.fetch_add(1, Ordering::AcqRel);
-            }
-        }
-        if let Some(block) = self.slots.take() {
-            self.ground.leave(block, TAIL, self.seats.len() as u32 - 1);
-        }
+    /// This rank leaves, and shows nothing more. Whoever has not left may still look there.
+    pub(super) fn take_slots(&mut self) -> Option<Block> {
+        self.slots.take()
     }
 }

@@ -26,8 +26,8 @@ use layout::{CHANNELS, LEFT, PRESENT, Ring, Seat};
 use ring::{Garbled, Receiver, Sender};
 use std::fmt;
 use std::io::IoSlice;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How many bytes a ring holds, unless something else is asked for.
@@ -57,7 +57,7 @@ impl Drop for ShmSeat {
         {
             seat.presence().store(LEFT, Ordering::SeqCst);
         }
-        self.ground.leave(block, Seat::DEPARTED, self.world as u32 - 1);
+        self.ground.leave(block, None, Seat::DEPARTED, self.world as u32 - 1);
     }
 }
 
@@ -123,6 +123,8 @@ struct Own {
     ground: Arc<Ground>,
     /// Until the drop.
     block: Option<Block>,
+    /// What goes with it: from when the transport is gone.
+    slots: Mutex<Option<Block>>,
     others: u32,
 }
 
@@ -136,7 +138,8 @@ impl Own {
 impl Drop for Own {
     fn drop(&mut self) {
         if let Some(block) = self.block.take() {
-            self.ground.leave(block, Seat::DEPARTED, self.others);
+            let slots = self.slots.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+            self.ground.leave(block, slots, Seat::DEPARTED, self.others);
         }
     }
 }
@@ -182,6 +185,7 @@ impl ShmTransport {
             nudged: AtomicBool::new(false),
             ground: Arc::clone(&ground),
             block: seat.block.take(),
+            slots: Mutex::default(),
             others: places.len() as u32 - 1,
         });
         if ground.fenced_by_others() && !shares_cpus {
@@ -485,9 +489,10 @@ impl Drop for ShmTransport {
             }
         }
         for out in self.outgoing.drain(..).flatten() {
-            self.ground.leave(out.block, Ring::RELEASED, 1);
+            self.ground.leave(out.block, None, Ring::RELEASED, 1);
         }
-        self.memory.leave();
+        // Nobody looks at them who has departed: when all have, they are not needed, whenever they were made.
+        *self.own.slots.lock().unwrap_or_else(PoisonError::into_inner) = self.memory.take_slots();
         let (before, from_own) = self.memory.seats().split_at(self.rank);
         for other in before.iter().chain(&from_own[1..]) {
             other.bell().ring();

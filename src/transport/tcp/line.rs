@@ -167,7 +167,7 @@ impl Line {
     pub(super) fn ready(&self) -> bool {
         match (&self.taken, &self.made) {
             (Some(taken), _) => taken.ready() || taken.moved(),
-            (None, made) => made.as_ref().is_some_and(Link::ready),
+            (None, made) => made.as_ref().is_some_and(Link::ready) && !self.awaits_a_straggler(),
         }
     }
 
@@ -182,12 +182,19 @@ impl Line {
 
     /// The link that this rank receives on next, if there is one.
     pub(super) fn receiving(&self) -> Option<&Link> {
-        self.taken.as_ref().or(self.made.as_ref().filter(|made| !made.moved()))
+        let made = self.made.as_ref().filter(|made| !made.moved() && !self.awaits_a_straggler());
+        self.taken.as_ref().or(made)
     }
 
     /// Whether the peer may still make a link.
     pub(super) fn expects(&self) -> bool {
         !self.was_taken && !self.made.as_ref().is_some_and(Link::used)
+    }
+
+    /// Whether the peer has said goodbye on this rank's link, where it never sent anything else: if it has sent something, then on a link
+    /// of its own, which is yet to be taken.
+    pub(super) fn awaits_a_straggler(&self) -> bool {
+        self.expects() && self.made.as_ref().is_some_and(Link::was_left)
     }
 
     /// All links that there are.

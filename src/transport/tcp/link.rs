@@ -5,7 +5,7 @@ use super::frame::Kind;
 use super::hello::Hello;
 use super::incoming::{Incoming, drain};
 use super::outgoing::{Outgoing, Told};
-use crate::error::Cause;
+use crate::error::{Cause, CauseKind};
 use crate::transport::LinkFault;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, IoSlice};
@@ -59,6 +59,12 @@ impl Link {
     /// Whether it carries nothing more.
     pub(super) fn failed(&self) -> bool {
         self.fault.is_some() || self.incoming.fault.is_some()
+    }
+
+    /// Whether the peer has said goodbye.
+    pub(super) fn was_left(&self) -> bool {
+        let fault = self.incoming.fault.as_ref().filter(|_| self.incoming.explained);
+        fault.is_some_and(|fault| fault.kind == CauseKind::Closed)
     }
 
     /// Whether the peer has told of a failure.

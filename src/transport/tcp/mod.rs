@@ -353,20 +353,27 @@ impl Transport for TcpTransport {
         into: &mut [u8],
     ) -> std::result::Result<usize, LinkFault> {
         self.known(from)?;
+        let mut failed = None;
         if let Some(line) = self.find(from, channel) {
             let received = line.recv(into);
+            let expects = line.expects();
             if received.is_err() || line.has_told() {
+                let patient = line.awaits_a_straggler();
                 let (told, ended) = line.told();
                 self.hear(from, told, ended);
-                return received;
-            }
-            if received != Ok(0) || !line.expects() {
+                match received {
+                    // What it had to say may be on a link of its own, which is at the door or on its way.
+                    Err(fault) if expects => failed = (!patient).then_some(fault),
+                    received => return received,
+                }
+            } else if received != Ok(0) || !expects {
                 return received;
             }
         }
         self.answer();
-        match self.find(from, channel) {
-            Some(line) if !line.expects() => line.recv(into),
+        match (self.find(from, channel), failed) {
+            (Some(line), _) if !line.expects() => line.recv(into),
+            (_, Some(fault)) => Err(fault),
             _ => self.missing(from),
         }
     }
