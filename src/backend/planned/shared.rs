@@ -25,6 +25,10 @@ const QUICK_SHARED: u32 = 2;
 /// How many of these looks come without a pause.
 const UNPAUSED: u32 = 20;
 
+/// Every so manieth operation is given all these looks, however few were enough or in vain lately: else those who once had to
+/// wait for long would never again find out that they need not.
+const TRIED_AGAIN: u32 = 128;
+
 /// How many of these looks pass between two looks whether the group has failed.
 const LOOKS_PER_VERDICT: u32 = 64;
 
@@ -104,7 +108,8 @@ impl<T: Transport> Planned<T> {
         self.history = fingerprint.history_after();
         self.direct.start(&programs, operation, self.history, shared);
         let most = if self.transport.inner.shares_cpus() { QUICK_SHARED } else { QUICK };
-        let looks = self.patience.clamp(QUICK_SHARED, most);
+        let patience = if self.runs.is_multiple_of(TRIED_AGAIN) { most } else { self.patience };
+        let looks = patience.clamp(QUICK_SHARED, most);
         let mut idle = 0;
         let mut posted = false;
         let stopped = loop {
@@ -157,7 +162,7 @@ impl<T: Transport> Planned<T> {
             }
         };
         // Who has waited in vain may have a CPU that another needs.
-        self.patience = looks / 2;
+        self.patience = self.patience.min(looks) / 2;
         let plan = self.plans.latest();
         Quick::Begun(Begun { plan, shared, variant, submitted, fingerprint, stopped })
     }
