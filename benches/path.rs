@@ -33,7 +33,7 @@ fn by_hand(backend: &mut dyn Backend, schedule: Schedule, sequence: u64, data: &
     let timeout = Duration::from_secs(60);
     // SAFETY: the memory is borrowed exclusively, as long as the request says, until the operation is complete.
     let operation = unsafe { Operation::new(request, schedule, sequence, false, timeout, buffers) };
-    backend.run(operation).unwrap();
+    backend.run(&mut Some(operation)).unwrap();
 }
 
 fn main() {

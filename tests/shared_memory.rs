@@ -4,6 +4,7 @@ mod support;
 
 use nix::libc;
 use ringfold::config::{BackendChoice, environment};
+use ringfold::tensor::TensorMut;
 use ringfold::{Communicator, ErrorKind, ReduceOp};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -226,6 +227,41 @@ fn a_rank_that_is_late_is_not_deceived_by_those_who_have_gone_on() {
             true
         });
         assert!(failed[1]);
+    }
+}
+
+/// Little is exchanged without going through the steps of its plan, which a batch goes through: the bits are the same. The
+/// lengths lie around those at which a slot goes into the line of its stamp, in the lines behind it, and elsewhere.
+#[test]
+fn what_is_exchanged_in_line_has_the_bits_of_its_plan() {
+    for world in [2, 3] {
+        on(support::communicators(world), |comm| {
+            let mine = |len: usize, turn: usize| -> Vec<f32> {
+                (0..len).map(|i| 1.0 / (1 + 7 * i + 3 * comm.rank() + turn) as f32).collect()
+            };
+            for turn in 0..2 {
+                for len in [0, 1, 2, 13, 14, 15, 16, 64, 65, 511, 512, 513, 1025] {
+                    for op in [ReduceOp::Sum, ReduceOp::Mean, ReduceOp::Min] {
+                        let (mut whole, mut cut) = (mine(len, turn), mine(len, turn));
+                        let mut apart = vec![0.0; len];
+                        comm.all_reduce_into(&whole, &mut apart, op).unwrap();
+                        comm.all_reduce(&mut whole, op).unwrap();
+                        let (front, back) = cut.split_at_mut(len / 2);
+                        let mut pieces = [TensorMut::from_slice(front), TensorMut::from_slice(back)];
+                        comm.all_reduce_batch(&mut pieces, op).unwrap();
+                        let bits =
+                            |data: &[f32]| data.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+                        assert_eq!(bits(&whole), bits(&cut), "{op} of {len} by {world}");
+                        assert_eq!(bits(&apart), bits(&cut), "{op} of {len} by {world}, out of place");
+                        assert!(
+                            op != ReduceOp::Sum || len == 0 || whole != mine(len, turn),
+                            "nothing was added"
+                        );
+                    }
+                    comm.barrier().unwrap();
+                }
+            }
+        });
     }
 }
 

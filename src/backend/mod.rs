@@ -255,14 +255,18 @@ pub trait Backend: Send {
     /// The group's first failure.
     fn failure(&self) -> Option<Cause>;
 
-    /// Submits an operation and drives it, and all before it, to the end; what became of those before it is not told,
+    /// Submits an operation, which it takes from where it is, and drives it, and all before it, to the end: most are over before
+    /// they would have been moved to another place. What became of those before it is not told,
     /// so whoever has any under way drives [`progress`](Backend::progress) instead. Blocks at most for the operation's timeout
     /// and the time in which a group settles on the cause of a failure.
     ///
     /// # Errors
     /// As [`submit`](Backend::submit), or what has become of the operation.
-    fn run(&mut self, operation: Operation) -> Result<()> {
-        let mine = self.submit(operation)?;
+    ///
+    /// # Panics
+    /// Where there is none.
+    fn run(&mut self, operation: &mut Option<Operation>) -> Result<()> {
+        let mine = self.submit(operation.take().expect("an operation to run"))?;
         self.drive(mine)
     }
 

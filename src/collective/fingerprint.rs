@@ -63,9 +63,24 @@ impl fmt::Display for Difference {
 
 const MAGIC: [u8; 4] = *b"rfop";
 
+/// Odd numbers without a pattern, one for each word of a fingerprint.
+const FACTORS: [u64; Fingerprint::SIZE / 8] = [
+    0x9e37_79b9_7f4a_7c15,
+    0xbf58_476d_1ce4_e5b9,
+    0x94d0_49bb_1331_11eb,
+    0xd6e8_feb8_6659_fd93,
+    0xa076_1d64_78bd_642f,
+    0xe703_7ed1_a0b4_28db,
+    0x8ebc_6af0_9c88_c6e3,
+    0x5899_65cc_7537_4cc3,
+];
+
 impl Fingerprint {
     /// Bytes on the wire.
     pub const SIZE: usize = 64;
+
+    /// The word that only the two ends of a link agree on.
+    const PAIR_COUNT: usize = 5;
 
     /// Stands for a reduction of the user's.
     pub const CUSTOM: u8 = 255;
@@ -102,38 +117,39 @@ impl Fingerprint {
     }
 
     /// The history of the operation after this one: this one's with everything in it that all ranks agree on.
+    #[inline]
     pub fn history_after(&self) -> u32 {
-        let bytes = Fingerprint { pair_count: 0, ..*self }.encode();
-        // A word a time: this is done for every operation.
-        let (words, _) = bytes.as_chunks::<8>();
-        let mix = |hash: u64, word: &[u8; 8]| {
-            (hash.rotate_left(23) ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        };
-        (words.iter().fold(0, mix) >> 32) as u32
+        // Multiplied each for itself, so that no product waits for another: this is between two small operations.
+        let mut words = self.words();
+        words[Self::PAIR_COUNT] = 0;
+        let products = words.iter().zip(FACTORS).map(|(word, factor)| word.wrapping_mul(factor));
+        let sum = products.fold(0, u64::wrapping_add);
+        ((sum ^ sum >> 29).wrapping_mul(FACTORS[0]) >> 32) as u32
+    }
+
+    /// The bytes on the wire, eight to a word.
+    #[inline]
+    pub fn words(&self) -> [u64; Self::SIZE / 8] {
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let Fingerprint { collective, op, dtype, order, .. } = *self;
+        [
+            pair(u32::from_le_bytes(MAGIC), self.generation),
+            self.sequence,
+            pair(self.communicator, u32::from_le_bytes([collective, op, dtype, order])),
+            self.count,
+            self.counts_hash,
+            self.pair_count,
+            pair(self.root, u32::from(self.algorithm) | u32::from(self.strict) << 16),
+            pair(self.slice, self.history),
+        ]
     }
 
     /// The bytes on the wire.
     pub fn encode(&self) -> [u8; Self::SIZE] {
         let mut bytes = [0u8; Self::SIZE];
-        let mut at = 0;
-        let mut put = |part: &[u8]| {
-            bytes[at..at + part.len()].copy_from_slice(part);
-            at += part.len();
-        };
-        put(&MAGIC);
-        put(&self.generation.to_le_bytes());
-        put(&self.sequence.to_le_bytes());
-        put(&self.communicator.to_le_bytes());
-        put(&[self.collective, self.op, self.dtype, self.order]);
-        put(&self.count.to_le_bytes());
-        put(&self.counts_hash.to_le_bytes());
-        put(&self.pair_count.to_le_bytes());
-        put(&self.root.to_le_bytes());
-        put(&self.algorithm.to_le_bytes());
-        put(&[u8::from(self.strict), 0]);
-        put(&self.slice.to_le_bytes());
-        put(&self.history.to_le_bytes());
-        debug_assert_eq!(at, Self::SIZE);
+        for (bytes, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(self.words()) {
+            *bytes = word.to_le_bytes();
+        }
         bytes
     }
 

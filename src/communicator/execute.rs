@@ -110,8 +110,8 @@ impl With<'_> {
         let slot = self.recall(call, &mut tensors)?;
         // SAFETY: the tensors are borrowed until this returns, which is after the operation's end; where it unwinds
         // instead, the backend is never driven again.
-        let operation = unsafe { self.communicator.again(slot, call, &mut tensors) };
-        let result = self.communicator.run(operation);
+        let mut operation = Some(unsafe { self.communicator.again(slot, call, &mut tensors) });
+        let result = self.communicator.run(&mut operation);
         drop(tensors);
         result
     }
@@ -169,13 +169,15 @@ impl Communicator {
         self.tell(operation);
     }
 
-    /// Runs an operation to its end, in its turn.
-    pub(super) fn run(&self, operation: Operation) -> Result<()> {
+    /// Runs an operation, which it takes from where it is, to its end, in its turn.
+    #[inline]
+    pub(super) fn run(&self, operation: &mut Option<Operation>) -> Result<()> {
         self.check_origin()?;
         if self.line.is_busy() {
             return self.run_behind(operation);
         }
-        let is_message = operation.request().collective == Collective::SendRecv;
+        let is_message =
+            operation.as_ref().is_some_and(|one| one.request().collective == Collective::SendRecv);
         let result = self.line.run(operation);
         if result.is_err() {
             self.sequencer.borrow_mut().settle(is_message, &result);
@@ -185,8 +187,8 @@ impl Communicator {
 
     /// Runs an operation to its end behind what is outstanding.
     #[cold]
-    fn run_behind(&self, operation: Operation) -> Result<()> {
-        let completion = self.hand_over(1, std::iter::once(operation));
+    fn run_behind(&self, operation: &mut Option<Operation>) -> Result<()> {
+        let completion = self.hand_over(1, operation.take().into_iter());
         let awaiting = self.progress.awaiting();
         completion.wait(None);
         drop(awaiting);

@@ -124,8 +124,12 @@ impl Line {
     }
 
     /// Runs an operation to its end on this thread. Nothing may be outstanding.
-    pub(super) fn run(&self, operation: Operation) -> Result<()> {
-        let span = operation.span().clone();
+    ///
+    /// # Panics
+    /// Where there is no operation.
+    #[inline]
+    pub(super) fn run(&self, operation: &mut Option<Operation>) -> Result<()> {
+        let span = operation.as_ref().expect("an operation to run").span().clone();
         let _entered = (!span.is_none()).then(|| span.enter());
         let mut driven = self.driven()?;
         let result = driven.backend().run(operation);

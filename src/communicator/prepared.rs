@@ -65,8 +65,8 @@ impl<'c, B: Buffer> Prepared<'c, B> {
     pub fn run(&mut self) -> Result<()> {
         self.idle()?;
         // SAFETY: the buffer is not touched while this is borrowed.
-        let operation = unsafe { self.operation() };
-        self.communicator.run(operation)
+        let mut operation = Some(unsafe { self.operation() });
+        self.communicator.run(&mut operation)
     }
 
     /// Starts it once. [`wait`](Prepared::wait) for its end before the next run.

@@ -9,8 +9,8 @@
 //! - [`stream`]: copies past the caches.
 //!
 //! Ranks agree before anything is read: every flag carries a hash of the operation's fingerprint, and a rank whose hash
-//! differs is named by what it has posted. What is little goes *in line*: a flag and the bytes of a slot in one line of
-//! memory, which is what one exchange of a cache line costs. It is no other algorithm, but another form of slot.
+//! differs is named by what it has posted. What is little goes *in line*: the bytes of a slot right behind a flag, in the same line
+//! of memory if they fit, which is what one exchange of a cache line costs. It is no other algorithm, but another form of slot.
 //!
 //! Whether a rank's operands are shared tensors is its own affair. A rank whose are tells the others where, waits until all
 //! have told theirs, and then runs the program for shared tensors if all are; else, and on a rank whose are not, the

@@ -1,10 +1,11 @@
 //! A plan in shared memory in the form that it is run in.
 
 use super::super::cannot;
-use crate::collective::{Collective, Order, Request};
+use crate::collective::{Collective, Order};
 use crate::error::Result;
 use crate::plan::select::Table;
 use crate::plan::{Place, Plan, Region, SLOT, Span, Step};
+use crate::reduce::{Kernels, kernels};
 use crate::transport::shm::HostMemory;
 
 /// Whose memory an operand lies in.
@@ -60,16 +61,20 @@ pub(in crate::backend) struct Program {
     pub(super) element: usize,
     pub(super) scratch_bytes: usize,
     pub(super) slot_bytes: usize,
-    /// Slots go in line: how many bytes are read of each rank's.
-    pub(super) in_line: Option<Box<[usize]>>,
-    /// The bytes of each rank's operand, where all that is done is to show it in line and fold everybody's.
+    /// Where slots go in line: the bytes of all of them, of which all ranks know.
+    pub(super) in_line: Option<usize>,
+    /// The elements of each rank's operand, where all that is done is to show it in line and fold everybody's.
     pub(super) exchanged: Option<usize>,
+    /// The bytes of the rank's operands, as they are counted.
+    pub(in crate::backend) bytes: u64,
     /// How many bytes are read of each rank's memory, and written to it.
     pub(in crate::backend) moved: Box<[(usize, usize)]>,
     /// Whether results go past the caches.
     pub(super) streams: bool,
     /// Whether every rank hears from all others.
     pub(super) hears_all: bool,
+    /// Of its reduction.
+    pub(super) kernels: Option<&'static Kernels>,
 }
 
 /// What an operation may run by.
@@ -147,13 +152,14 @@ impl Program {
             return Err(cannot("direct", &format!("show {slot_bytes} bytes at a time in slots of {SLOT}")));
         }
         let visits = actions.iter().any(|action| action.visits());
-        let in_line = in_line(plan, &actions, visits);
+        let in_line = if visits { None } else { in_line(plan, &actions) };
         // The fold of two is the tree of two.
         let tree = request.order == Order::Fixed && request.world > 2;
         let whole = matches!(request.collective, Collective::AllReduce | Collective::Barrier) && !tree;
         Ok(Program {
-            exchanged: (whole && in_line.is_some() && request.world > 1).then_some(slot_bytes),
+            exchanged: (whole && in_line == Some(slot_bytes) && request.world > 1).then_some(plan.slot),
             in_line,
+            bytes: request.bytes(plan.rank) as u64,
             moved: moved(&actions, request.world),
             streams: !request.in_place && request.output_len(plan.rank) * element >= STREAMED,
             actions: actions.into(),
@@ -161,6 +167,7 @@ impl Program {
             scratch_bytes: plan.scratch * element,
             slot_bytes,
             hears_all: !request.collective.is_rooted(),
+            kernels: request.op.and_then(|op| kernels(op, request.dtype)),
         })
     }
 
@@ -194,27 +201,13 @@ impl Action {
     }
 }
 
-/// The bytes that are read of each rank's slot, where slots go in line. Whether they do must be the same on all ranks, so that
-/// it is said by what all of them know.
-fn in_line(plan: &Plan, actions: &[Action], visits: bool) -> Option<Box<[usize]>> {
-    let request: &Request = &plan.request;
-    let whole = Table::agreed_bytes(request) <= HostMemory::IN_LINE && plan.algorithm == "flat";
-    if !whole || visits {
-        return None;
-    }
+/// The bytes of the operation, where slots go in line. Whether they do must be the same on all ranks, so that it is said by what
+/// all of them know.
+fn in_line(plan: &Plan, actions: &[Action]) -> Option<usize> {
+    let agreed = Table::agreed_bytes(&plan.request);
     let signals = actions.iter().filter(|action| matches!(action, Action::Signal { .. })).count();
-    if signals > 1 || plan.slot * request.element_size() > HostMemory::IN_LINE {
-        return None;
-    }
-    let mut read = vec![0; request.world];
-    for action in actions {
-        for operand in action.operands() {
-            if let Base::Peer(rank, _) = operand.base {
-                read[rank] = read[rank].max(operand.offset + action.bytes());
-            }
-        }
-    }
-    Some(read.into())
+    let little = HostMemory::goes_in_line(agreed) && plan.slot * plan.request.element_size() <= agreed;
+    (plan.algorithm == "flat" && little && signals <= 1).then_some(agreed)
 }
 
 /// The bytes that are read of each rank's memory, and written to it.

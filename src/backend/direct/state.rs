@@ -8,7 +8,6 @@ use super::super::Operation;
 use super::program::{Action, Base, Operand, Program, Programs};
 use super::stream;
 use crate::plan::Region;
-use crate::reduce::{Kernels, kernels};
 use crate::transport::shm::{HostMemory, Operands, Seen, Stamp};
 
 /// What a look at the program achieved.
@@ -47,12 +46,9 @@ pub(in crate::backend) struct Direct {
     at: usize,
     done: usize,
     raised: [u32; HostMemory::FLAGS],
-    kernels: Option<&'static Kernels>,
     scratch: Vec<u8>,
     /// What was read of others' own memory, and what goes past the caches.
     staging: Vec<u8>,
-    /// This rank's slot in line, and then what was read of everybody's.
-    lines: Vec<u8>,
     sources: Vec<*const u8>,
     /// Whether something went past the caches that others have not been told of.
     streamed: bool,
@@ -60,7 +56,7 @@ pub(in crate::backend) struct Direct {
     shared: Option<(u64, u64)>,
     /// Whether all ranks' are.
     all_shared: bool,
-    /// The bytes of an operand, where the operation is a mere exchange.
+    /// The elements of an operand, where the operation is a mere exchange.
     exchanges: Option<usize>,
 }
 
@@ -79,6 +75,10 @@ enum Phase {
 
 /// The most bytes that are worked through before somebody looks whether the group has failed.
 const TURN: usize = 1 << 20;
+
+/// How often an exchange looks for a rank in a row: to be told of each time that it is not there yet takes longer than
+/// a look.
+const LOOKS: u32 = 5;
 
 /// What is read of another process at a time: it stays in a core's cache.
 const READ: usize = 128 << 10;
@@ -103,10 +103,8 @@ impl Direct {
             at: 0,
             done: 0,
             raised: [0; HostMemory::FLAGS],
-            kernels: None,
             scratch: Vec::new(),
             staging: Vec::new(),
-            lines: Vec::new(),
             sources: Vec::new(),
             streamed: false,
             shared: None,
@@ -124,7 +122,6 @@ impl Direct {
         hash: u32,
         shared: Option<(u64, u64)>,
     ) {
-        let request = operation.request();
         let program = programs.base;
         (self.shared, self.all_shared) = (shared, false);
         self.exchanges = program.exchanged.filter(|_| operation.pieces().is_none());
@@ -132,24 +129,18 @@ impl Direct {
         self.phase = Phase::Guarded;
         (self.at, self.done) = (0, 0);
         self.raised = [0; HostMemory::FLAGS];
-        self.kernels = request.op.and_then(|op| kernels(op, request.dtype));
         let scratch = program.scratch_bytes.max(programs.shared.map_or(0, |shared| shared.scratch_bytes));
         if self.scratch.len() < scratch {
             self.scratch = vec![0; scratch];
         }
-        if program.in_line.is_some() {
-            let needed = (request.world + 1) * HostMemory::IN_LINE;
-            if self.lines.len() < needed {
-                self.lines = vec![0; needed];
-            }
-        } else if self.staging.is_empty() {
+        if !program.is_in_line() && self.staging.is_empty() {
             self.staging = vec![0; TILE];
         }
     }
 
     /// How many bytes of memory it holds for payload.
     pub(in crate::backend) fn held(&self) -> usize {
-        self.scratch.len() + self.staging.len() + self.lines.len()
+        self.scratch.len() + self.staging.len()
     }
 
     /// Whether what blocks it is that a rank has not ended an earlier operation, of which it may not be told.
@@ -176,8 +167,8 @@ impl Direct {
             }
             self.enter(programs.base, operation, memory)?;
         }
-        if let Some(bytes) = self.exchanges {
-            return self.exchange(bytes, programs.base.element, operation, memory);
+        if let Some(count) = self.exchanges {
+            return self.exchange(programs.base, count, operation, memory);
         }
         if self.phase == Phase::Entered
             && let Some(rank) = self.hear_of_operands(memory)?
@@ -240,54 +231,65 @@ impl Direct {
     #[inline]
     fn exchange(
         &mut self,
-        bytes: usize,
-        element: usize,
+        program: &Program,
+        count: usize,
         operation: &Operation,
         memory: &mut HostMemory,
     ) -> Result<Step, Stop> {
         let (world, own) = (memory.world(), memory.rank());
         let (input, output) = (operation.buffers().input, operation.buffers().output);
+        let bytes = program.slot_bytes;
+        // Whoever comes back has nothing else to do.
+        let mut looks = LOOKS;
         if self.at == 0 {
-            let shown = match bytes {
-                // Of nothing the address may be any.
-                0 => &[],
-                // SAFETY: the operation's maker vouches for so many bytes of input, which nobody writes meanwhile.
-                _ => unsafe { std::slice::from_raw_parts(input, bytes) },
-            };
-            memory.show(self.stamp, shown);
+            // SAFETY: the operation's maker vouches for so many bytes of input, which nobody writes meanwhile; the slot has room
+            // for them, and nobody looks at it (the guard).
+            unsafe { memory.in_line(own, self.stamp, bytes).copy_from_nonoverlapping(input, bytes) };
+            memory.show(self.stamp);
             self.at = 1;
+            looks = 1;
+        } else if self.at < world {
+            memory.fetch_little(self.at_rank(memory), self.stamp, bytes);
         }
         while self.at < world {
-            let rank = (own + self.at) % world;
-            let at = rank * HostMemory::IN_LINE;
-            match memory.shown(rank, self.stamp, &mut self.lines[at..at + bytes]) {
-                Seen::There => self.at += 1,
-                Seen::Other => return Err(Stop::Disagrees(rank)),
-                Seen::NotYet => {
-                    return blocked(memory, rank, |memory| {
-                        memory.shown(rank, self.stamp, &mut self.lines[at..at + bytes]) != Seen::NotYet
-                    });
+            let rank = self.at_rank(memory);
+            match (0..looks).map(|_| memory.shown(rank, self.stamp)).find(|seen| *seen != Seen::NotYet) {
+                Some(Seen::There) => self.at += 1,
+                Some(_) => return Err(Stop::Disagrees(rank)),
+                None => {
+                    return blocked(memory, rank, |memory| memory.shown(rank, self.stamp) != Seen::NotYet);
                 }
             }
         }
-        if let Some(kernels) = self.kernels {
-            let mut sources = std::mem::take(&mut self.sources);
-            sources.clear();
-            sources.extend((0..world).map(|rank| match rank == own {
+        if let Some(kernels) = program.kernels {
+            let stamp = self.stamp;
+            let operand = |rank| match rank == own {
                 true => input,
-                false => self.lines[rank * HostMemory::IN_LINE..].as_ptr(),
-            }));
-            // SAFETY: each holds so many bytes; the output is writable for as many, and the input itself or apart from it,
-            // says the operation's maker.
+                false => memory.in_line(rank, stamp, bytes).cast_const(),
+            };
+            // SAFETY: each holds so many bytes, which nobody writes before this rank ends the epoch; the output is writable for as
+            // many, and the input itself or apart from it, says the operation's maker.
             unsafe {
-                kernels.fold(output, &sources, bytes / element);
-                kernels.finish(output, bytes / element, world);
+                if world == 2 {
+                    kernels.fold(output, &[operand(0), operand(1)], count);
+                } else {
+                    self.sources.clear();
+                    self.sources.extend((0..world).map(operand));
+                    kernels.fold(output, &self.sources, count);
+                }
+                kernels.finish(output, count, world);
             }
-            self.sources = sources;
         }
         memory.end(self.stamp.epoch, false);
         self.heard = self.stamp.epoch;
         Ok(Step::Over)
+    }
+
+    /// The rank whose turn it is in an exchange: they follow this one, round the end.
+    #[inline]
+    fn at_rank(&self, memory: &HostMemory) -> usize {
+        let rank = memory.rank() + self.at;
+        if rank < memory.world() { rank } else { rank - memory.world() }
     }
 
     /// Whether a step would do something, or end.
@@ -295,7 +297,7 @@ impl Direct {
         let exchanges = self.exchanges.is_some();
         let rank = match (self.phase, self.program(programs).actions.get(self.at)) {
             (Phase::Guarded, _) => self.guarded_by(memory),
-            (Phase::Running, _) if exchanges => self.not_heard(programs.base, memory),
+            (Phase::Running, _) if exchanges => self.not_heard(memory),
             (Phase::Entered, _) => match self.hear_of_operands(memory) {
                 Ok(rank) => rank,
                 Err(_) => return true,
@@ -318,7 +320,7 @@ impl Direct {
         let exchanges = self.exchanges.is_some();
         match (self.phase, self.program(programs).actions.get(self.at)) {
             (Phase::Guarded, _) => self.guarded_by(memory),
-            (Phase::Running, _) if exchanges => self.not_heard(programs.base, memory),
+            (Phase::Running, _) if exchanges => self.not_heard(memory),
             (Phase::Entered, _) => self.hear_of_operands(memory).ok().flatten(),
             (Phase::Running, Some(Action::Wait { rank, .. })) => Some(*rank),
             _ => None,
@@ -337,11 +339,10 @@ impl Direct {
     }
 
     /// The rank that an exchange waits for, where it waits for one.
-    fn not_heard(&mut self, program: &Program, memory: &HostMemory) -> Option<usize> {
-        let rank = (memory.rank() + self.at) % memory.world();
-        let at = rank * HostMemory::IN_LINE;
-        let shown = memory.shown(rank, self.stamp, &mut self.lines[at..at + program.slot_bytes]);
-        (self.at > 0 && self.at < memory.world() && shown == Seen::NotYet).then_some(rank)
+    fn not_heard(&self, memory: &HostMemory) -> Option<usize> {
+        let rank = self.at_rank(memory);
+        let waits = self.at > 0 && self.at < memory.world();
+        (waits && memory.shown(rank, self.stamp) == Seen::NotYet).then_some(rank)
     }
 
     fn enter(
@@ -351,7 +352,7 @@ impl Direct {
         memory: &mut HostMemory,
     ) -> Result<(), Stop> {
         memory.begin(self.stamp);
-        if program.in_line.is_none() {
+        if !program.is_in_line() {
             if program.slot_bytes > 0 {
                 memory.make_slots().map_err(|error| Stop::NoSlots(error.to_string()))?;
             }
@@ -405,8 +406,8 @@ impl Direct {
     #[inline]
     fn signal(&mut self, program: &Program, flag: u32, memory: &mut HostMemory) {
         self.publish();
-        if program.in_line.is_some() {
-            memory.show(self.stamp, &self.lines[..program.slot_bytes]);
+        if program.is_in_line() {
+            memory.show(self.stamp);
         } else {
             let count = &mut self.raised[flag as usize];
             *count += 1;
@@ -416,13 +417,20 @@ impl Direct {
 
     #[inline]
     fn look(&mut self, program: &Program, rank: usize, flag: u32, value: u32, memory: &HostMemory) -> Seen {
-        match &program.in_line {
-            Some(read) => {
-                let at = (rank + 1) * HostMemory::IN_LINE;
-                memory.shown(rank, self.stamp, &mut self.lines[at..at + read[rank]])
-            }
-            None => memory.flag(rank, flag, self.stamp, value),
+        if program.is_in_line() {
+            memory.shown(rank, self.stamp)
+        } else {
+            memory.flag(rank, flag, self.stamp, value)
         }
+    }
+
+    /// Where a rank's slot is.
+    #[inline]
+    fn slot(&self, program: &Program, memory: &mut HostMemory, rank: usize) -> Result<*mut u8, Stop> {
+        if let Some(bytes) = program.in_line {
+            return Ok(memory.in_line(rank, self.stamp, bytes));
+        }
+        memory.slot(rank, self.stamp).ok_or(Stop::Garbled(rank))
     }
 
     /// Where byte `self.done` of an operand is, and how many bytes of `len` lie together there.
@@ -446,17 +454,8 @@ impl Direct {
                 Ok((Where::Here(base.wrapping_add(at)), len.min(piece.bytes - at)))
             }
             (Base::Scratch, _) => here(self.scratch.as_mut_ptr()),
-            (Base::Slot, _) if program.in_line.is_some() => here(self.lines.as_mut_ptr()),
-            (Base::Slot, _) => {
-                let own = memory.rank();
-                here(memory.slot(own, self.stamp).ok_or(Stop::Garbled(own))?)
-            }
-            (Base::Peer(rank, Region::Slot), _) if program.in_line.is_some() => {
-                here(self.lines[(rank + 1) * HostMemory::IN_LINE..].as_mut_ptr())
-            }
-            (Base::Peer(rank, Region::Slot), _) => {
-                here(memory.slot(rank, self.stamp).ok_or(Stop::Garbled(rank))?)
-            }
+            (Base::Slot, _) => here(self.slot(program, memory, memory.rank())?),
+            (Base::Peer(rank, Region::Slot), _) => here(self.slot(program, memory, rank)?),
             (Base::Peer(rank, region), _) => {
                 let (_, operands) = memory.operands(rank, self.stamp);
                 let first = region == Region::Input;
@@ -554,7 +553,7 @@ impl Direct {
                 }
             }
         }
-        let kernels = self.kernels.expect("only reductions with kernels fold in shared memory");
+        let kernels = program.kernels.expect("only reductions with kernels fold in shared memory");
         let (count, world) = (len / program.element, operation.request().world);
         // SAFETY: as in `copy`; lowering refuses operands that overlap but are not the same. The staging buffer is nobody
         // else's, and longer than a tile.
@@ -583,7 +582,7 @@ impl Direct {
     ) -> Result<(), Stop> {
         while self.done < bytes {
             let (to, len) = self.place(program, operation, memory, range, bytes - self.done)?;
-            if let (Where::Here(to), Some(kernels)) = (to, self.kernels) {
+            if let (Where::Here(to), Some(kernels)) = (to, program.kernels) {
                 // SAFETY: as in `copy`.
                 unsafe { kernels.finish(to, len / program.element, operation.request().world) };
             }

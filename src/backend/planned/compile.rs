@@ -2,7 +2,7 @@
 
 use super::super::direct::Program;
 use super::super::{Meter, cannot};
-use crate::collective::{Collective, Counts, Request};
+use crate::collective::{Collective, Counts, Fingerprint, Request};
 use crate::error::{Error, Result};
 use crate::plan::lower::{Dependency, Lane, Lowered, lower};
 use crate::plan::{Place, Plan, Reach, Schedule, Span, Step, Topology};
@@ -52,9 +52,8 @@ pub(super) struct Compiled {
     /// Lanes with their tasks, those that compute first.
     pub(super) lanes: Vec<(Lane, Box<[u32]>)>,
     pub(super) scratch_bytes: usize,
-    /// The wire numbers by which ranks compare schedules.
-    pub(super) algorithm: u16,
-    pub(super) slice: u32,
+    /// What ranks compare of the request and the schedule.
+    pub(super) fingerprint: Fingerprint,
     /// What is run instead of lanes, where it runs in shared memory.
     pub(super) program: Option<Program>,
 }
@@ -95,8 +94,7 @@ impl Compiled {
             tasks,
             lanes,
             scratch_bytes: lowered.plan.scratch * size,
-            algorithm: schedule.map_or(0, |schedule| schedule.algorithm.to_wire()),
-            slice: schedule.map_or(0, slice_to_wire),
+            fingerprint: fingerprint(&lowered.plan.request, schedule),
             program: None,
         })
     }
@@ -106,15 +104,19 @@ impl Compiled {
             tasks: Vec::new(),
             lanes: Vec::new(),
             scratch_bytes: 0,
-            algorithm: schedule.algorithm.to_wire(),
-            slice: slice_to_wire(schedule),
+            fingerprint: fingerprint(&plan.request, Some(schedule)),
             program: Some(Program::new(plan)?),
         })
     }
 }
 
-fn slice_to_wire(schedule: Schedule) -> u32 {
-    u32::try_from(schedule.slice).unwrap_or(u32::MAX)
+fn fingerprint(request: &Request, schedule: Option<Schedule>) -> Fingerprint {
+    let slice = |schedule: Schedule| u32::try_from(schedule.slice).unwrap_or(u32::MAX);
+    Fingerprint {
+        algorithm: schedule.map_or(0, |schedule| schedule.algorithm.to_wire()),
+        slice: schedule.map_or(0, slice),
+        ..Fingerprint::of(request)
+    }
 }
 
 fn address(span: &Span, size: usize) -> Result<Address> {
@@ -171,19 +173,34 @@ impl Plans {
     }
 
     /// The plan for a request, made if it is not there.
+    #[inline]
     pub(super) fn get(
         &mut self,
         request: &Request,
         schedule: Schedule,
         meter: &Meter,
-    ) -> Result<Arc<Compiled>> {
-        if let Some((last_request, last_schedule, plan)) = &self.last
-            && last_request == request
-            && *last_schedule == schedule
-        {
+    ) -> Result<&Arc<Compiled>> {
+        let is_last = |(last, by, _): &(Request, Schedule, _)| *by == schedule && last == request;
+        if self.last.as_ref().is_some_and(is_last) {
             meter.plans_found.add(1);
-            return Ok(Arc::clone(plan));
+        } else {
+            let plan = self.find(request, schedule, meter)?;
+            self.last = Some((request.clone(), schedule, plan));
         }
+        Ok(&self.last.as_ref().expect("it is there now").2)
+    }
+
+    /// The plan that was asked for last.
+    ///
+    /// # Panics
+    /// Where none was.
+    pub(super) fn latest(&self) -> Arc<Compiled> {
+        Arc::clone(&self.last.as_ref().expect("a plan was asked for").2)
+    }
+
+    /// The same where it is not the last one.
+    #[cold]
+    fn find(&mut self, request: &Request, schedule: Schedule, meter: &Meter) -> Result<Arc<Compiled>> {
         let key = (request.clone(), schedule);
         let plan = match self.cache.get(&key) {
             Some(plan) => {
@@ -200,7 +217,6 @@ impl Plans {
                 plan
             }
         };
-        self.last = Some((request.clone(), schedule, Arc::clone(&plan)));
         Ok(plan)
     }
 

@@ -42,8 +42,7 @@ use watched::Watched;
 /// Runs verified plans over any transport.
 pub struct Planned<T: Transport> {
     name: &'static str,
-    generation: u32,
-    communicator: u32,
+    group: GroupId,
     /// The ranks' numbers in the world, by which causes and errors name them; none where they are the same.
     numbers: Option<Arc<[usize]>>,
     transport: Watched<T>,
@@ -76,6 +75,30 @@ pub struct Planned<T: Transport> {
     /// When to look at links that nothing is expected on, and how long to wait until the next time.
     look_at: Time,
     look_after: Duration,
+}
+
+/// Which group's operations these are.
+#[derive(Debug, Clone, Copy)]
+struct GroupId {
+    generation: u32,
+    communicator: u32,
+}
+
+impl GroupId {
+    /// What a rank is asked for, as ranks compare it.
+    #[inline]
+    fn fingerprint(self, history: u32, plan: &Compiled, operation: &Operation) -> Fingerprint {
+        let is_message = operation.request().collective == Collective::SendRecv;
+        Fingerprint {
+            generation: self.generation,
+            communicator: self.communicator,
+            sequence: operation.sequence(),
+            strict: operation.strict(),
+            counts_hash: plan.fingerprint.counts_hash ^ operation.pieces().map_or(0, Pieces::layout),
+            history: if is_message { 0 } else { history },
+            ..plan.fingerprint
+        }
+    }
 }
 
 struct Queued {
@@ -130,8 +153,7 @@ impl<T: Transport> Planned<T> {
         let reach = shared::reach(&mut transport);
         Planned {
             name,
-            generation,
-            communicator,
+            group: GroupId { generation, communicator },
             numbers: None,
             plans: Plans::new(transport.rank()),
             transport: Watched::new(transport),
@@ -200,29 +222,10 @@ impl<T: Transport> Planned<T> {
     pub fn traced(mut self, tracer: Option<Arc<Tracer>>) -> Self {
         let world = self.transport.world();
         if let Some(tracer) = &tracer {
-            tracer.communicator(self.communicator, self.transport.rank(), world);
+            tracer.communicator(self.group.communicator, self.transport.rank(), world);
         }
         self.transport.trace(Meter::traced(world, tracer));
         self
-    }
-
-    /// What this rank is asked for, as ranks compare it.
-    fn fingerprint(&self, plan: &Compiled, operation: &Operation) -> Fingerprint {
-        let request = operation.request();
-        let mut fingerprint = Fingerprint {
-            generation: self.generation,
-            communicator: self.communicator,
-            sequence: operation.sequence(),
-            algorithm: plan.algorithm,
-            strict: operation.strict(),
-            slice: plan.slice,
-            ..Fingerprint::of(request)
-        };
-        fingerprint.counts_hash ^= operation.pieces().map_or(0, Pieces::layout);
-        if request.collective != Collective::SendRecv {
-            fingerprint.history = self.history;
-        }
-        fingerprint
     }
 
     fn ticket(&mut self) -> Ticket {
@@ -234,12 +237,12 @@ impl<T: Transport> Planned<T> {
     fn start_next(&mut self) {
         let Some(queued) = self.queue.pop_front() else { return };
         let request = queued.operation.request();
-        let fingerprint = self.fingerprint(&queued.plan, &queued.operation);
+        let fingerprint = self.group.fingerprint(self.history, &queued.plan, &queued.operation);
         let is_message = request.collective == Collective::SendRecv;
         if !is_message {
             self.remember(&fingerprint);
             if let Some(memory) = self.transport.inner.host_memory() {
-                memory.post(&fingerprint.encode());
+                memory.post(&fingerprint);
             }
         }
         let agreement = (queued.operation.strict() && request.world > 1 && !is_message)
@@ -294,7 +297,7 @@ impl<T: Transport> Planned<T> {
     fn finish(&mut self, result: Result<()>) -> Progress {
         let queued = self.running.take().expect("an operation is running").queued;
         self.state.end();
-        self.transport.end(self.communicator, &queued.operation, queued.submitted, &result);
+        self.transport.end(self.group.communicator, &queued.operation, queued.submitted, &result);
         if let Err(error) = &result {
             queued.operation.span().record("error", tracing::field::display(error));
         }
@@ -324,7 +327,7 @@ impl<T: Transport> Planned<T> {
         let (culprit, reporter) = (self.number(culprit), self.me());
         let running = self.running.as_mut().expect("an operation is running");
         let cause = Cause {
-            generation: self.generation,
+            generation: self.group.generation,
             sequence: running.queued.operation.sequence(),
             kind,
             culprit,
@@ -509,7 +512,8 @@ impl<T: Transport> Backend for Planned<T> {
             );
         }
         let plan = self.plans.get(operation.request(), operation.schedule(), &self.transport.meter)?;
-        let (shared, variant) = self.shared(&plan, &operation)?;
+        let plan = Arc::clone(plan);
+        let (shared, variant) = self.shared(&operation)?;
         let ticket = self.ticket();
         let submitted = self.transport.now();
         let deadline = submitted.after(operation.timeout());
@@ -618,12 +622,20 @@ impl<T: Transport> Backend for Planned<T> {
         self.reach
     }
 
-    fn run(&mut self, operation: Operation) -> Result<()> {
-        let mine = match self.run_quickly(operation) {
-            Quick::Over => return Ok(()),
-            Quick::Failed(result) => return result,
-            Quick::UnderWay(ticket) => ticket,
-            Quick::No(operation) => self.submit(operation)?,
+    #[inline]
+    fn run(&mut self, operation: &mut Option<Operation>) -> Result<()> {
+        let quick = self.run_quickly(operation.as_ref().expect("an operation to run"));
+        if let Quick::Over = quick {
+            *operation = None;
+            return Ok(());
+        }
+        let operation = operation.take().expect("it was there");
+        let mine = match quick {
+            Quick::Begun(begun) => match self.go_on(operation, begun) {
+                Ok(ticket) => ticket,
+                Err(result) => return result,
+            },
+            _ => self.submit(operation)?,
         };
         self.drive(mine)
     }

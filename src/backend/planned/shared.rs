@@ -9,6 +9,7 @@ use super::{Planned, Queued, Running};
 use crate::collective::{Collective, Difference, Fingerprint};
 use crate::error::{Cause, CauseKind, Result};
 use crate::observe::Time;
+use crate::plan::select::Table;
 use crate::plan::{Algorithm, Reach, Schedule};
 use crate::transport::shm::HostMemory;
 use crate::transport::{LinkFault, Transport};
@@ -22,7 +23,11 @@ const QUICK: u32 = 100;
 const QUICK_SHARED: u32 = 2;
 
 /// How many of these looks come without a pause.
-const UNPAUSED: u32 = 40;
+const UNPAUSED: u32 = 20;
+
+/// Every so manieth operation is given all these looks, however few were enough or in vain lately: else those who once had to
+/// wait for long would never again find out that they need not.
+const TRIED_AGAIN: u32 = 128;
 
 /// How many of these looks pass between two looks whether the group has failed.
 const LOOKS_PER_VERDICT: u32 = 64;
@@ -66,11 +71,12 @@ pub(super) fn step(
 }
 
 impl<T: Transport> Planned<T> {
-    /// Runs an operation in shared memory at once, on the way that costs least. Gives it back where that is none for it, or
-    /// where it has to wait for long; then it is under way.
+    /// Runs an operation in shared memory at once, on the way that costs least, where there is none before it. What comes between
+    /// a rank's seeing the others and its showing them the next operation is waited for by all, so that whatever
+    /// can be done while it waits itself is done then.
     #[inline]
-    pub(super) fn run_quickly(&mut self, operation: Operation) -> Quick {
-        let Operation { request, schedule, strict, .. } = &operation;
+    pub(super) fn run_quickly(&mut self, operation: &Operation) -> Quick {
+        let Operation { request, schedule, strict, .. } = operation;
         let alone = self.running.is_none() && self.queue.is_empty();
         if !alone
             || schedule.algorithm.needs() == Reach::Messages
@@ -84,15 +90,13 @@ impl<T: Transport> Planned<T> {
             || self.transport.inner.verdict().is_some()
             || operation.check().is_err()
         {
-            return Quick::No(operation);
+            return Quick::No;
         }
+        let Ok((shared, variant)) = self.shared(operation) else { return Quick::No };
         let plan = match self.plans.get(request, *schedule, &self.transport.meter) {
-            Ok(plan) if plan.program.is_some() => plan,
-            _ => return Quick::No(operation),
-        };
-        let (shared, variant) = match self.shared(&plan, &operation) {
-            Ok(shared) => shared,
-            Err(_) => return Quick::No(operation),
+            // To count its users costs as much as all else that is done with it.
+            Ok(plan) if plan.program.is_some() => &**plan,
+            _ => return Quick::No,
         };
         let program = plan.program.as_ref().expect("it has one");
         let programs =
@@ -100,28 +104,42 @@ impl<T: Transport> Planned<T> {
         self.runs = self.runs.wrapping_add(1);
         let timed = !program.is_in_line() || self.runs.is_multiple_of(TIMED);
         let submitted = if timed { self.transport.inner.now() } else { Time::NEVER };
-        let fingerprint = self.fingerprint(&plan, &operation);
-        self.remember(&fingerprint);
-        self.direct.start(&programs, &operation, self.history, shared);
+        let fingerprint = self.group.fingerprint(self.history, plan, operation);
+        self.history = fingerprint.history_after();
+        self.direct.start(&programs, operation, self.history, shared);
         let most = if self.transport.inner.shares_cpus() { QUICK_SHARED } else { QUICK };
-        let looks = self.patience.clamp(QUICK_SHARED, most);
+        let patience = if self.runs.is_multiple_of(TRIED_AGAIN) { most } else { self.patience };
+        let looks = patience.clamp(QUICK_SHARED, most);
         let mut idle = 0;
         let mut posted = false;
         let stopped = loop {
             let memory = memory_of(&mut self.transport.inner);
-            match self.direct.step(&programs, &operation, memory) {
+            let step = self.direct.step(&programs, operation, memory);
+            if !posted {
+                // Not before the others have what they wait for.
+                posted = true;
+                memory.post(&fingerprint);
+                remember(&mut self.recent, &fingerprint);
+            }
+            match step {
                 Ok(Step::Over) => {
-                    if !posted {
-                        memory.post(&fingerprint.encode());
-                    }
-                    if self.spoilt_meanwhile().is_some() {
+                    if self.direct.is_in_tensors() && self.transport.inner.verdict().is_some() {
                         break None;
                     }
                     if idle > 0 {
                         self.patience = looks.saturating_mul(2);
                     }
                     count(&mut self.transport, self.direct.program(&programs));
-                    self.end_quickly(&operation, submitted, program);
+                    let time = match submitted {
+                        Time::NEVER => Duration::ZERO,
+                        submitted => {
+                            let time = self.transport.inner.now().since(submitted);
+                            if program.is_in_line() { time * TIMED } else { time }
+                        }
+                    };
+                    let meter = &self.transport.meter;
+                    meter.ended(request.collective, program.bytes, time, true);
+                    meter.scratch_bytes.set((self.state.held() + self.direct.held()) as u64);
                     return Quick::Over;
                 }
                 Ok(Step::More) => {
@@ -130,11 +148,6 @@ impl<T: Transport> Planned<T> {
                     }
                 }
                 Ok(Step::Blocked(_)) => {
-                    if !posted {
-                        // Not before the others have what they wait for.
-                        memory.post(&fingerprint.encode());
-                        posted = true;
-                    }
                     idle += 1;
                     let failed = idle % LOOKS_PER_VERDICT == 0 && self.transport.inner.verdict().is_some();
                     if idle > looks || failed {
@@ -145,31 +158,43 @@ impl<T: Transport> Planned<T> {
                         std::hint::spin_loop();
                     }
                 }
-                Err(stop) => {
-                    memory.post(&fingerprint.encode());
-                    break Some(trouble(stop, &fingerprint, memory));
-                }
+                Err(stop) => break Some(trouble(stop, &fingerprint, memory)),
             }
         };
         // Who has waited in vain may have a CPU that another needs.
-        self.patience = looks / 2;
-        let submitted = if timed { submitted } else { self.transport.inner.now() };
+        self.patience = self.patience.min(looks) / 2;
+        let plan = self.plans.latest();
+        Quick::Begun(Begun { plan, shared, variant, submitted, fingerprint, stopped })
+    }
+
+    /// Takes an operation over that has begun, to be driven further; its result where it is over with that.
+    #[cold]
+    pub(super) fn go_on(
+        &mut self,
+        operation: Operation,
+        begun: Begun,
+    ) -> std::result::Result<super::Ticket, Result<()>> {
+        let Begun { plan, shared, variant, submitted, fingerprint, stopped } = begun;
+        let submitted = if submitted == Time::NEVER { self.transport.inner.now() } else { submitted };
         let ticket = self.ticket();
         let deadline = submitted.after(operation.timeout());
         let queued = Queued { ticket, operation, plan, shared, variant, submitted, deadline };
         self.begin(queued, fingerprint, None);
         match stopped.map(|trouble| self.notice_trouble(trouble)) {
-            Some(Progress::Done(_, result)) => Quick::Failed(result),
-            _ => Quick::UnderWay(ticket),
+            Some(Progress::Done(_, result)) => Err(result),
+            _ => Ok(ticket),
         }
     }
 
     /// Where an operation's operands are in the segment, where both are in shared tensors, and the plan for that case.
-    pub(super) fn shared(&mut self, plan: &Compiled, operation: &Operation) -> Result<Shared> {
+    #[inline]
+    pub(super) fn shared(&mut self, operation: &Operation) -> Result<Shared> {
         let request = operation.request();
-        let in_line = plan.program.as_ref().is_none_or(Program::is_in_line);
+        // Of little every rank has shown all before it could have said where it is.
+        let little = HostMemory::goes_in_line(Table::agreed_bytes(request));
+        let messages = operation.schedule().algorithm.needs() == Reach::Messages;
         // Where there is a root, not everybody has both an input and an output.
-        if in_line || operation.pieces().is_some() || request.collective.is_rooted() {
+        if little || messages || operation.pieces().is_some() || request.collective.is_rooted() {
             return Ok((None, None));
         }
         let Some(memory) = self.transport.inner.host_memory() else { return Ok((None, None)) };
@@ -182,33 +207,13 @@ impl<T: Transport> Planned<T> {
         let Some(algorithm) = Algorithm::for_tensors(request) else { return Ok((None, None)) };
         let schedule = Schedule { algorithm, slice: algorithm.own_slice(request).unwrap_or(usize::MAX) };
         let variant = self.plans.get(request, schedule, &self.transport.meter)?;
-        Ok((Some((input, output)), Some(variant)))
+        Ok((Some((input, output)), Some(Arc::clone(variant))))
     }
 
     /// Takes a collective into the history.
-    #[inline]
     pub(super) fn remember(&mut self, fingerprint: &Fingerprint) {
         self.history = fingerprint.history_after();
-        let place = fingerprint.sequence as usize % REMEMBERED;
-        match self.recent.get_mut(place) {
-            Some(recent) => *recent = *fingerprint,
-            None => self.recent.resize(place + 1, *fingerprint),
-        }
-    }
-
-    fn end_quickly(&mut self, operation: &Operation, submitted: Time, program: &Program) {
-        let request = operation.request();
-        let meter = &self.transport.meter;
-        let bytes = request.bytes(self.transport.inner.rank()) as u64;
-        let time = match submitted {
-            Time::NEVER => Duration::ZERO,
-            submitted => {
-                let time = self.transport.inner.now().since(submitted);
-                if program.is_in_line() { time * TIMED } else { time }
-            }
-        };
-        meter.ended(request.collective, bytes, time, true);
-        meter.scratch_bytes.set((self.state.held() + self.direct.held()) as u64);
+        remember(&mut self.recent, fingerprint);
     }
 
     /// Counts what the running operation, which is over, has moved in shared memory.
@@ -258,11 +263,21 @@ impl<T: Transport> Planned<T> {
 /// What has become of an operation that was tried at once.
 pub(super) enum Quick {
     /// It has not begun.
-    No(Operation),
+    No,
     Over,
-    Failed(Result<()>),
-    /// It runs, and is to be driven further.
-    UnderWay(super::Ticket),
+    /// It has to wait for long, or has failed.
+    Begun(Begun),
+}
+
+/// An operation that has begun.
+pub(super) struct Begun {
+    plan: Arc<Compiled>,
+    shared: Option<(u64, u64)>,
+    variant: Option<Arc<Compiled>>,
+    /// Where somebody looked at the clock.
+    submitted: Time,
+    fingerprint: Fingerprint,
+    stopped: Option<Trouble>,
 }
 
 /// Where operands are in the segment, and the plan for operands that are.
@@ -273,6 +288,16 @@ impl Queued {
     pub(super) fn programs(&self) -> Option<Programs<'_>> {
         let shared = self.variant.as_ref().and_then(|variant| variant.program.as_ref());
         Some(Programs { base: self.plan.program.as_ref()?, shared })
+    }
+}
+
+/// Keeps a collective, to be compared with what others post.
+#[inline]
+fn remember(recent: &mut Vec<Fingerprint>, fingerprint: &Fingerprint) {
+    let place = fingerprint.sequence as usize % REMEMBERED;
+    match recent.get_mut(place) {
+        Some(recent) => *recent = *fingerprint,
+        None => recent.resize(place + 1, *fingerprint),
     }
 }
 

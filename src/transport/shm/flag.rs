@@ -69,34 +69,21 @@ pub(super) fn is_of(flag: &AtomicU64, stamp: Stamp) -> bool {
 /// taken for one that is ahead.
 pub(super) const RENEWED: u64 = 1 << (EPOCH - 4);
 
-/// A line of memory that carries a payload and its stamp together: seven words and the stamp.
-pub(super) type Line = [AtomicU64; 8];
-
-/// The bytes of payload of a line.
-pub(super) const LINE: usize = 56;
-
 fn tag(stamp: Stamp) -> u64 {
     u64::from(stamp.hash) << 32 | stamp.epoch & 0xffff_ffff
 }
 
-/// Writes a line, of which `words` words matter.
+/// Says that the slot which this word is in front of holds what its owner shows in an operation.
 #[inline]
-pub(super) fn show(line: &Line, stamp: Stamp, payload: &[u64; 7], words: usize) {
-    for (word, value) in line.iter().zip(payload).take(words) {
-        word.store(*value, Ordering::Relaxed);
-    }
-    line[7].store(tag(stamp), Ordering::Release);
+pub(super) fn show(word: &AtomicU64, stamp: Stamp) {
+    word.store(tag(stamp), Ordering::Release);
 }
 
-/// Reads a line, of which `words` words matter.
+/// Whether the slot which this word is in front of holds what its owner shows in an operation.
 #[inline]
-pub(super) fn look(line: &Line, stamp: Stamp, payload: &mut [u64; 7], words: usize) -> Seen {
-    let word = line[7].load(Ordering::Acquire);
-    let mine = tag(stamp);
+pub(super) fn shown(word: &AtomicU64, stamp: Stamp) -> Seen {
+    let (word, mine) = (word.load(Ordering::Acquire), tag(stamp));
     if word == mine {
-        for (value, word) in payload.iter_mut().zip(line).take(words) {
-            *value = word.load(Ordering::Relaxed);
-        }
         Seen::There
     } else if word as u32 == mine as u32 {
         Seen::Other

@@ -1,10 +1,10 @@
-//! Operations of two ranks in each other's sight, several in a row, with nothing between them: through slots, which flags
-//! tell of, and in lines; and boards.
+//! Operations of two ranks in each other's sight, several in a row, with nothing between them: through slots that flags
+//! tell of, and through slots in line; and boards.
 //!
 //! The words are the library's. When what is written twice may be written again is said by the executor, which needs more
 //! than there is here: [`Play::go`] keeps to the same rule.
 
-use super::flag::{self, Line, Seen, Stamp};
+use super::flag::{self, Seen, Stamp};
 use super::sync::{self, AtomicU64, Ordering};
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
@@ -31,17 +31,16 @@ struct Seat {
     flag: AtomicU64,
     /// loom's cells fail where one thread writes while another reads, or where nothing orders the two.
     slots: [UnsafeCell<u64>; 2],
-    lines: [Line; 2],
+    stamps: [AtomicU64; 2],
 }
 
 impl Seat {
     fn new() -> Seat {
-        let line = || std::array::from_fn(|_| AtomicU64::new(0));
         Seat {
             done: AtomicU64::new(0),
             flag: AtomicU64::new(0),
             slots: [UnsafeCell::new(0), UnsafeCell::new(0)],
-            lines: [line(), line()],
+            stamps: [AtomicU64::new(0), AtomicU64::new(0)],
         }
     }
 }
@@ -150,15 +149,15 @@ impl Play {
 
     fn show(&self, seat: &Seat, stamp: Stamp, value: u64) {
         let place = self.place(stamp);
-        if self.form == Form::Lines {
-            return flag::show(&seat.lines[place], stamp, &[value, value, 0, 0, 0, 0, 0], 2);
-        }
         // SAFETY: nobody looks at it any more, by the guard; loom checks that.
         let write = || seat.slots[place].with_mut(|slot| unsafe { *slot = value });
         if self.data_first {
             write();
         }
-        seat.flag.store(flag::raised(stamp, 1), Ordering::Release);
+        match self.form {
+            Form::Slots => seat.flag.store(flag::raised(stamp, 1), Ordering::Release),
+            Form::Lines => flag::show(&seat.stamps[place], stamp),
+        }
         if !self.data_first {
             write();
         }
@@ -166,24 +165,16 @@ impl Play {
 
     fn take(&self, seat: &Seat, stamp: Stamp) -> Option<u64> {
         let place = self.place(stamp);
-        let mut payload = [0; 7];
         let there = self.wait(|| {
             let seen = match self.form {
                 Form::Slots => flag::seen(&seat.flag, stamp, 1),
-                Form::Lines => flag::look(&seat.lines[place], stamp, &mut payload, 2),
+                Form::Lines => flag::shown(&seat.stamps[place], stamp),
             };
             assert_ne!(seen, Seen::Other, "the ranks agree");
             seen == Seen::There
         });
-        let value = || match self.form {
-            // SAFETY: it was told of; loom checks that nobody writes it.
-            Form::Slots => seat.slots[place].with(|slot| unsafe { *slot }),
-            Form::Lines => {
-                assert_eq!(payload[0], payload[1], "half of what is read is not of epoch {}", stamp.epoch);
-                payload[0]
-            }
-        };
-        there.then(value)
+        // SAFETY: it was told of; loom checks that nobody writes it.
+        there.then(|| seat.slots[place].with(|slot| unsafe { *slot }))
     }
 }
 
