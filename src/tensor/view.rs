@@ -67,6 +67,7 @@ impl Layout {
         Ok(Layout { dtype, shape, strides: strides.map(<[isize]>::to_vec), device, count })
     }
 
+    #[inline]
     fn flat(dtype: DType, count: usize) -> Self {
         Layout { dtype, shape: Shape::Flat([count]), strides: None, device: Device::Host, count }
     }
@@ -194,6 +195,15 @@ impl<'a> TensorRef<'a> {
         Ok(TensorRef { pointer, layout: Layout::new(dtype, shape, strides, device)?, memory: PhantomData })
     }
 
+    /// A dense view of one dimension of host memory that somebody else describes. It checks nothing and allocates nothing.
+    ///
+    /// # Safety
+    /// As [`from_raw`](Self::from_raw), and the elements are at most `isize::MAX` bytes.
+    #[inline]
+    pub unsafe fn from_raw_slice(pointer: *const u8, dtype: DType, count: usize) -> Self {
+        TensorRef { pointer, layout: Layout::flat(dtype, count), memory: PhantomData }
+    }
+
     accessors!();
 
     /// Nothing, of this type.
@@ -238,6 +248,15 @@ impl<'a> TensorMut<'a> {
         device: Device,
     ) -> Result<Self> {
         Ok(TensorMut { pointer, layout: Layout::new(dtype, shape, strides, device)?, memory: PhantomData })
+    }
+
+    /// A dense view of one dimension of host memory that somebody else describes. It checks nothing and allocates nothing.
+    ///
+    /// # Safety
+    /// As [`from_raw`](Self::from_raw), and the elements are at most `isize::MAX` bytes.
+    #[inline]
+    pub unsafe fn from_raw_slice(pointer: *mut u8, dtype: DType, count: usize) -> Self {
+        TensorMut { pointer, layout: Layout::flat(dtype, count), memory: PhantomData }
     }
 
     accessors!();

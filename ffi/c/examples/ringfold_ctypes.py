@@ -1,12 +1,13 @@
 """A binding in an afternoon: ringfold by ctypes, for anything that has the buffer protocol.
 
-    RINGFOLD_LIBRARY=/usr/local/lib/libringfold.so ringfold run -n 2 -- python3 ringfold_ctypes.py
+    LIBRINGFOLD=/usr/local/lib/libringfold.so ringfold run -n 2 -- python3 ringfold_ctypes.py
 """
 import array
 import ctypes as c
 import os
+from struct import calcsize
 
-lib = c.CDLL(os.environ.get("RINGFOLD_LIBRARY", "libringfold.so"))
+lib = c.CDLL(os.environ.get("LIBRINGFOLD", "libringfold.so"))
 
 
 class DType(c.Structure):
@@ -26,8 +27,8 @@ class Error(Exception):
 
 
 SUM, PROD, MIN, MAX, MEAN = range(1, 6)
-TYPES = {"b": DType(0, 8, 1), "h": DType(0, 16, 1), "i": DType(0, 32, 1), "q": DType(0, 64, 1), "B": DType(1, 8, 1),
-         "H": DType(1, 16, 1), "I": DType(1, 32, 1), "Q": DType(1, 64, 1), "f": DType(2, 32, 1), "d": DType(2, 64, 1)}
+TYPES = {letter: DType(code, 8 * calcsize(letter), 1)
+         for code, letters in enumerate(["bhiq", "BHIQ", "fd"]) for letter in letters}
 lib.rf_comm_rank.restype = lib.rf_comm_size.restype = c.c_int64
 lib.rf_comm_rank.argtypes = lib.rf_comm_size.argtypes = lib.rf_comm_release.argtypes = [c.c_void_p]
 

@@ -10,8 +10,7 @@ use crate::prepared::rf_prepared;
 use crate::reduction::dtype;
 use crate::request::rf_request;
 use crate::types::{rf_dtype, rf_op};
-use core::tensor::{Device, TensorMut};
-use core::{Call, DType, Lent, LentMany, Nothing, Tensors};
+use core::{Call, Lent, LentMany, Nothing};
 use std::ffi::c_void;
 
 /// What all operations begin with.
@@ -52,17 +51,17 @@ impl<'a> Begun<'a> {
     /// the options say.
     #[inline]
     unsafe fn carry_out(self, call: &Call<'_>, operands: Operands, need: Need) -> Result<()> {
-        // SAFETY: the caller's promise.
-        let tensors = unsafe { operands.tensors(need) }?;
+        let laid = operands.laid(need)?;
         match self.how.way {
-            Way::Now => self.comm.group().call(|comm| {
+            // SAFETY: the caller's promise.
+            Way::Now => self.comm.group().call(|comm| unsafe {
                 Ok(match self.how.options {
-                    None => comm.call(call, tensors),
-                    Some(options) => comm.with(options).call(call, tensors),
+                    None => comm.call(call, laid.tensors()),
+                    Some(options) => comm.with(options).call(call, laid.tensors()),
                 }?)
             }),
             // SAFETY: the caller leaves the memory to it, says the description of the options.
-            _ => self.hand_out(call, Some(unsafe { Lent::new(tensors) })),
+            _ => self.hand_out(call, Some(unsafe { Lent::new(laid.tensors()) })),
         }
     }
 
@@ -637,14 +636,12 @@ pub unsafe extern "C" fn rf_all_reduce_batch(
         for one in given {
             let dtype = dtype(one.dtype)?;
             let operands = Operands { input: one.data, output: one.data, dtype };
-            // SAFETY: as above.
-            match unsafe { operands.tensors(Need::same(one.count as usize)) }? {
-                Tensors::InPlace(tensor) => {
-                    ranges.push((one.data.addr(), one.data.addr() + one.count as usize * dtype.size()));
-                    list.push(tensor);
-                }
-                Tensors::Apart(..) => list.push(empty(dtype)?),
+            let laid = operands.laid(Need::same(one.count as usize))?;
+            if laid.is_in_place() {
+                ranges.push((one.data.addr(), one.data.addr() + one.count as usize * dtype.size()));
             }
+            // SAFETY: as above; where it is not in place, it has no elements.
+            list.push(unsafe { laid.output() });
         }
         ranges.sort_unstable();
         if ranges.windows(2).any(|pair| pair[1].0 < pair[0].1) {
@@ -668,11 +665,4 @@ pub unsafe extern "C" fn rf_all_reduce_batch(
             Way::Prepared(_) => Err(Fault::unsupported("a batch that is prepared; to do: start it")),
         }
     })
-}
-
-/// A tensor of no elements.
-fn empty<'a>(dtype: DType) -> Result<TensorMut<'a>> {
-    let nowhere = std::ptr::NonNull::<u64>::dangling().as_ptr().cast();
-    // SAFETY: nothing lies there.
-    Ok(unsafe { TensorMut::from_raw(nowhere, dtype, &[0], None, Device::Host) }?)
 }

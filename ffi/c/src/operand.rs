@@ -2,7 +2,7 @@
 
 use crate::error::{Fault, Result};
 use crate::handle::missing;
-use core::tensor::{Device, TensorMut, TensorRef};
+use core::tensor::{TensorMut, TensorRef};
 use core::{DType, Tensors};
 use std::ffi::c_void;
 use std::ptr::NonNull;
@@ -41,18 +41,26 @@ impl Need {
     }
 }
 
+/// Memory that has been looked at: what can be known of it without looking into it is right.
+#[derive(Clone, Copy)]
+pub(crate) struct Laid {
+    /// None where input and output are one tensor.
+    input: Option<(*const u8, usize)>,
+    output: (*mut u8, usize),
+    dtype: DType,
+}
+
 impl Operands {
-    /// The tensors of a call.
+    /// Looks at the memory of a call.
     ///
-    /// # Safety
-    /// Each has as many elements as are needed, which are initialised, and which nobody else writes, or reads where they are
-    /// written, as long as `'a` lives. They need not be aligned.
+    /// # Errors
+    /// RF_INVALID_ARGUMENT where something is missing, overlaps or cannot be so large.
     #[inline]
-    pub(crate) unsafe fn tensors<'a>(self, need: Need) -> Result<Tensors<'a>> {
+    pub(crate) fn laid(self, need: Need) -> Result<Laid> {
         let Operands { input, output, dtype } = self;
         let bytes = |count: usize| {
             let bytes = count.checked_mul(dtype.size()).filter(|&bytes| bytes <= isize::MAX as usize);
-            bytes.ok_or_else(|| Fault::invalid(format!("{count} elements of {dtype} do not fit in memory")))
+            bytes.ok_or_else(|| too_large(count, dtype))
         };
         let (input_bytes, output_bytes) = (bytes(need.input)?, bytes(need.output)?);
         if input.is_null() && input_bytes > 0 {
@@ -66,10 +74,7 @@ impl Operands {
             let (input_at, output_at) = (need.input_at * dtype.size(), need.output_at * dtype.size());
             if from.wrapping_sub(input_at) == to.wrapping_sub(output_at) {
                 let base = output.wrapping_byte_sub(output_at).cast::<u8>();
-                let count = need.input.max(need.output);
-                // SAFETY: the larger of the two begins there, and holds the smaller; the rest is the caller's promise.
-                let tensor = unsafe { TensorMut::from_raw(base, dtype, &[count], None, Device::Host) }?;
-                return Ok(Tensors::InPlace(tensor));
+                return Ok(Laid { input: None, output: (base, need.input.max(need.output)), dtype });
             }
             if from < to.saturating_add(output_bytes) && to < from.saturating_add(input_bytes) {
                 return Err(overlap(need));
@@ -78,14 +83,48 @@ impl Operands {
         let nothing = NonNull::<u64>::dangling().as_ptr();
         let input = if input_bytes == 0 { nothing.cast_const().cast() } else { input.cast::<u8>() };
         let output = if output_bytes == 0 { nothing.cast() } else { output.cast::<u8>() };
-        // SAFETY: the caller's promises, and the two lie apart.
+        Ok(Laid { input: Some((input, need.input)), output: (output, need.output), dtype })
+    }
+}
+
+impl Laid {
+    /// Whether there is one tensor, and not one for each.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.input.is_none()
+    }
+
+    /// The tensors. They are large, and best made where they are used.
+    ///
+    /// # Safety
+    /// The operands have as many elements as were needed, which are initialised, and which nobody else writes, or reads where
+    /// they are written, as long as `'a` lives. They need not be aligned.
+    #[inline(always)]
+    pub(crate) unsafe fn tensors<'a>(self) -> Tensors<'a> {
+        // SAFETY: the caller's promise; in place, the larger of the two begins there and holds the smaller, else they lie apart.
         unsafe {
-            Ok(Tensors::Apart(
-                TensorRef::from_raw(input, dtype, &[need.input], None, Device::Host)?,
-                TensorMut::from_raw(output, dtype, &[need.output], None, Device::Host)?,
-            ))
+            match self.input {
+                None => Tensors::InPlace(self.output()),
+                Some((input, count)) => {
+                    Tensors::Apart(TensorRef::from_raw_slice(input, self.dtype, count), self.output())
+                }
+            }
         }
     }
+
+    /// The output, or the one tensor.
+    ///
+    /// # Safety
+    /// As [`tensors`](Laid::tensors).
+    #[inline(always)]
+    pub(crate) unsafe fn output<'a>(self) -> TensorMut<'a> {
+        // SAFETY: handed on to the caller.
+        unsafe { TensorMut::from_raw_slice(self.output.0, self.dtype, self.output.1) }
+    }
+}
+
+#[cold]
+fn too_large(count: usize, dtype: DType) -> Fault {
+    Fault::invalid(format!("{count} elements of {dtype} do not fit in memory"))
 }
 
 #[cold]

@@ -98,6 +98,20 @@ fn a_forked_process_gets_errors_and_its_parent_is_sound() {
 }
 
 #[test]
+fn groups_form_as_programs_say() {
+    let room = room("configured");
+    let program = compile(&program("configured.c"), C99, &[], &room);
+    let mut command = std::process::Command::new(&program);
+    // None of this is asked.
+    command
+        .arg(&room)
+        .env("RINGFOLD_RANK", "9")
+        .env("RINGFOLD_WORLD_SIZE", "3")
+        .env("RINGFOLD_STORE", "nowhere:1");
+    assert_eq!(support::succeed(&mut command), "as the program says\n");
+}
+
+#[test]
 fn each_communicator_has_a_log_of_its_own() {
     let room = room("logged");
     let program = compile(&program("logged.c"), C99, &[], &room);
@@ -121,8 +135,7 @@ fn a_binding_of_sixty_lines_works() {
     let script = here().join("examples/ringfold_ctypes.py");
     let library = support::library().join("libringfold.so");
     for ranks in [1, 2, 4] {
-        let said =
-            run(&script, ranks, &room, &["python3"], &[("RINGFOLD_LIBRARY", library.to_str().unwrap())]);
+        let said = run(&script, ranks, &room, &["python3"], &[("LIBRINGFOLD", library.to_str().unwrap())]);
         for (rank, said) in said.iter().enumerate() {
             let mean = (ranks as f64 + 1.0) / 2.0;
             let told = format!(
@@ -141,6 +154,8 @@ fn the_address_sanitizer_finds_nothing() {
         (program("bad_input.c"), 1),
         (program("threads.c"), 1),
         (program("logged.c"), 1),
+        (example("all_reduce.c"), 2),
+        (example("errors.c"), 2),
         (example("started.c"), 2),
         (example("shared.c"), 2),
     ] {
@@ -174,6 +189,8 @@ fn valgrind_finds_nothing() {
     check(&program("operations.c"), 1);
     check(&program("bad_input.c"), 1);
     check(&program("threads.c"), 1);
+    check(&example("all_reduce.c"), 2);
+    check(&example("errors.c"), 2);
     check(&example("started.c"), 2);
     check(&example("shared.c"), 2);
 }

@@ -193,8 +193,11 @@ impl<T: Transport> Planned<T> {
         // Of little every rank has shown all before it could have said where it is.
         let little = HostMemory::goes_in_line(Table::agreed_bytes(request));
         let messages = operation.schedule().algorithm.needs() == Reach::Messages;
-        // Where there is a root, not everybody has both an input and an output.
-        if little || messages || operation.pieces().is_some() || request.collective.is_rooted() {
+        // Where there is a root, not everybody has both an input and an output; and who exchanges blocks in place would have to
+        // copy all of them first, for which slots are quicker (16 MiB: 1.2 ms, instead of 2.5).
+        let exchanged = request.in_place && request.collective == Collective::AllToAll;
+        let rooted = request.collective.is_rooted();
+        if little || messages || operation.pieces().is_some() || rooted || exchanged {
             return Ok((None, None));
         }
         let Some(memory) = self.transport.inner.host_memory() else { return Ok((None, None)) };
