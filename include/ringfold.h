@@ -41,8 +41,8 @@
 
 /**
  * One rank's membership in a group. Used by one thread at a time: a call that finds another thread in one returns
- * RF_CONCURRENT and has not happened. Only rf_comm_abort, rf_comm_failure and the functions that ask for numbers and names may
- * be called at any time.
+ * RF_CONCURRENT and has not happened. Only rf_comm_abort, rf_comm_failure, rf_comm_counters and the functions that ask for
+ * numbers and names may be called at any time, by any thread.
  */
 typedef struct rf_comm rf_comm;
 
@@ -156,7 +156,7 @@ typedef int32_t rf_level;
 typedef void (*rf_log_fn)(void *context, rf_level level, const char *target, const char *text);
 
 /**
- * Is told that a context is not used any more.
+ * Is told that a context is not used any more. On any thread; not to block, and not to call this library.
  */
 typedef void (*rf_destroy_fn)(void *context);
 
@@ -215,7 +215,7 @@ typedef struct {
     void *log_context;
     /**
      * Told when `log` is not called any more: after the communicator, those split from it and their threads have ended, or when
-     * no communicator came of it. On any thread. NULL: nobody is told.
+     * no communicator came of it, unless `size` is wrong. NULL: nobody is told.
      */
     rf_destroy_fn log_destroy;
 } rf_config;
@@ -224,6 +224,14 @@ typedef struct {
  * A key of the configuration. The texts live for ever.
  */
 typedef struct {
+    /**
+     * sizeof(rf_key_info), set by the caller (RF_KEY_INIT).
+     */
+    uint32_t size;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
     /**
      * Its name in settings and in a file.
      */
@@ -464,7 +472,7 @@ typedef struct {
 /**
  * Is told that an operation is complete, by what status and with what error, which lives until it returns. Called once, on a
  * thread of the library, or on the caller's where the operation is complete already. Not to block, and to call nothing of this
- * library but rf_request_descriptor, rf_request_test and rf_comm_abort: every operation of the process waits for it.
+ * library but rf_request_test, rf_request_release and rf_comm_abort: every operation of the process waits for it.
  */
 typedef void (*rf_complete_fn)(void *context, rf_status status, const rf_error *error);
 
@@ -751,7 +759,7 @@ extern "C" {
 
 /**
  * The version of the library: 10000 * major + 100 * minor + patch. A program that was built with a header of the same major
- * version, and a minor version that is not larger, works with it.
+ * version, and a minor version that is not larger, works with it; below 1.0.0 one of the same minor version.
  */
 uint32_t rf_version(void);
 
@@ -792,11 +800,11 @@ void rf_error_init(rf_error *error);
 void rf_config_init(rf_config *config);
 
 /**
- * What a configuration comes to for a key, as text, "" where nothing is set: as much as there is room for, and a zero. `*needed`,
+ * What a configuration comes to for a key, as text, "" where nothing is set: as much as there is room for, and a zero. `*length`,
  * where that is not NULL, becomes how many bytes the whole takes with its zero.
  *
  * What the caller sees to:
- * `config` is NULL or initialised; `key` ends with a zero; `room` is NULL or has room for `capacity` bytes; `needed` is NULL or
+ * `config` is NULL or initialised; `key` ends with a zero; `room` is NULL or has room for `capacity` bytes; `length` is NULL or
  * can be written; `error` is NULL or an initialised rf_error.
  */
 rf_status rf_config_show(const rf_config *config,
@@ -810,7 +818,7 @@ rf_status rf_config_show(const rf_config *config,
  * The keys by their number, from 0: fills in `*info` and returns RF_OK, or RF_INVALID_ARGUMENT behind the last.
  *
  * What the caller sees to:
- * `info` can be written.
+ * `info` can be written and has its size set.
  */
 rf_status rf_key(uint64_t index, rf_key_info *info);
 
@@ -959,8 +967,8 @@ rf_status rf_comm_abort(const rf_comm *comm,
                         const char *reason);
 
 /**
- * The first cause of the group's failure, from any thread: RF_OK where there is none that this rank knows of, else what calls
- * return from now on. Does not block.
+ * The first cause of the group's failure, from any thread: RF_OK where there is none that this rank knows of, else the status that
+ * calls return from now on, and why. Does not block.
  *
  * What the caller sees to:
  * `comm` is a communicator that is not released meanwhile; `error` is NULL or an initialised rf_error.
@@ -969,15 +977,12 @@ rf_status rf_comm_failure(const rf_comm *comm,
                           rf_error *error);
 
 /**
- * The table by which algorithms are chosen, as text: as much as there is room for, and a zero. Returns how many bytes the whole
- * needs with its zero; 0 where another thread is in a call.
+ * The table by which algorithms are chosen, as text; NULL for NULL. Lives as long as the communicator.
  *
  * What the caller sees to:
- * `comm` is NULL or a communicator; `room` is NULL or has room for `capacity` bytes.
+ * `comm` is NULL or a communicator.
  */
-uint64_t rf_comm_table(rf_comm *comm,
-                       char *room,
-                       uint64_t capacity);
+const char *rf_comm_table(const rf_comm *comm);
 
 /**
  * Fills in what the communicator has counted.
@@ -1311,8 +1316,8 @@ rf_status rf_request_descriptor(rf_request *request,
                                 rf_error *error);
 
 /**
- * Has a function told when the operation is complete; at once, on this thread, where it is already. One function a request. Also
- * told where the request is released before. `destroy`, where it is not NULL, is called behind it.
+ * Has a function told when the operation is complete; at once, on this thread, where it is already. One function at a time. Also
+ * told where the request is released before. `destroy`, where it is not NULL, is called behind it, and where this call fails.
  *
  * What the caller sees to:
  * As rf_request_test; `complete` can be called with `context` on any thread.
@@ -1370,7 +1375,7 @@ rf_status rf_prepared_wait(rf_prepared *prepared,
 void rf_prepared_release(rf_prepared *prepared);
 
 /**
- * Zeroed memory of so many bytes that the other ranks of the host can see, page-aligned; ordinary memory where the group shares
+ * Zeroed memory of so many bytes that the other ranks of the host can see, page-aligned unless there are none; ordinary memory where the group shares
  * none (rf_memory_is_shared). `*data` and `*out` are written on success only. Asked for too much, it is refused and nobody is
  * killed.
  *
@@ -1454,6 +1459,7 @@ void rf_reduction_release(rf_reduction *reduction);
 #define RF_EXCHANGE_INIT RF_STRUCT_(rf_exchange, (uint32_t)sizeof(rf_exchange), 0, -1, -1, 0, 0, 0)
 #define RF_REDUCTION_INIT \
     RF_STRUCT_(rf_reduction_config, (uint32_t)sizeof(rf_reduction_config), 0, 0, {0, 0, 0}, 0, 0, 0, 0, 0)
+#define RF_KEY_INIT RF_STRUCT_(rf_key_info, (uint32_t)sizeof(rf_key_info), 0, 0, 0, 0, 0)
 #define RF_COUNTERS_INIT RF_STRUCT_(rf_counters, (uint32_t)sizeof(rf_counters), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 /* The element types. */

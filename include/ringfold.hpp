@@ -104,7 +104,9 @@ public:
     // `output` has room for what all ranks put in.
     template <class In, class Out>
     void all_gather(const In &input, Out &output, const rf_options *options = nullptr) {
-        static_assert(std::is_same_v<rf_dtype, decltype(of(input))>);
+        static_assert(std::is_same_v<std::remove_cv_t<std::remove_reference_t<decltype(*input.data())>>,
+                                     std::remove_reference_t<decltype(*output.data())>>,
+                      "input and output have different element types");
         if (output.size() != input.size() * std::size_t(size()))
             throw std::invalid_argument("all_gather: the output has not room for the inputs of all ranks");
         detail::check([&](rf_error *error) {

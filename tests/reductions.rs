@@ -236,3 +236,26 @@ fn what_a_reduction_captures_is_let_go_of_with_the_call() {
         });
     }
 }
+
+#[test]
+fn counts_of_wide_values_are_elements_like_all_counts() {
+    let largest = ReduceOp::custom_bytes("largest word", 4, true, |a, b, into| {
+        let word = |bytes: &[u8]| u32::from_ne_bytes(bytes.try_into().unwrap());
+        into.copy_from_slice(&word(a).max(word(b)).to_ne_bytes());
+    })
+    .unwrap();
+    let counts = [4, 0, 8];
+    on(Communicator::local(3), |comm| {
+        let rank = comm.rank();
+        let words = [rank as u32, 7 - rank as u32, 10 * rank as u32];
+        let input: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let mut output = vec![0u8; counts[rank]];
+        comm.reduce_scatter_v(&input, &mut output, &counts, &largest).unwrap();
+        let expected: Vec<u8> = [2u32, 7, 20].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let at: usize = counts[..rank].iter().sum();
+        assert_eq!(output, expected[at..at + counts[rank]]);
+        let odd = comm.reduce_scatter_v(&input, &mut output, &[5, 0, 7], &largest).unwrap_err();
+        assert_eq!(odd.kind(), ErrorKind::InvalidArgument);
+        assert!(odd.to_string().contains("no whole values"), "{odd}");
+    });
+}

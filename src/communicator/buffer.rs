@@ -140,8 +140,8 @@ impl Lent {
     ///
     /// # Safety
     /// Until the operation that gets it is complete, or for as long as it is prepared, the memory is where it is, and nobody
-    /// else reads what is written or writes what is read. Where the operation's handle is dropped, it may go on until
-    /// the communicator's end; and after the communicator's failure until that is dropped.
+    /// else reads what is written or writes what is read. Where the operation's handle is dropped, nobody tells when that
+    /// is.
     pub unsafe fn new(tensors: Tensors<'_>) -> Self {
         // SAFETY: only the lifetime changes, and the caller promises one that is long enough.
         Lent(unsafe { std::mem::transmute::<Tensors<'_>, Tensors<'static>>(tensors) })

@@ -161,17 +161,24 @@ impl Call<'_> {
         if let Some(custom) = self.custom() {
             (input, output) = (values(custom, dtype, input)?, values(custom, dtype, output)?);
         }
+        let custom = self.custom();
         let mut blocks = |counts: &BlockCounts<'_>, whole: bool, len: usize| {
-            Ok(match counts {
-                Some(counts) => Counts::PerRank(lists.shared(counts)),
-                None if whole && !len.is_multiple_of(world) => {
+            Ok(match (counts, custom) {
+                // Counts are elements; the request's are values.
+                (Some(counts), Some(custom)) => {
+                    let counts: Result<Vec<usize>> =
+                        counts.iter().map(|&count| values(custom, dtype, count)).collect();
+                    Counts::PerRank(lists.shared(&counts?))
+                }
+                (Some(counts), None) => Counts::PerRank(lists.shared(counts)),
+                (None, _) if whole && !len.is_multiple_of(world) => {
                     let text = format!("{len} elements are no {world} blocks of one length");
                     return Err(Error::invalid(text).remedy(format!(
                         "pass a multiple of {world} elements, or {collective}_v with one count a rank"
                     )));
                 }
-                None if whole => Counts::Same(len / world),
-                None => Counts::Same(len),
+                (None, _) if whole => Counts::Same(len / world),
+                (None, _) => Counts::Same(len),
             })
         };
         let (root, counts) = match self {
@@ -222,8 +229,8 @@ fn values(custom: &CustomOp, dtype: DType, elements: usize) -> Result<usize> {
     if elements.is_multiple_of(width) {
         return Ok(elements / width);
     }
-    Err(Error::invalid(format!("{elements} bytes are no whole values of {width} bytes of {name:?}"))
-        .remedy("pass a tensor whose length is a multiple of the values' width"))
+    Err(Error::invalid(format!("{elements} elements are no whole values of {width} elements of {name:?}"))
+        .remedy("pass tensors and counts that are multiples of the values' width"))
 }
 
 /// Verbs as data.

@@ -46,7 +46,7 @@ pub use shared::{Registered, SharedTensor};
 pub use tensors::Tensors;
 
 use crate::collective::Request;
-use crate::error::{Cause, Result};
+use crate::error::{Cause, Error, Result};
 use crate::plan::Schedule;
 use crate::plan::select::Table;
 use completion::Completions;
@@ -163,6 +163,11 @@ impl Communicator {
         self.abort.failure().or_else(|| self.line.failure())
     }
 
+    /// [`failure`](Communicator::failure) as an error, with this rank and the culprit's host.
+    pub fn failure_error(&self) -> Option<Error> {
+        self.failure().map(|cause| self.line.complete(cause.error(self.line.rank)))
+    }
+
     /// The same verbs with options that hold for the calls made through it.
     ///
     /// ```
@@ -179,6 +184,14 @@ impl Communicator {
 }
 
 impl Communicator {
+    /// Fails in a process that was forked off the one that is a rank of the group. Every call that needs the group does.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported).
+    pub fn check_process(&self) -> Result<()> {
+        self.check_origin()
+    }
+
     #[inline]
     fn check_origin(&self) -> Result<()> {
         self.progress.check_origin().map_err(|error| self.line.complete(error))

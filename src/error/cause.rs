@@ -132,9 +132,13 @@ impl Cause {
 
     /// The error that a rank returns for this cause.
     pub fn to_error(&self, rank: usize, collective: &'static str, sequence: u64) -> Error {
+        self.error(rank).during(collective, sequence)
+    }
+
+    /// The same of no call.
+    pub(crate) fn error(&self, rank: usize) -> Error {
         let error = Error::new(self.kind.error_kind(), self.detail.clone())
             .at_rank(rank)
-            .during(collective, sequence)
             .in_generation(self.generation)
             .remedy(self.kind.what_to_do());
         if self.culprit == Cause::STORE { error } else { error.blame(self.culprit) }

@@ -11,6 +11,7 @@
 #define RF_EXCHANGE_INIT RF_STRUCT_(rf_exchange, (uint32_t)sizeof(rf_exchange), 0, -1, -1, 0, 0, 0)
 #define RF_REDUCTION_INIT \
     RF_STRUCT_(rf_reduction_config, (uint32_t)sizeof(rf_reduction_config), 0, 0, {0, 0, 0}, 0, 0, 0, 0, 0)
+#define RF_KEY_INIT RF_STRUCT_(rf_key_info, (uint32_t)sizeof(rf_key_info), 0, 0, 0, 0, 0)
 #define RF_COUNTERS_INIT RF_STRUCT_(rf_counters, (uint32_t)sizeof(rf_counters), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 /* The element types. */

@@ -2,47 +2,66 @@
 
 use crate::comm::rf_comm;
 use crate::error::{Fault, Result, rf_error, rf_status};
-use crate::guard::guarded;
+use crate::guard::{guarded, reserved};
 use crate::handle::{Handle, missing};
-use crate::operand::{Need, Operands, blocks, counts, sum};
+use crate::operand::{Laid, Need, Operands, blocks, counts, sum};
 use crate::options::{How, Way, rf_options};
 use crate::prepared::rf_prepared;
 use crate::reduction::dtype;
 use crate::request::rf_request;
-use crate::types::{rf_dtype, rf_op};
-use core::{Call, Lent, LentMany, Nothing};
+use crate::types::{named_op, rf_dtype, rf_op};
+use core::reduce::Reduction;
+use core::{Call, Lent, LentMany, Nothing, Options};
 use std::ffi::c_void;
 
-/// What all operations begin with.
+/// What all operations begin with. Small: where nothing is said of a call, nothing more is carried along.
+#[derive(Clone, Copy)]
 struct Begun<'a> {
     comm: &'a rf_comm,
-    how: How<'a>,
+    options: *const rf_options,
     rank: usize,
     world: usize,
 }
 
 impl<'a> Begun<'a> {
     /// # Safety
-    /// Communicator and options are as every operation's description says.
+    /// Communicator and options are as every operation's description says, as long as this lives.
     #[inline]
     unsafe fn new(comm: *mut rf_comm, options: *const rf_options) -> Result<Self> {
-        // SAFETY: the caller's promises.
-        let (comm, how) = unsafe { (rf_comm::get(comm)?, How::read(options)?) };
+        // SAFETY: the caller's promise.
+        let comm = unsafe { rf_comm::get(comm) }?;
         let (rank, world) = comm.group().fixed();
-        Ok(Begun { comm, how, rank, world })
+        Ok(Begun { comm, options, rank, world })
     }
 
-    fn is_root(&self, root: i64) -> Result<(usize, bool)> {
-        match usize::try_from(root) {
-            Ok(root) if root < self.world => Ok((root, root == self.rank)),
-            _ => Err(Fault::invalid(format!("root {root} in a group of {} ranks", self.world))),
+    fn rank_of(&self, what: &str, rank: i64) -> Result<usize> {
+        match usize::try_from(rank) {
+            Ok(rank) if rank < self.world => Ok(rank),
+            _ => Err(Fault::invalid(format!("{what} {rank} in a group of {} ranks", self.world))),
         }
     }
 
     fn peer(&self, rank: i64) -> Result<usize> {
-        match usize::try_from(rank) {
-            Ok(peer) if peer < self.world => Ok(peer),
-            _ => Err(Fault::invalid(format!("rank {rank} in a group of {} ranks", self.world))),
+        self.rank_of("rank", rank)
+    }
+
+    /// The root, and whether this rank is it.
+    fn is_root(&self, root: i64) -> Result<(usize, bool)> {
+        self.rank_of("root", root).map(|root| (root, root == self.rank))
+    }
+
+    /// What is said of the call.
+    fn how(&self) -> Result<How<'a>> {
+        // SAFETY: promised at the making.
+        unsafe { How::read(self.options) }
+    }
+
+    /// The reduction that a number stands for.
+    #[inline]
+    fn reduction(&self, op: rf_op) -> Result<Reduction> {
+        match named_op(op) {
+            Some(op) => Ok(Reduction::Named(op)),
+            None => self.how()?.reduction(op),
         }
     }
 
@@ -52,25 +71,33 @@ impl<'a> Begun<'a> {
     #[inline]
     unsafe fn carry_out(self, call: &Call<'_>, operands: Operands, need: Need) -> Result<()> {
         let laid = operands.laid(need)?;
-        match self.how.way {
+        if self.options.is_null() {
             // SAFETY: the caller's promise.
-            Way::Now => self.comm.group().call(|comm| unsafe {
-                Ok(match self.how.options {
-                    None => comm.call(call, laid.tensors()),
-                    Some(options) => comm.with(options).call(call, laid.tensors()),
-                }?)
+            return self.comm.group().call(|comm| Ok(comm.call(call, unsafe { laid.tensors() })?));
+        }
+        // SAFETY: handed on to the caller.
+        unsafe { self.carry_out_as_said(call, laid) }
+    }
+
+    /// # Safety
+    /// As [`carry_out`](Begun::carry_out).
+    #[inline(never)]
+    unsafe fn carry_out_as_said(self, call: &Call<'_>, laid: Laid) -> Result<()> {
+        let How { options, way, .. } = self.how()?;
+        match way {
+            Way::Now => self.comm.group().call(|comm| {
+                // SAFETY: the caller's promise.
+                Ok(comm.with(options).call(call, unsafe { laid.tensors() })?)
             }),
             // SAFETY: the caller leaves the memory to it, says the description of the options.
-            _ => self.hand_out(call, Some(unsafe { Lent::new(laid.tensors()) })),
+            way => self.hand_out(options, way, call, Some(unsafe { Lent::new(laid.tensors()) })),
         }
     }
 
     /// Starts or prepares a call over memory of the caller's, or a barrier.
-    #[cold]
-    fn hand_out(self, call: &Call<'_>, lent: Option<Lent>) -> Result<()> {
+    fn hand_out(self, options: Options, way: Way, call: &Call<'_>, lent: Option<Lent>) -> Result<()> {
         let group = self.comm.group();
-        let options = self.how.options.unwrap_or_default();
-        match self.how.way {
+        match way {
             Way::Started(place) => {
                 let request = group.call(|comm| {
                     let with = comm.with(options);
@@ -108,7 +135,7 @@ pub unsafe extern "C" fn rf_all_reduce(
         // SAFETY: the caller's promises.
         let begun = unsafe { Begun::new(comm, options) }?;
         let operands = Operands { input, output, dtype: dtype(element)? };
-        let op = begun.how.reduction(op)?;
+        let op = begun.reduction(op)?;
         let need = Need::same(count as usize);
         // SAFETY: as above.
         unsafe { begun.carry_out(&Call::AllReduce(op), operands, need) }
@@ -137,7 +164,7 @@ pub unsafe extern "C" fn rf_reduce(
         // SAFETY: the caller's promises.
         let begun = unsafe { Begun::new(comm, options) }?;
         let operands = Operands { input, output, dtype: dtype(element)? };
-        let op = begun.how.reduction(op)?;
+        let op = begun.reduction(op)?;
         let (root, is_root) = begun.is_root(root)?;
         let need = if is_root { Need::same(count as usize) } else { Need::input_only(count as usize) };
         // SAFETY: as above.
@@ -166,7 +193,7 @@ pub unsafe extern "C" fn rf_reduce_scatter(
         // SAFETY: the caller's promises.
         let begun = unsafe { Begun::new(comm, options) }?;
         let operands = Operands { input, output, dtype: dtype(element)? };
-        let (op, block) = (begun.how.reduction(op)?, count as usize);
+        let (op, block) = (begun.reduction(op)?, count as usize);
         let input = blocks(block, begun.world)?;
         let need = Need { input, output: block, output_at: block * begun.rank, input_at: 0 };
         // SAFETY: as above.
@@ -194,7 +221,7 @@ pub unsafe extern "C" fn rf_reduce_scatter_v(
         // SAFETY: the caller's promises.
         let begun = unsafe { Begun::new(comm, options) }?;
         let operands = Operands { input, output, dtype: dtype(element)? };
-        let op = begun.how.reduction(op)?;
+        let op = begun.reduction(op)?;
         // SAFETY: as above.
         let list = unsafe { counts("the list of counts", block_counts, begun.world) }?;
         let (input, output) = (sum(list)?, list[begun.rank]);
@@ -474,10 +501,11 @@ pub unsafe extern "C" fn rf_all_to_all_v(
                 counts("the list of counts to receive", receive_counts, begun.world)?,
             )
         };
-        if input.addr() == output.addr() && !input.is_null() {
+        let (sent, received) = (sum(send)?, sum(receive)?);
+        if input.addr() == output.addr() && sent > 0 && received > 0 {
             return Err(Fault::unsupported("all_to_all_v in place"));
         }
-        let need = Need { input: sum(send)?, output: sum(receive)?, ..Need::default() };
+        let need = Need { input: sent, output: received, ..Need::default() };
         // SAFETY: as above.
         unsafe { begun.carry_out(&Call::AllToAll(Some((send, receive))), operands, need) }
     })
@@ -581,13 +609,11 @@ pub unsafe extern "C" fn rf_barrier(
     guarded(error, || {
         // SAFETY: the caller's promises.
         let begun = unsafe { Begun::new(comm, options) }?;
-        let Way::Now = begun.how.way else { return begun.hand_out(&Call::Barrier, None) };
-        begun.comm.group().call(|comm| {
-            Ok(match begun.how.options {
-                None => comm.barrier(),
-                Some(options) => comm.with(options).barrier(),
-            }?)
-        })
+        let How { options, way, .. } = begun.how()?;
+        match way {
+            Way::Now => begun.comm.group().call(|comm| Ok(comm.with(options).barrier()?)),
+            way => begun.hand_out(options, way, &Call::Barrier, None),
+        }
     })
 }
 
@@ -622,9 +648,13 @@ pub unsafe extern "C" fn rf_all_reduce_batch(
     guarded(error, || {
         // SAFETY: the caller's promises.
         let begun = unsafe { Begun::new(comm, options) }?;
-        let op = begun.how.reduction(op)?;
+        let op = begun.reduction(op)?;
         if tensors.is_null() && count > 0 {
             return Err(missing("the list of tensors"));
+        }
+        let most = isize::MAX as usize / size_of::<rf_tensor>();
+        if count as usize > most {
+            return Err(Fault::invalid(format!("a list of {count} tensors")));
         }
         let given: &[rf_tensor] = match count {
             0 => &[],
@@ -634,6 +664,7 @@ pub unsafe extern "C" fn rf_all_reduce_batch(
         let mut list = Vec::with_capacity(given.len());
         let mut ranges = Vec::with_capacity(given.len());
         for one in given {
+            reserved("a tensor", one.reserved)?;
             let dtype = dtype(one.dtype)?;
             let operands = Operands { input: one.data, output: one.data, dtype };
             let laid = operands.laid(Need::same(one.count as usize))?;
@@ -647,18 +678,18 @@ pub unsafe extern "C" fn rf_all_reduce_batch(
         if ranges.windows(2).any(|pair| pair[1].0 < pair[0].1) {
             return Err(Fault::invalid("tensors of a batch overlap"));
         }
-        match begun.how.way {
-            Way::Now => begun.comm.group().call(|comm| {
-                let options = begun.how.options.unwrap_or_default();
-                Ok(comm.with(options).all_reduce_batch(&mut list, op)?)
-            }),
+        let How { options, way, .. } = begun.how()?;
+        match way {
+            Way::Now => {
+                begun.comm.group().call(|comm| Ok(comm.with(options).all_reduce_batch(&mut list, op)?))
+            }
             Way::Started(place) => {
                 // SAFETY: the caller leaves the memory to it, says the description of the options, and the tensors lie apart.
                 let lent = unsafe { LentMany::new(list) };
-                let request = begun.comm.group().call(|comm| {
-                    let options = begun.how.options.unwrap_or_default();
-                    Ok(rf_request::new(comm.with(options).start_all_reduce_lent(lent, op)?))
-                })?;
+                let request = begun
+                    .comm
+                    .group()
+                    .call(|comm| Ok(rf_request::new(comm.with(options).start_all_reduce_lent(lent, op)?)))?;
                 place.put(request.give());
                 Ok(())
             }

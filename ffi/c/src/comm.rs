@@ -3,21 +3,22 @@
 use crate::config::rf_config;
 use crate::error::{Fault, RF_CONCURRENT, Result, rf_error, rf_status};
 use crate::exchange::rf_exchange;
-use crate::guard::{guarded, put_text, quietly, text};
+use crate::guard::{guarded, quietly};
 use crate::handle::{Handle, Place, missing};
 use crate::log::Log;
 use core::{AbortHandle, Communicator};
-use std::ffi::{CString, c_char};
+use std::ffi::{CStr, CString, c_char};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// One rank's membership in a group. Used by one thread at a time: a call that finds another thread in one returns
-/// RF_CONCURRENT and has not happened. Only rf_comm_abort, rf_comm_failure and the functions that ask for numbers and names may
-/// be called at any time.
+/// RF_CONCURRENT and has not happened. Only rf_comm_abort, rf_comm_failure, rf_comm_counters and the functions that ask for
+/// numbers and names may be called at any time, by any thread.
 pub struct rf_comm {
     group: Arc<Group>,
     backend: CString,
+    table: CString,
     hosts: Vec<Option<CString>>,
 }
 
@@ -33,8 +34,9 @@ pub(crate) struct Group {
     pub(crate) log: Option<Log>,
 }
 
-// SAFETY: the communicator may go from thread to thread, and is reached by one at a time: by whoever has made `busy` true, and,
-// for what never changes, by its getters of plain numbers and names, which look at nothing that is written after it is made.
+// SAFETY: the communicator may go from thread to thread, and is reached by one at a time: by whoever has made `busy` true, and
+// otherwise by what any thread may ask: plain numbers and names, which nobody writes after it is made, and its counters, its failure
+// and its process, which are atomics, what stands behind locks, and what never changes.
 unsafe impl Sync for Group {}
 
 impl Group {
@@ -45,7 +47,7 @@ impl Group {
     #[inline]
     pub(crate) fn enter(&self) -> Result<Entered<'_>> {
         if self.busy.swap(true, Ordering::Acquire) {
-            return Err(concurrent());
+            return Err(self.taken());
         }
         Ok(Entered(self))
     }
@@ -60,6 +62,12 @@ impl Group {
         }
     }
 
+    #[cold]
+    fn taken(&self) -> Fault {
+        // Whoever had it when the process was forked has it there for ever.
+        self.communicator.check_process().map_or_else(Fault::from, |()| concurrent())
+    }
+
     /// What never changes: rank, world size, generation.
     pub(crate) fn fixed(&self) -> (usize, usize) {
         (self.communicator.rank(), self.communicator.world_size())
@@ -68,7 +76,7 @@ impl Group {
 
 #[cold]
 fn concurrent() -> Fault {
-    Fault::new(
+    Fault::told(
         RF_CONCURRENT,
         "concurrent use: another thread is in a call of this communicator; to do: give each thread one of its own by \
          rf_comm_duplicate",
@@ -99,10 +107,12 @@ impl rf_comm {
         let c = |name: &str| CString::new(name).unwrap_or_default();
         let backend = c(communicator.backend());
         let hosts = (0..communicator.world_size()).map(|rank| communicator.host_of(rank).map(c)).collect();
+        let table = c(&communicator.table().to_string());
         let abort = communicator.abort_handle();
         rf_comm {
             group: Arc::new(Group { communicator, busy: AtomicBool::new(false), abort, log }),
             backend,
+            table,
             hosts,
         }
     }
@@ -155,12 +165,15 @@ pub unsafe extern "C" fn rf_comm_create_by(
     error: *mut rf_error,
 ) -> rf_status {
     guarded(error, || {
-        // SAFETY: the caller's promises.
-        let mut exchange = unsafe { rf_exchange::take(exchange) }?;
-        // SAFETY: as above.
-        let (settings, out) =
-            unsafe { (rf_config::read(config), Place::new("the place of the communicator", out)) };
-        let (settings, out) = (settings?, out?);
+        // SAFETY: the caller's promises. First all of this, so that contexts are given back whatever comes.
+        let (exchange, settings, out) = unsafe {
+            (
+                rf_exchange::take(exchange),
+                rf_config::read(config),
+                Place::new("the place of the communicator", out),
+            )
+        };
+        let (mut exchange, settings, out) = (exchange?, settings?, out?);
         let mut join = || Communicator::with_exchange(&mut exchange, &settings.config);
         let made = match &settings.log {
             None => join(),
@@ -371,15 +384,16 @@ pub unsafe extern "C" fn rf_comm_abort(comm: *const rf_comm, reason: *const c_ch
     guarded(std::ptr::null_mut(), || {
         // SAFETY: the caller's promises.
         let comm = unsafe { rf_comm::get(comm) }?;
-        // SAFETY: as above.
-        let reason = unsafe { text("the reason", reason) }?.unwrap_or("no reason given");
+        // SAFETY: as above. It stops, whatever the text is made of.
+        let reason = (!reason.is_null()).then(|| unsafe { CStr::from_ptr(reason) }.to_string_lossy());
+        let reason = reason.as_deref().unwrap_or("no reason given");
         comm.group.abort.abort(reason);
         Ok(())
     })
 }
 
-/// The first cause of the group's failure, from any thread: RF_OK where there is none that this rank knows of, else what calls
-/// return from now on. Does not block.
+/// The first cause of the group's failure, from any thread: RF_OK where there is none that this rank knows of, else the status that
+/// calls return from now on, and why. Does not block.
 ///
 /// # Safety
 /// `comm` is a communicator that is not released meanwhile; `error` is NULL or an initialised rf_error.
@@ -388,31 +402,18 @@ pub unsafe extern "C" fn rf_comm_failure(comm: *const rf_comm, error: *mut rf_er
     guarded(error, || {
         // SAFETY: the caller's promise.
         let comm = unsafe { rf_comm::get(comm) }?;
-        let cause = match comm.group.enter() {
-            Ok(entered) => entered.failure(),
-            Err(_) => comm.group.abort.failure(),
-        };
-        match cause {
-            None => Ok(()),
-            Some(cause) => Err(Fault::failed(&cause, comm.group.fixed().0)),
-        }
+        comm.group.communicator.failure_error().map_or(Ok(()), |error| Err(error.into()))
     })
 }
 
-/// The table by which algorithms are chosen, as text: as much as there is room for, and a zero. Returns how many bytes the whole
-/// needs with its zero; 0 where another thread is in a call.
+/// The table by which algorithms are chosen, as text; NULL for NULL. Lives as long as the communicator.
 ///
 /// # Safety
-/// `comm` is NULL or a communicator; `room` is NULL or has room for `capacity` bytes.
+/// `comm` is NULL or a communicator.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rf_comm_table(comm: *mut rf_comm, room: *mut c_char, capacity: u64) -> u64 {
-    quietly(0, || {
-        // SAFETY: the caller's promise.
-        let Ok(comm) = (unsafe { rf_comm::get(comm) }) else { return 0 };
-        let Ok(table) = comm.group.call(|c| Ok(c.table().to_string())) else { return 0 };
-        // SAFETY: as above.
-        unsafe { put_text(room, capacity as usize, &table) as u64 }
-    })
+pub unsafe extern "C" fn rf_comm_table(comm: *const rf_comm) -> *const c_char {
+    // SAFETY: the caller's promise.
+    unsafe { rf_comm::get(comm) }.map_or(std::ptr::null(), |comm| comm.table.as_ptr())
 }
 
 /// What a communicator has counted since it was made.
@@ -464,7 +465,7 @@ pub unsafe extern "C" fn rf_comm_counters(
         if unsafe { crate::guard::sized("the counters", counters.cast_const()) }?.is_none() {
             return Err(Fault::invalid("the place of the counters is NULL"));
         }
-        let told = comm.group.call(|c| Ok(c.counters()))?;
+        let told = comm.group.communicator.counters();
         let sum = |of: fn(&core::backend::OperationCounters) -> u64| told.operations.iter().map(of).sum();
         let ns = |time: std::time::Duration| time.as_nanos() as u64;
         // SAFETY: it is as large as this version's at least.

@@ -1,9 +1,10 @@
 //! How a group forms: a structure, and keys for all that there is.
 
+use crate::context::Context;
 use crate::error::{Fault, Result, rf_error, rf_status};
 use crate::guard::{guarded, needed, put_text, quietly, sized, text};
-use crate::handle::Place;
-use crate::log::Log;
+use crate::handle::{Place, missing};
+use crate::log::{Caller, Log};
 use crate::types::rf_level;
 use core::Config;
 use core::config::keys::KEYS;
@@ -29,7 +30,7 @@ pub type rf_log_fn = Option<
     unsafe extern "C" fn(context: *mut c_void, level: rf_level, target: *const c_char, text: *const c_char),
 >;
 
-/// Is told that a context is not used any more.
+/// Is told that a context is not used any more. On any thread; not to block, and not to call this library.
 pub type rf_destroy_fn = Option<unsafe extern "C" fn(context: *mut c_void)>;
 
 /// How a group forms. Made ready by RF_CONFIG_INIT or rf_config_init; what is not set afterwards is what the environment says, else
@@ -62,8 +63,19 @@ pub struct rf_config {
     /// Handed to `log`.
     pub log_context: *mut c_void,
     /// Told when `log` is not called any more: after the communicator, those split from it and their threads have ended, or when
-    /// no communicator came of it. On any thread. NULL: nobody is told.
+    /// no communicator came of it, unless `size` is wrong. NULL: nobody is told.
     pub log_destroy: rf_destroy_fn,
+}
+
+/// The most ranks that a group may have.
+const MOST_RANKS: i64 = 1 << 20;
+
+/// Fails for a number of ranks of which lists would not fit in memory.
+pub(crate) fn most_ranks(what: &str, ranks: i64) -> Result<()> {
+    if ranks <= MOST_RANKS {
+        return Ok(());
+    }
+    Err(Fault::invalid(format!("{ranks} ranks in {what}; to do: use at most {MOST_RANKS}")))
 }
 
 /// A configuration as it was read.
@@ -101,10 +113,12 @@ impl rf_config {
             return Ok(Settings { config: Config::from_env()?, log: None });
         };
         // First this, so that its context is given back whatever comes.
-        let log = given.log.map(|tell| Log::caller(tell, given.log_context, given.log_destroy));
+        let context = Context::new(given.log_context, given.log_destroy);
+        let log = given.log.map(|tell| Caller::new(tell, context));
         if given.flags & !RF_CONFIG_BARE != 0 {
             return Err(Fault::unsupported(format!("the flags {:#x} of the configuration", given.flags)));
         }
+        most_ranks("the configuration", given.world_size)?;
         let bare = given.flags & RF_CONFIG_BARE != 0;
         let mut read = if bare { Config::default() } else { Config::from_env()? };
         let mut set = |key: &str, value: &str| read.set(key, value);
@@ -155,11 +169,11 @@ pub unsafe extern "C" fn rf_config_init(config: *mut rf_config) {
     }
 }
 
-/// What a configuration comes to for a key, as text, "" where nothing is set: as much as there is room for, and a zero. `*needed`,
+/// What a configuration comes to for a key, as text, "" where nothing is set: as much as there is room for, and a zero. `*length`,
 /// where that is not NULL, becomes how many bytes the whole takes with its zero.
 ///
 /// # Safety
-/// `config` is NULL or initialised; `key` ends with a zero; `room` is NULL or has room for `capacity` bytes; `needed` is NULL or
+/// `config` is NULL or initialised; `key` ends with a zero; `room` is NULL or has room for `capacity` bytes; `length` is NULL or
 /// can be written; `error` is NULL or an initialised rf_error.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rf_config_show(
@@ -199,6 +213,10 @@ pub unsafe extern "C" fn rf_config_show(
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct rf_key_info {
+    /// sizeof(rf_key_info), set by the caller (RF_KEY_INIT).
+    pub size: u32,
+    /// 0.
+    pub reserved: u32,
     /// Its name in settings and in a file.
     pub name: *const c_char,
     /// Its name in the environment.
@@ -212,14 +230,15 @@ pub struct rf_key_info {
 /// The keys by their number, from 0: fills in `*info` and returns RF_OK, or RF_INVALID_ARGUMENT behind the last.
 ///
 /// # Safety
-/// `info` can be written.
+/// `info` can be written and has its size set.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rf_key(index: u64, info: *mut rf_key_info) -> rf_status {
     /// Texts with a zero behind each, four to a key.
     static TEXTS: OnceLock<Vec<[String; 4]>> = OnceLock::new();
     guarded(std::ptr::null_mut(), || {
-        // SAFETY: the caller's promise.
-        let info = unsafe { Place::new("the place of the key", info) }?;
+        // SAFETY: the caller's promise; nothing but the size is looked at.
+        let size = unsafe { sized("the key", info.cast_const()) }?.map(|given| given.size);
+        let size = size.ok_or_else(|| missing("the place of the key"))?;
         let texts = TEXTS.get_or_init(|| {
             let all = KEYS.iter().map(|key| [key.name, key.environment, key.default, key.meaning]);
             all.map(|texts| texts.map(|text| format!("{text}\0"))).collect()
@@ -229,7 +248,8 @@ pub unsafe extern "C" fn rf_key(index: u64, info: *mut rf_key_info) -> rf_status
             .ok_or_else(|| Fault::invalid("there are not so many keys"))?
             .each_ref()
             .map(|text| text.as_ptr().cast());
-        info.put(rf_key_info { name, environment, default_value, meaning });
+        // SAFETY: it is as large as this version's at least.
+        unsafe { info.write(rf_key_info { size, reserved: 0, name, environment, default_value, meaning }) };
         Ok(())
     })
 }

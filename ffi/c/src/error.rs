@@ -1,8 +1,8 @@
 //! What calls return, and the text that a caller may ask for.
 
 use crate::guard::cut;
-use core::error::Cause;
 use core::{Error, ErrorKind};
+use std::borrow::Cow;
 use std::ffi::c_char;
 
 /// What a call returns. 18 to 255 are reserved for other errors; no status is negative.
@@ -160,12 +160,17 @@ const fn kind(status: rf_status) -> rf_kind {
 pub(crate) struct Fault {
     pub(crate) status: rf_status,
     error: Option<Error>,
-    text: String,
+    text: Cow<'static, str>,
 }
 
 impl Fault {
     pub(crate) fn new(status: rf_status, text: impl Into<String>) -> Self {
-        Fault { status, error: None, text: text.into() }
+        Fault { status, error: None, text: Cow::Owned(text.into()) }
+    }
+
+    /// One whose text is always the same.
+    pub(crate) const fn told(status: rf_status, text: &'static str) -> Self {
+        Fault { status, error: None, text: Cow::Borrowed(text) }
     }
 
     /// An argument that cannot be right.
@@ -175,11 +180,6 @@ impl Fault {
 
     pub(crate) fn unsupported(text: impl Into<String>) -> Self {
         Fault::new(RF_UNSUPPORTED, format!("unsupported: {}", text.into()))
-    }
-
-    /// The first cause of a group's failure.
-    pub(crate) fn failed(cause: &Cause, rank: usize) -> Self {
-        cause.to_error(rank, "", cause.sequence).into()
     }
 }
 
@@ -209,9 +209,10 @@ impl From<Error> for Fault {
             ErrorKind::Aborted => RF_ABORTED,
             ErrorKind::UserPanic => RF_USER_FAILURE,
             ErrorKind::Protocol => RF_PROTOCOL,
+            // Internal, and what this crate does not know.
             _ => RF_INTERNAL,
         };
-        Fault { status, error: Some(error), text: String::new() }
+        Fault { status, error: Some(error), text: Cow::Borrowed("") }
     }
 }
 

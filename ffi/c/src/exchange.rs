@@ -1,8 +1,10 @@
 //! A bootstrap that the caller brings.
 
-use crate::config::rf_destroy_fn;
+use crate::config::{most_ranks, rf_destroy_fn};
+use crate::context::Context;
 use crate::error::{Fault, RF_INVALID_ARGUMENT, RF_OK, Result, rf_status};
-use crate::guard::{quietly, sized};
+use crate::guard::{quietly, reserved, sized};
+use crate::log::unheard;
 use core::error::{Error, ErrorKind};
 use core::transport::Exchange;
 use std::ffi::c_void;
@@ -52,23 +54,15 @@ pub struct rf_exchange {
     pub destroy: rf_destroy_fn,
 }
 
-/// A caller's exchange, whose context is given back when this is dropped.
+/// A caller's exchange.
 pub(crate) struct Brought {
     given: rf_exchange,
+    context: Context,
     rank: usize,
     world: usize,
     /// Where answers come, one after another: kept to the end, so that late ones find something.
     #[expect(clippy::vec_box, reason = "their addresses have been handed out")]
     sinks: Vec<Box<Sink>>,
-}
-
-impl Drop for Brought {
-    fn drop(&mut self) {
-        if let Some(destroy) = self.given.destroy {
-            // SAFETY: the caller gave it for this context, and it is called once.
-            unsafe { destroy(self.given.context) };
-        }
-    }
 }
 
 impl rf_exchange {
@@ -80,12 +74,20 @@ impl rf_exchange {
         // SAFETY: the caller's promise.
         let given = unsafe { sized("the exchange", exchange) }?;
         let given = *given.ok_or_else(|| Fault::invalid("the exchange is NULL"))?;
-        let mut brought = Brought { given, rank: 0, world: 0, sinks: Vec::new() };
+        let mut brought = Brought {
+            given,
+            context: Context::new(given.context, given.destroy),
+            rank: 0,
+            world: 0,
+            sinks: Vec::new(),
+        };
         let number = |what: &str, number: i64| {
             usize::try_from(number).map_err(|_| Fault::invalid(format!("the exchange's {what} is {number}")))
         };
         (brought.rank, brought.world) =
             (number("rank", given.rank)?, number("number of ranks", given.world_size)?);
+        most_ranks("the exchange", given.world_size)?;
+        reserved("the exchange", given.reserved)?;
         if given.all_gather.is_none() {
             return Err(Fault::invalid("the exchange has no all_gather"));
         }
@@ -159,16 +161,16 @@ impl Exchange for Brought {
         let timeout = i64::try_from(timeout.as_nanos()).unwrap_or(i64::MAX);
         // SAFETY: the message and the sink live until it returns, and the function is called on this thread with the context that
         // it was given with.
-        let code = unsafe {
+        let code = unheard(|| unsafe {
             all_gather(
-                self.given.context,
+                self.context.pointer(),
                 message.as_ptr().cast(),
                 message.len() as u64,
                 timeout,
                 Some(take),
                 std::ptr::from_ref(sink).cast_mut().cast(),
             )
-        };
+        });
         let mut answers = sink.0.lock().unwrap_or_else(PoisonError::into_inner);
         let messages = answers.messages.take().expect("nobody else takes them");
         let why = answers.why.take();

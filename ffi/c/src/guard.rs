@@ -41,7 +41,7 @@ fn tell(error: *mut rf_error, fault: &Fault) -> rf_status {
 /// That something is not complete, which is no error.
 #[cold]
 pub(crate) fn pending() -> Fault {
-    Fault::new(RF_PENDING, "pending: not complete yet")
+    Fault::told(RF_PENDING, "pending: not complete yet")
 }
 
 /// Runs what can only go wrong by a panic, and gives `otherwise` then.
@@ -77,6 +77,14 @@ pub(crate) unsafe fn needed<'a>(what: &str, given: *const c_char) -> Result<&'a 
     unsafe { text(what, given) }?.ok_or_else(|| Fault::invalid(format!("{what} is NULL")))
 }
 
+/// The most bytes that a structure will ever have: whatever says more was never initialised.
+const LARGEST: usize = 4096;
+
+/// Fails where a field that means nothing yet says something.
+pub(crate) fn reserved(what: &str, value: u32) -> Result<()> {
+    if value == 0 { Ok(()) } else { Err(Fault::invalid(format!("the reserved field of {what} is {value}"))) }
+}
+
 /// A structure of the caller's that begins with its size; `None` for NULL.
 ///
 /// # Safety
@@ -87,8 +95,8 @@ pub(crate) unsafe fn sized<'a, T>(what: &str, given: *const T) -> Result<Option<
     }
     // SAFETY: the first four bytes are readable.
     let size = unsafe { given.cast::<u32>().read() } as usize;
-    // A later version's is larger, and what this one does not know stands behind.
-    if size < size_of::<T>() {
+    // A later version's is larger, and what this one does not know stands behind. No version's is as large as that.
+    if size < size_of::<T>() || size > LARGEST {
         let text = format!(
             "{what} says that its size is {size}, and this version's is {}: was it initialised by the macro or the function?",
             size_of::<T>()

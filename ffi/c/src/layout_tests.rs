@@ -53,7 +53,7 @@ layouts! {
         size, flags, rank, world_size, store, deadline_ns, init_deadline_ns, settings, settings_count, log_filter, log,
         log_context, log_destroy,
     }
-    rf_key_info { name, environment, default_value, meaning }
+    rf_key_info { size, reserved, name, environment, default_value, meaning }
     rf_exchange { size, reserved, rank, world_size, all_gather, context, destroy }
     rf_counters {
         size, reserved, completed, failed, bytes, time_ns, bytes_sent, bytes_received, waits, waiting_ns, plans_made,

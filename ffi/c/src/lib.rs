@@ -7,6 +7,7 @@
 pub mod collective;
 pub mod comm;
 pub mod config;
+pub mod context;
 pub mod error;
 pub mod exchange;
 pub mod guard;

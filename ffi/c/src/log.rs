@@ -1,37 +1,23 @@
 //! A log of a communicator's own: what its calls and its threads tell goes to a function of the caller's.
 
-use crate::config::{rf_destroy_fn, rf_log_fn};
+use crate::context::Context;
 use crate::error::{Fault, RF_CONFIGURATION, Result};
 use crate::types::{RF_LEVEL_DEBUG, RF_LEVEL_ERROR, RF_LEVEL_INFO, RF_LEVEL_TRACE, RF_LEVEL_WARN};
 use std::ffi::{CString, c_char, c_void};
 use std::fmt::{self, Write as _};
 use tracing::field::{Field, Visit};
+use tracing::subscriber::NoSubscriber;
 use tracing::{Dispatch, Event, Level, Subscriber, dispatcher};
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::layer::{self, SubscriberExt};
 use tracing_subscriber::{Layer, Registry};
 
 type Tell = unsafe extern "C" fn(*mut c_void, i32, *const c_char, *const c_char);
 
-/// A caller's function with its context, which is given back when this is dropped.
+/// A caller's function with its context.
 pub(crate) struct Caller {
     tell: Tell,
-    context: *mut c_void,
-    destroy: rf_destroy_fn,
-}
-
-// SAFETY: the header says that the function is called on any thread, several at once, and the destructor on any.
-unsafe impl Send for Caller {}
-// SAFETY: as above.
-unsafe impl Sync for Caller {}
-
-impl Drop for Caller {
-    fn drop(&mut self) {
-        if let Some(destroy) = self.destroy {
-            // SAFETY: the caller gave it for this context, and it is called once.
-            unsafe { destroy(self.context) };
-        }
-    }
+    context: Context,
 }
 
 /// Where a communicator's log goes.
@@ -39,18 +25,22 @@ impl Drop for Caller {
 pub(crate) struct Log(Dispatch);
 
 impl Log {
-    pub(crate) fn caller(tell: Tell, context: *mut c_void, destroy: rf_destroy_fn) -> Caller {
-        let _: rf_log_fn = Some(tell);
-        Caller { tell, context, destroy }
-    }
-
     /// Runs something of which the log is told.
     pub(crate) fn hear<T>(&self, body: impl FnOnce() -> T) -> T {
         dispatcher::with_default(&self.0, body)
     }
 }
 
+/// Runs something of a caller's own, of which no log is told.
+pub(crate) fn unheard<T>(body: impl FnOnce() -> T) -> T {
+    tracing::subscriber::with_default(NoSubscriber::default(), body)
+}
+
 impl Caller {
+    pub(crate) fn new(tell: Tell, context: Context) -> Self {
+        Caller { tell, context }
+    }
+
     pub(crate) fn install(self, filter: &str) -> Result<Log> {
         let filter: Targets = filter.parse().map_err(|error| {
             Fault::new(
@@ -66,7 +56,7 @@ impl Caller {
 }
 
 impl<S: Subscriber> Layer<S> for Caller {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+    fn on_event(&self, event: &Event<'_>, _: layer::Context<'_, S>) {
         let level = match *event.metadata().level() {
             Level::ERROR => RF_LEVEL_ERROR,
             Level::WARN => RF_LEVEL_WARN,
@@ -79,7 +69,7 @@ impl<S: Subscriber> Layer<S> for Caller {
         let c = |text: &str| CString::new(text.replace('\0', " ")).unwrap_or_default();
         let (target, text) = (c(event.metadata().target()), c(&line.0));
         // SAFETY: both texts live until it returns, and the context has not been given back.
-        unsafe { (self.tell)(self.context, level, target.as_ptr(), text.as_ptr()) };
+        unsafe { (self.tell)(self.context.pointer(), level, target.as_ptr(), text.as_ptr()) };
     }
 }
 

@@ -29,7 +29,7 @@ fn bytes_of(count: u64) -> Result<usize> {
     bytes.ok_or_else(|| Fault::invalid(format!("{count} bytes of memory")))
 }
 
-/// Zeroed memory of so many bytes that the other ranks of the host can see, page-aligned; ordinary memory where the group shares
+/// Zeroed memory of so many bytes that the other ranks of the host can see, page-aligned unless there are none; ordinary memory where the group shares
 /// none (rf_memory_is_shared). `*data` and `*out` are written on success only. Asked for too much, it is refused and nobody is
 /// killed.
 ///

@@ -1,14 +1,12 @@
 //! What can be said of one call.
 
 use crate::error::{Fault, Result};
-use crate::guard::{sized, text};
+use crate::guard::{reserved, sized, text};
 use crate::handle::{Handle, Place};
 use crate::prepared::rf_prepared;
 use crate::reduction::rf_reduction;
 use crate::request::rf_request;
-use crate::types::{
-    RF_CHECK_UNSAID, RF_CUSTOM, RF_ORDER_UNSAID, check, named_op, order, rf_check, rf_op, rf_order,
-};
+use crate::types::{RF_CHECK_UNSAID, RF_CUSTOM, RF_ORDER_UNSAID, check, order, rf_check, rf_op, rf_order};
 use core::reduce::Reduction;
 use core::{Algorithm, Options};
 use std::ffi::{c_char, c_void};
@@ -82,8 +80,7 @@ pub(crate) enum Way {
 
 /// Options as they were read.
 pub(crate) struct How<'a> {
-    /// None where nothing is said.
-    pub(crate) options: Option<Options>,
+    pub(crate) options: Options,
     pub(crate) way: Way,
     reduction: Option<&'a rf_reduction>,
 }
@@ -93,19 +90,13 @@ impl<'a> How<'a> {
     ///
     /// # Safety
     /// It is NULL or initialised, and its pointers are as their descriptions say.
-    #[inline]
     pub(crate) unsafe fn read(options: *const rf_options) -> Result<Self> {
-        if options.is_null() {
-            return Ok(How { options: None, way: Way::Now, reduction: None });
-        }
-        // SAFETY: handed on to the caller.
-        unsafe { How::read_given(options) }
-    }
-
-    unsafe fn read_given(options: *const rf_options) -> Result<Self> {
         // SAFETY: the caller's promise.
-        let given = unsafe { sized("the options", options) }?.expect("it is not NULL");
+        let Some(given) = (unsafe { sized("the options", options) })? else {
+            return Ok(How { options: Options::new(), way: Way::Now, reduction: None });
+        };
         let unknown = |what: &str, number: i32| Fault::invalid(format!("no {what} has the number {number}"));
+        reserved("the options", given.reserved)?;
         let mut options = Options::new();
         if let Some(order) = order(given.order).ok_or_else(|| unknown("order", given.order))? {
             options = options.order(order);
@@ -137,17 +128,15 @@ impl<'a> How<'a> {
                 return Err(Fault::invalid("a call that is to be started and prepared at once"));
             }
         };
-        Ok(How { options: Some(options), way, reduction })
+        Ok(How { options, way, reduction })
     }
 
-    /// The reduction that a number stands for.
-    #[inline]
+    /// The reduction that a number stands for which names none of the library's.
     pub(crate) fn reduction(&self, op: rf_op) -> Result<Reduction> {
-        match (named_op(op), self.reduction) {
-            (Some(op), _) => Ok(Reduction::Named(op)),
-            (None, Some(reduction)) if op == RF_CUSTOM => Ok(Reduction::Custom(reduction.op().clone())),
-            (None, None) if op == RF_CUSTOM => Err(crate::handle::missing(rf_reduction::NAME)),
-            _ => Err(Fault::invalid(format!("no reduction has the number {op}"))),
+        match self.reduction {
+            _ if op != RF_CUSTOM => Err(Fault::invalid(format!("no reduction has the number {op}"))),
+            Some(reduction) => Ok(Reduction::Custom(reduction.op().clone())),
+            None => Err(crate::handle::missing(rf_reduction::NAME)),
         }
     }
 }

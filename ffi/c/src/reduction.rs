@@ -1,8 +1,9 @@
 //! Reductions that callers write.
 
 use crate::config::rf_destroy_fn;
+use crate::context::Context;
 use crate::error::{Fault, Result, rf_error, rf_status};
-use crate::guard::{guarded, needed, quietly, sized};
+use crate::guard::{guarded, needed, quietly, reserved, sized};
 use crate::handle::{Handle, Place};
 use crate::types::rf_dtype;
 use core::{CustomOp, DType};
@@ -63,25 +64,6 @@ impl rf_reduction {
     }
 }
 
-struct Caller {
-    context: *mut c_void,
-    destroy: rf_destroy_fn,
-}
-
-// SAFETY: the header says that the function is called with the context on any thread, several at once.
-unsafe impl Send for Caller {}
-// SAFETY: as above.
-unsafe impl Sync for Caller {}
-
-impl Drop for Caller {
-    fn drop(&mut self) {
-        if let Some(destroy) = self.destroy {
-            // SAFETY: the caller gave it for this context, and it is called once.
-            unsafe { destroy(self.context) };
-        }
-    }
-}
-
 /// Makes a reduction. `*out` is written on success only; where it fails, `destroy` is called all the same, unless `size` is wrong.
 ///
 /// # Safety
@@ -97,7 +79,8 @@ pub unsafe extern "C" fn rf_reduction_create(
         // SAFETY: the caller's promise.
         let given = unsafe { sized("the reduction", config) }?;
         let given = *given.ok_or_else(|| Fault::invalid("the reduction is NULL"))?;
-        let caller = Caller { context: given.context, destroy: given.destroy };
+        let context = Context::new(given.context, given.destroy);
+        reserved("the reduction", given.reserved)?;
         // SAFETY: the caller's promise.
         let (out, name) = unsafe {
             (Place::new("the place of the reduction", out)?, needed("the name of the reduction", given.name)?)
@@ -106,9 +89,9 @@ pub unsafe extern "C" fn rf_reduction_create(
         let dtype = dtype(given.dtype)?;
         let width = if given.width == 0 { dtype.size() } else { given.width as usize };
         let apply = move |left: *const u8, right: *const u8, into: *mut u8, count: usize| {
-            let context = { &caller }.context;
             // SAFETY: each holds so many values, `into` is one of the others, and the context has not been given back.
-            match unsafe { combine(context, left.cast(), right.cast(), into.cast(), count as u64) } {
+            match unsafe { combine(context.pointer(), left.cast(), right.cast(), into.cast(), count as u64) }
+            {
                 0 => Ok(()),
                 code => Err(format!("it returned {code}")),
             }

@@ -1,6 +1,7 @@
 //! Operations that have been started.
 
 use crate::config::rf_destroy_fn;
+use crate::context::Context;
 use crate::error::{Fault, RF_OK, Result, rf_error, rf_status};
 use crate::guard::{guarded, pending, quietly};
 use crate::handle::{Handle, Place};
@@ -45,18 +46,14 @@ impl<B: Owner> Operation for Pending<B> {
 
 /// Is told that an operation is complete, by what status and with what error, which lives until it returns. Called once, on a
 /// thread of the library, or on the caller's where the operation is complete already. Not to block, and to call nothing of this
-/// library but rf_request_descriptor, rf_request_test and rf_comm_abort: every operation of the process waits for it.
+/// library but rf_request_test, rf_request_release and rf_comm_abort: every operation of the process waits for it.
 pub type rf_complete_fn =
     Option<unsafe extern "C" fn(context: *mut c_void, status: rf_status, error: *const rf_error)>;
 
 struct Callback {
     tell: unsafe extern "C" fn(*mut c_void, rf_status, *const rf_error),
-    context: *mut c_void,
-    destroy: rf_destroy_fn,
+    context: Context,
 }
-
-// SAFETY: the header says that it is called on any thread.
-unsafe impl Send for Callback {}
 
 impl Callback {
     fn call(self, outcome: core::Result<()>) {
@@ -70,17 +67,14 @@ impl Callback {
             }
         };
         // SAFETY: the caller gave it for this context; the error lives until it returns.
-        unsafe { (self.tell)(self.context, status, &raw const told) };
-        if let Some(destroy) = self.destroy {
-            // SAFETY: as above, and called once.
-            unsafe { destroy(self.context) };
-        }
+        unsafe { (self.tell)(self.context.pointer(), status, &raw const told) };
     }
 }
 
 struct Outstanding {
     operation: Box<dyn Operation + Send>,
-    event: OnceLock<EventFd>,
+    /// With the process that made it: one that was forked off has the same descriptor, and no say.
+    event: OnceLock<(EventFd, u32)>,
     callback: Mutex<Option<Callback>>,
 }
 
@@ -91,7 +85,9 @@ unsafe impl Sync for Outstanding {}
 impl Outstanding {
     /// Tells whoever wants to know that it is complete.
     fn tell(&self) {
-        if let Some(event) = self.event.get() {
+        if let Some((event, pid)) = self.event.get()
+            && *pid == std::process::id()
+        {
             // It counts to 2^64 - 2, and is written once or twice.
             let _ = event.write(1);
         }
@@ -103,8 +99,10 @@ impl Outstanding {
 
     /// Has it told when it is complete, now where it is already.
     fn watch(self: &Arc<Self>) {
-        if self.operation.poll(&Waker::from(Arc::clone(self))).is_ready() {
-            self.tell();
+        // What is told may release the request.
+        let kept = Arc::clone(self);
+        if kept.operation.poll(&Waker::from(Arc::clone(&kept))).is_ready() {
+            kept.tell();
         }
     }
 }
@@ -180,16 +178,16 @@ pub unsafe extern "C" fn rf_request_descriptor(
             let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
                 .map_err(|error| Error::new(ErrorKind::Io, format!("making a descriptor: {error}")))?;
             // Where another thread was first, its descriptor counts.
-            let _ = outstanding.event.set(event);
+            let _ = outstanding.event.set((event, std::process::id()));
             outstanding.watch();
         }
-        place.put(outstanding.event.get().expect("it was set").as_fd().as_raw_fd());
+        place.put(outstanding.event.get().expect("it was set").0.as_fd().as_raw_fd());
         Ok(())
     })
 }
 
-/// Has a function told when the operation is complete; at once, on this thread, where it is already. One function a request. Also
-/// told where the request is released before. `destroy`, where it is not NULL, is called behind it.
+/// Has a function told when the operation is complete; at once, on this thread, where it is already. One function at a time. Also
+/// told where the request is released before. `destroy`, where it is not NULL, is called behind it, and where this call fails.
 ///
 /// # Safety
 /// As rf_request_test; `complete` can be called with `context` on any thread.
@@ -202,6 +200,8 @@ pub unsafe extern "C" fn rf_request_on_complete(
     error: *mut rf_error,
 ) -> rf_status {
     guarded(error, || {
+        // First this, so that the context is given back whatever comes.
+        let context = Context::new(context, destroy);
         // SAFETY: the caller's promise.
         let request = unsafe { rf_request::get(request) }?;
         let tell = complete.ok_or_else(|| Fault::invalid("the function to be told is NULL"))?;
@@ -210,7 +210,7 @@ pub unsafe extern "C" fn rf_request_on_complete(
         if place.is_some() {
             return Err(Fault::invalid("the request has a function that is told already"));
         }
-        *place = Some(Callback { tell, context, destroy });
+        *place = Some(Callback { tell, context });
         drop(place);
         outstanding.watch();
         Ok(())

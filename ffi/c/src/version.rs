@@ -9,7 +9,7 @@ use std::ffi::c_char;
 pub const RF_VERSION: u32 = 100;
 
 /// The version of the library: 10000 * major + 100 * minor + patch. A program that was built with a header of the same major
-/// version, and a minor version that is not larger, works with it.
+/// version, and a minor version that is not larger, works with it; below 1.0.0 one of the same minor version.
 #[unsafe(no_mangle)]
 pub extern "C" fn rf_version() -> u32 {
     RF_VERSION

@@ -106,6 +106,15 @@ static void arguments(rf_comm *comm) {
     REFUSED(rf_all_reduce_batch(comm, twice, 1, RF_SUM, &options, &error), RF_UNSUPPORTED, "prepared");
     HOLDS(request == NULL && prepared == NULL);
 
+    rf_options_init(&options);
+    options.reserved = 1;
+    REFUSED(rf_barrier(comm, &options, &error), RF_INVALID_ARGUMENT, "reserved field");
+    options.size = 1u << 20;
+    REFUSED(rf_barrier(comm, &options, &error), RF_INVALID_ARGUMENT, "size is 1048576");
+    twice[0].reserved = 3;
+    REFUSED(rf_all_reduce_batch(comm, twice, 1, RF_SUM, NULL, &error), RF_INVALID_ARGUMENT, "reserved field");
+    REFUSED(rf_all_reduce_batch(comm, twice, UINT64_MAX, RF_SUM, NULL, &error), RF_INVALID_ARGUMENT, "tensors");
+
     rf_error old = RF_ERROR_INIT;
     old.size = 16;
     old.rank = 99;
@@ -122,7 +131,7 @@ static void arguments(rf_comm *comm) {
     counters.size = 8;
     REFUSED(rf_comm_counters(comm, &counters, &error), RF_INVALID_ARGUMENT, "size is 8");
     HOLDS(rf_comm_rank(NULL) == -1 && rf_comm_size(NULL) == -1 && rf_comm_world_rank(comm, n) == -1);
-    HOLDS(rf_comm_host(comm, n) == NULL && rf_comm_backend(NULL) == NULL && rf_comm_table(NULL, NULL, 0) == 0);
+    HOLDS(rf_comm_host(comm, n) == NULL && rf_comm_backend(NULL) == NULL && rf_comm_table(NULL) == NULL);
 
     void *data = NULL;
     rf_memory *memory = NULL;
@@ -186,6 +195,9 @@ static void configurations(void) {
     config.world_size = 4;
     REFUSED(rf_comm_create(&config, &comm, &error), RF_CONFIGURATION, "rank 4");
     HOLDS(error.kind == RF_KIND_SETUP);
+    config.world_size = (int64_t)1 << 40;
+    REFUSED(rf_comm_create(&config, &comm, &error), RF_INVALID_ARGUMENT, "ranks in the configuration");
+    config.world_size = 4;
     config.rank = -7;
     REFUSED(rf_comm_create(&config, &comm, &error), RF_CONFIGURATION, "rank");
     rf_config_init(&config);
@@ -220,7 +232,7 @@ static void configurations(void) {
     REFUSED(rf_config_show(NULL, "heartbeet", shown, sizeof shown, &length, &error), RF_CONFIGURATION, "heartbeet");
 
     HOLDS(rf_key_count() > 10);
-    rf_key_info key;
+    rf_key_info key = RF_KEY_INIT;
     for (uint64_t i = 0; i < rf_key_count(); i++) {
         WELL(rf_key(i, &key));
         HOLDS(strncmp(key.environment, "RINGFOLD_", 9) == 0 && strlen(key.name) && strlen(key.meaning));
@@ -229,6 +241,8 @@ static void configurations(void) {
         HOLDS(rf_supports(what) == 1);
     }
     HOLDS(rf_key(rf_key_count(), &key) == RF_INVALID_ARGUMENT && rf_key(0, NULL) == RF_INVALID_ARGUMENT);
+    key.size = 0;
+    HOLDS(rf_key(0, &key) == RF_INVALID_ARGUMENT);
     HOLDS(rf_supports("dtype:bf16") && rf_supports("collective:all_to_all") && rf_supports("algorithm:ring"));
     HOLDS(rf_supports("backend:tcp") && rf_supports("op:mean") && rf_supports("feature:started"));
     HOLDS(!rf_supports("dtype:f8") && !rf_supports("feature:device_tensors") && !rf_supports("x") && !rf_supports(NULL));
@@ -262,12 +276,19 @@ static void exchanges(void) {
     REFUSED(rf_comm_create_by(&exchange, &config, &comm, &error), RF_BOOTSTRAP, "twice");
     how = 4;
     REFUSED(rf_comm_create_by(&exchange, &config, &comm, &error), RF_BOOTSTRAP, "than its own");
+    exchange.reserved = 1;
+    REFUSED(rf_comm_create_by(&exchange, &config, &comm, &error), RF_INVALID_ARGUMENT, "reserved field");
+    exchange.reserved = 0;
+    exchange.world_size = (int64_t)1 << 40;
+    REFUSED(rf_comm_create_by(&exchange, &config, &comm, &error), RF_INVALID_ARGUMENT, "ranks in the exchange");
+    exchange.world_size = 1;
     exchange.rank = 3;
     REFUSED(rf_comm_create_by(&exchange, &config, &comm, &error), RF_INVALID_ARGUMENT, "own rank is 3");
-    HOLDS(destroyed == 8 && comm == NULL);
+    HOLDS(destroyed == 10 && comm == NULL);
     exchange.size = 1;
+    config.log_destroy = destroy; /* of the configuration, which is in order */
     REFUSED(rf_comm_create_by(&exchange, &config, &comm, &error), RF_INVALID_ARGUMENT, "size is 1");
-    HOLDS(destroyed == 8);
+    HOLDS(destroyed == 11);
 }
 
 int main(void) {

@@ -318,12 +318,7 @@ static void numbers(void) {
     WELL(rf_comm_counters(comm, &counters, &error));
     HOLDS(counters.completed > 100 && counters.failed == 0 && counters.bytes > 0);
     HOLDS((counters.bytes_sent > 0) == (n > 1));
-    char table[64];
-    const uint64_t needs = rf_comm_table(comm, table, sizeof table);
-    HOLDS(needs > sizeof table && strlen(table) == sizeof table - 1);
-    char *all = (char *)malloc(needs);
-    HOLDS(rf_comm_table(comm, all, needs) == needs && strlen(all) + 1 == needs && strstr(all, "all_reduce") != NULL);
-    free(all);
+    HOLDS(strstr(rf_comm_table(comm), "all_reduce: ") != NULL);
     HOLDS(rf_comm_host(comm, r) == NULL || rf_comm_host(comm, r)[0] != 0);
     HOLDS(strlen(rf_comm_backend(comm)) > 0 && rf_comm_generation(comm) >= 0);
 }

@@ -5,9 +5,11 @@
 #include <time.h>
 
 static void *wait_at_barrier(void *comm) {
-    static rf_status status[8];
-    status[0] = rf_barrier((rf_comm *)comm, NULL, NULL);
-    return &status[0];
+    static rf_status status;
+    do
+        status = rf_barrier((rf_comm *)comm, NULL, NULL);
+    while (status == RF_CONCURRENT); /* the other one is asking just now */
+    return &status;
 }
 
 static void pause_ms(long ms) {
@@ -29,12 +31,16 @@ static void concurrent_use_and_abort(void) {
         status = rf_send(comms[0], &one, 0, RF_I64, 0, NULL, &error);
     }
     HOLDS(status == RF_CONCURRENT && error.kind == RF_KIND_REFUSED && strstr(error.text, "rf_comm_duplicate"));
-    WELL(rf_comm_failure(comms[0], &error)); /* may be asked at any time */
+    rf_counters counters = RF_COUNTERS_INIT;
+    WELL(rf_comm_failure(comms[0], &error)); /* these may be asked at any time */
+    WELL(rf_comm_counters(comms[0], &counters, &error));
+    HOLDS(strstr(rf_comm_table(comms[0]), "all_reduce") != NULL);
     HOLDS(rf_comm_rank(comms[0]) == 0 && rf_comm_size(comms[0]) == 2);
     WELL(rf_comm_abort(comms[0], "enough of this"));
     void *result;
     HOLDS(pthread_join(thread, &result) == 0 && *(rf_status *)result == RF_ABORTED);
     REFUSED(rf_comm_failure(comms[0], &error), RF_ABORTED, "enough of this");
+    HOLDS(error.rank == 0 && error.peer == 0 && error.collective[0] == 0);
     /* Rank 1 may still find what rank 0 has sent to the barrier; not a second time. */
     status = rf_barrier(comms[1], NULL, &error);
     HOLDS(status == RF_OK || status == RF_ABORTED);
@@ -144,7 +150,10 @@ static void a_request_is_pending(void) {
     HOLDS(first >= 0 && first == second);
     static struct told told = {PTHREAD_MUTEX_INITIALIZER, 0, 0, 0, ""};
     WELL(rf_request_on_complete(request, complete, &told, gone, &error));
-    REFUSED(rf_request_on_complete(request, complete, &told, gone, &error), RF_INVALID_ARGUMENT, "already");
+    static struct told other = {PTHREAD_MUTEX_INITIALIZER, 0, 0, 0, ""};
+    REFUSED(rf_request_on_complete(request, complete, &other, gone, &error), RF_INVALID_ARGUMENT, "already");
+    REFUSED(rf_request_on_complete(request, NULL, &other, gone, &error), RF_INVALID_ARGUMENT, "NULL");
+    HOLDS(other.times == 0 && other.destroyed == 2);
     WELL(rf_all_reduce(comms[1], &data[1], &data[1], 1, RF_I32, RF_SUM, NULL, &error));
     WELL(rf_request_wait(request, -1, &error));
     HOLDS(data[0] == 7 && data[1] == 7);
