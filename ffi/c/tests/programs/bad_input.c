@@ -1,5 +1,7 @@
 /* What cannot be right: each with its status and words, and nothing changed. Any number of ranks. */
+#define _DEFAULT_SOURCE
 #include "check.h"
+#include <sys/mman.h>
 
 static int32_t gather_nothing(void *context, const void *message, uint64_t length, int64_t timeout_ns, rf_sink_fn take,
                               void *sink) {
@@ -141,6 +143,12 @@ static void arguments(rf_comm *comm) {
     REFUSED(rf_allocate(comm, 8, NULL, &memory, &error), RF_INVALID_ARGUMENT, "NULL");
     REFUSED(rf_register(comm, NULL, 4096, &memory, &error), RF_INVALID_ARGUMENT, "NULL");
     REFUSED(rf_register(comm, (char *)a + 1, 4096, &memory, &error), RF_INVALID_ARGUMENT, "page");
+    /* Others would write there, so read-only pages are refused where they would be shared. */
+    void *pages = mmap(NULL, 8192, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    HOLDS(pages != MAP_FAILED);
+    if (strcmp(rf_comm_backend(comm), "shm") == 0)
+        REFUSED(rf_register(comm, pages, 8192, &memory, &error), RF_INVALID_ARGUMENT, "r--p");
+    munmap(pages, 8192);
     HOLDS(memory == NULL && rf_memory_is_shared(NULL) == 0);
     WELL(rf_memory_release(NULL, &error));
 
