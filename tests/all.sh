@@ -19,9 +19,10 @@ need() { # need COMMAND PACKAGE [OPTION]
 
 step "what the tests need: a compiler for C++, CMake, Valgrind, Open MPI, MPICH, torchrun (200 MB, 850 MB on the disk)"
 need c++ g++
+need make make
 need cmake cmake
 need pkg-config pkg-config
-need valgrind valgrind
+need valgrind valgrind libc6-dbg
 need python3 python3
 need mpirun.openmpi openmpi-bin
 need mpirun.mpich mpich
