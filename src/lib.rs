@@ -38,6 +38,9 @@ pub mod launch;
 
 mod communicator;
 
+#[cfg(feature = "arrow")]
+pub mod arrow;
+
 pub use backend::Counters;
 pub use collective::{Collective, Order};
 pub use communicator::{
@@ -47,7 +50,7 @@ pub use communicator::{
 pub use config::Config;
 pub use error::{Error, ErrorKind, Result};
 pub use plan::Algorithm;
-pub use reduce::{CustomOp, ReduceOp};
+pub use reduce::{CustomOp, NullPolicy, ReduceOp};
 pub use tensor::{DType, Element};
 
 /// The examples of the README run as tests.

@@ -15,6 +15,7 @@ const FLOORS: &[&[&str]] = &[
     &["backend"],
     &["bootstrap", "launch"],
     &["communicator"],
+    &["arrow"],
 ];
 
 /// Uses within a floor: (who, whom).

@@ -3,6 +3,7 @@
 use crate::collective::Order;
 use crate::error::{Error, Result};
 use crate::plan::Algorithm;
+use crate::reduce::NullPolicy;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -46,6 +47,7 @@ pub struct Options {
     pub(super) algorithm: Option<Algorithm>,
     pub(super) check: Option<Check>,
     pub(super) order: Option<Order>,
+    pub(super) nulls: Option<NullPolicy>,
 }
 
 impl Options {
@@ -78,6 +80,13 @@ impl Options {
         self
     }
 
+    /// What becomes of nulls, in calls whose data can have some: those of Arrow data. Default: they are refused.
+    /// The same on every rank.
+    pub fn nulls(mut self, nulls: NullPolicy) -> Self {
+        self.nulls = Some(nulls);
+        self
+    }
+
     /// These options where they say something, else `base`'s.
     pub(super) fn over(&self, base: &Options) -> Options {
         Options {
@@ -85,6 +94,7 @@ impl Options {
             algorithm: self.algorithm.or(base.algorithm),
             check: self.check.or(base.check),
             order: self.order.or(base.order),
+            nulls: self.nulls.or(base.nulls),
         }
     }
 }

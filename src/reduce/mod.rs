@@ -2,9 +2,11 @@
 
 mod custom;
 mod kernels;
+mod nulls;
 mod op;
 pub mod oracle;
 
 pub use custom::{CustomOp, Reduction, Signature, WIDEST};
 pub use kernels::{InstructionSet, Kernels, kernels};
+pub use nulls::NullPolicy;
 pub use op::ReduceOp;
