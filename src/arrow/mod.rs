@@ -8,3 +8,16 @@ pub use arrow_data as data;
 pub use arrow_ipc as ipc;
 pub use arrow_schema as schema;
 pub use arrow_select as select;
+
+mod account;
+mod arrays;
+mod column;
+mod message;
+mod nulls;
+mod output;
+mod partition;
+mod reduce;
+mod shuffle;
+mod tables;
+
+pub use message::decode;

@@ -7,9 +7,11 @@
 //! [`execute`] checks it (unless it repeats a [`recent`] one), [`sequencer`] gives it its place and schedule, and [`line`] drives the backend: on the caller's
 //! thread, or handed to the one of [`progress`], which reports to a [`completion`]. [`options`] is what can be said of
 //! one call, [`abort`] stops a group from outside, [`told`] is what can be seen of it, [`start`] makes communicators, and [`split`] makes groups within a group
-//! of the same [kind](kin).
+//! of the same [kind](kin). [`above`](self) is what rooms above may know.
 
 mod abort;
+#[cfg(feature = "arrow")]
+mod above;
 mod batch;
 mod bucket;
 mod buffer;
@@ -96,7 +98,14 @@ pub struct Communicator {
     sequencer: RefCell<Sequencer>,
     completions: RefCell<Completions>,
     abort: AbortHandle,
+    /// Gives memory for results, where a call makes its own.
+    #[cfg(feature = "arrow")]
+    recycler: crate::memory::Recycler,
 }
+
+/// How many bytes of results that nobody has any more are kept for the next.
+#[cfg(feature = "arrow")]
+const KEPT: usize = 256 << 20;
 
 impl Communicator {
     /// This rank, from 0 to [`world_size`](Communicator::world_size) - 1.

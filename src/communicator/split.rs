@@ -146,6 +146,8 @@ impl Communicator {
             progress: Arc::clone(&self.progress),
             sequencer: RefCell::new(sequencer),
             completions: RefCell::default(),
+            #[cfg(feature = "arrow")]
+            recycler: self.recycler.clone(),
             abort: self.abort.clone(),
         })
     }

@@ -132,6 +132,8 @@ impl Place {
             progress: Arc::default(),
             sequencer: RefCell::new(sequencer),
             completions: RefCell::default(),
+            #[cfg(feature = "arrow")]
+            recycler: crate::memory::Recycler::new(super::KEPT),
             abort: self.abort,
         }
     }

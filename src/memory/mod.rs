@@ -8,7 +8,8 @@
 //! no Rust reference to it is ever made but to an atomic, and to shared tensors, which others leave alone while their owner
 //! has them.
 //!
-//! [`Pages`] are memory of this process alone, whole pages of it, which can take the place of shared ones.
+//! [`Pages`] are memory of this process alone, whole pages of it, which can take the place of shared ones; a [`Recycler`] keeps them
+//! for results.
 //!
 //! The layout and the protocols: the README beside [`transport::shm`](crate::transport::shm).
 
@@ -18,11 +19,13 @@ pub(crate) mod barrier;
 pub(crate) mod futex;
 mod origin;
 pub(crate) mod pages;
+mod recycler;
 mod segment;
 
 pub use arena::{Arena, Block};
 pub use origin::Origin;
 pub use pages::Pages;
+pub use recycler::{Recycled, Recycler};
 pub use segment::Segment;
 
 /// The size of a page, which is what memory is taken and given back by.
