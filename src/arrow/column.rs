@@ -56,9 +56,7 @@ impl Leaf<'_> {
     /// The numbers, where they lie.
     pub(super) fn tensor(&self) -> TensorRef<'_> {
         debug_assert_eq!(self.values.len(), self.count() * self.dtype.size());
-        // SAFETY: the buffer is so many bytes (they were cut to that length when the column was made), initialised, lives
-        // as long as this borrow, and is immutable.
-        unsafe { TensorRef::from_raw_slice(self.values.as_ptr(), self.dtype, self.count()) }
+        TensorRef::from_bytes(self.values, self.dtype)
     }
 
     /// Fails unless the reduction is defined for what the numbers stand for.
@@ -246,11 +244,6 @@ impl Column {
             Form::Struct(columns) => columns.iter().for_each(|column| arrays.extend(column.arrays())),
         }
         arrays
-    }
-
-    /// Whether its values are its own numbers and not arrays.
-    pub(super) fn is_leaf(&self) -> bool {
-        matches!(self.form, Form::Numbers(..))
     }
 
     /// Whether it or an array within it has nulls.

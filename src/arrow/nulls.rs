@@ -50,27 +50,44 @@ fn neutral(op: ReduceOp, dtype: DType) -> [u8; 8] {
 pub(super) fn pack(values: &[u8], nulls: Option<&NullBuffer>, op: ReduceOp, dtype: DType, out: &mut [u8]) {
     let Some(nulls) = nulls else { return out.copy_from_slice(values) };
     let neutral = neutral(op, dtype);
+    macro_rules! words {
+        ($type:ty) => {{
+            let neutral =
+                <$type>::from_ne_bytes(*neutral.first_chunk().expect("no value is wider than 8 bytes"));
+            let (values, out) = (values.as_chunks().0, out.as_chunks_mut().0);
+            for_eights(nulls, values, out, |bits, values, out| {
+                for (at, (value, out)) in values.iter().zip(out).enumerate() {
+                    let there = (0 as $type).wrapping_sub(<$type>::from(bits & 1 << at != 0));
+                    *out = (<$type>::from_ne_bytes(*value) & there | neutral & !there).to_ne_bytes();
+                }
+            });
+        }};
+    }
     match dtype.size() {
-        1 => pack_words::<1>(values, nulls, neutral, out),
-        2 => pack_words::<2>(values, nulls, neutral, out),
-        4 => pack_words::<4>(values, nulls, neutral, out),
-        _ => pack_words::<8>(values, nulls, neutral, out),
+        1 => words!(u8),
+        2 => words!(u16),
+        4 => words!(u32),
+        _ => words!(u64),
     }
 }
 
-fn pack_words<const N: usize>(values: &[u8], nulls: &NullBuffer, neutral: [u8; 8], out: &mut [u8]) {
-    let neutral: [u8; N] = *neutral.first_chunk().expect("no value is wider than 8 bytes");
-    let (values, out) = (values.as_chunks::<N>().0, out.as_chunks_mut::<N>().0);
+/// Goes through values, eight at a time with their bits of validity, so that the processor can do as many at once.
+#[inline]
+fn for_eights<A: Copy, B>(
+    nulls: &NullBuffer,
+    values: &[A],
+    out: &mut [B],
+    each: impl Fn(u8, &[A], &mut [B]),
+) {
     let chunks = nulls.inner().bit_chunks();
     let words = chunks.iter().chain([chunks.remainder_bits()]);
     for ((values, out), bits) in values.chunks(64).zip(out.chunks_mut(64)).zip(words) {
-        if bits == u64::MAX {
-            out.copy_from_slice(values);
-            continue;
+        let (eights, rest) = values.as_chunks::<8>();
+        let (out_eights, out_rest) = out.as_chunks_mut::<8>();
+        for ((values, out), bits) in eights.iter().zip(out_eights).zip(bits.to_le_bytes()) {
+            each(bits, values, out);
         }
-        for (bit, (value, out)) in values.iter().zip(out).enumerate() {
-            *out = if bits >> bit & 1 == 1 { *value } else { neutral };
-        }
+        each(bits.checked_shr(eights.len() as u32 * 8).unwrap_or(0) as u8, rest, out_rest);
     }
 }
 
@@ -101,26 +118,60 @@ pub(super) fn bitmap_bytes(bits: usize) -> usize {
 /// Writes 1 where there is a value and 0 where there is none, in numbers of `N` bytes.
 pub(super) fn presence<const N: usize>(nulls: Option<&NullBuffer>, out: &mut [u8]) {
     let out = out.as_chunks_mut::<N>().0;
-    let number =
-        |there: bool| *u64::from(there).to_le_bytes().first_chunk::<N>().expect("no number is wider");
+    let number = |there: bool| {
+        let mut number = [0; N];
+        number[0] = u8::from(there);
+        number
+    };
     match nulls {
         None => out.fill(number(true)),
-        Some(nulls) => out.iter_mut().zip(nulls.inner()).for_each(|(out, there)| *out = number(there)),
+        Some(nulls) => {
+            // Values are not looked at, and need no memory.
+            for_eights(nulls, &vec![(); out.len()], out, |bits, _, out| {
+                out.iter_mut().enumerate().for_each(|(at, out)| *out = number(bits & 1 << at != 0));
+            });
+        }
     }
 }
 
-/// Divides sums by how many ranks had a value, numbers of `N` bytes; where none had, there is nothing to divide.
-pub(super) fn divide<const N: usize>(sums: &mut [u8], dtype: DType, counts: &[u8]) {
-    let counts = counts.as_chunks::<N>().0.iter().map(|count| {
-        let mut bytes = [0u8; 8];
-        bytes[..N].copy_from_slice(count);
-        u64::from_le_bytes(bytes).max(1)
-    });
+/// A count of ranks, as it lies in memory.
+trait Count: Copy {
+    fn get(self) -> u32;
+}
+
+impl Count for [u8; 1] {
+    fn get(self) -> u32 {
+        self[0].into()
+    }
+}
+
+impl Count for [u8; 2] {
+    fn get(self) -> u32 {
+        u16::from_le_bytes(self).into()
+    }
+}
+
+impl Count for [u8; 4] {
+    fn get(self) -> u32 {
+        u32::from_le_bytes(self)
+    }
+}
+
+/// Divides sums by how many ranks had a value, numbers of `width` bytes; where none had, there is nothing to divide.
+pub(super) fn divide(sums: &mut [u8], dtype: DType, counts: &[u8], width: usize) {
+    match width {
+        1 => divide_by(sums, dtype, counts.as_chunks::<1>().0),
+        2 => divide_by(sums, dtype, counts.as_chunks::<2>().0),
+        _ => divide_by(sums, dtype, counts.as_chunks::<4>().0),
+    }
+}
+
+fn divide_by<C: Count>(sums: &mut [u8], dtype: DType, counts: &[C]) {
     macro_rules! of {
         ($type:ty, $wide:ty, $from:expr, $to:expr) => {
             for (sum, count) in sums.as_chunks_mut().0.iter_mut().zip(counts) {
                 let value: $wide = $from(<$type>::from_ne_bytes(*sum));
-                *sum = <$type>::to_ne_bytes($to(value / count as $wide));
+                *sum = <$type>::to_ne_bytes($to(value / count.get().max(1) as $wide));
             }
         };
     }
@@ -199,7 +250,7 @@ mod tests {
         counts[0] = 4;
         let mut sums: Vec<u8> =
             [8.0f64, -0.0, 3.0, 1.0, 5.0].iter().flat_map(|sum| sum.to_ne_bytes()).collect();
-        divide::<2>(&mut sums, DType::F64, &counts);
+        divide(&mut sums, DType::F64, &counts, 2);
         let means: Vec<f64> = sums.as_chunks().0.iter().map(|mean| f64::from_ne_bytes(*mean)).collect();
         assert_eq!(means, [2.0, -0.0, 3.0, 1.0, 5.0]);
     }

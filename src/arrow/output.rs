@@ -3,7 +3,7 @@
 use crate::communicator::Communicator;
 use crate::error::Result;
 use crate::memory::Recycled;
-use crate::tensor::{DType, TensorMut};
+use crate::tensor::{DType, TensorMut, TensorRef};
 use arrow_buffer::{Buffer, MutableBuffer};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -28,11 +28,14 @@ impl Output {
         })
     }
 
-    /// As a tensor of so many elements from an element on.
+    /// As a tensor of so many elements.
     pub(super) fn tensor(&mut self, dtype: DType, count: usize) -> TensorMut<'_> {
-        assert!(count.checked_mul(dtype.size()).is_some_and(|bytes| bytes <= self.len()));
-        // SAFETY: the memory is as long as was just checked, initialised, and borrowed exclusively for as long as the view.
-        unsafe { TensorMut::from_raw_slice(self.as_mut_ptr(), dtype, count) }
+        TensorMut::from_bytes(&mut self[..count * dtype.size()], dtype)
+    }
+
+    /// As a tensor of so many elements that are read.
+    pub(super) fn as_tensor(&self, dtype: DType, count: usize) -> TensorRef<'_> {
+        TensorRef::from_bytes(&self[..count * dtype.size()], dtype)
     }
 
     /// As an immutable buffer. Large ones go back to the communicator when nobody has them any more.

@@ -4,7 +4,7 @@ use super::account::{Asked, Brings, agree};
 use super::column::{Column, Leaf};
 use super::nulls::{bitmap, bitmap_bytes, divide, pack, presence};
 use super::output::Output;
-use crate::communicator::{Tensors, With};
+use crate::communicator::{Scope, Tensors, With};
 use crate::error::{Error, Result};
 use crate::reduce::{NullPolicy, ReduceOp, Reduction};
 use crate::tensor::{DType, TensorMut};
@@ -66,11 +66,18 @@ impl Into<'_> {
         }
     }
 
-    fn bytes(&mut self, dtype: DType, count: usize) -> &mut [u8] {
-        let mut tensor = self.tensor(dtype, count);
-        let (at, len) = (tensor.pointer(), count * dtype.size());
-        // SAFETY: a tensor is borrowed exclusively, dense (the caller's were checked, ours are), and so long.
-        unsafe { std::slice::from_raw_parts_mut(at, len) }
+    /// Some of its numbers, as bytes.
+    fn part(&mut self, dtype: DType, numbers: Range<usize>) -> &mut [u8] {
+        let bytes = numbers.start * dtype.size()..numbers.end * dtype.size();
+        match self {
+            Into::Given(tensor) => &mut tensor.bytes_mut()[bytes],
+            Into::New(output) => &mut output[bytes],
+        }
+    }
+
+    /// Some of its numbers.
+    fn tensor_of(&mut self, dtype: DType, numbers: Range<usize>) -> TensorMut<'_> {
+        TensorMut::from_bytes(self.part(dtype, numbers), dtype)
     }
 }
 
@@ -246,59 +253,19 @@ impl<'w, 'a> Reducing<'w, 'a> {
         Ok(self.done(vec![None; arrays]))
     }
 
-    /// Some rank has nulls, which count as absent: a copy with neutral values in their place, and who has a value.
+    /// Some rank has nulls, which count as absent: copies with neutral values in their place, and who has a value.
     fn skipping(mut self) -> Result<Option<Reduced<'a>>> {
         let (with, goal) = (self.with, self.goal);
         let comm = with.communicator();
         let Reduction::Named(op) = self.op else {
             return Err(comm.complete(Error::unsupported("a reduction of the user's of data that has nulls")));
         };
-        let is_mean = op == ReduceOp::Mean;
-        let summed = if is_mean { ReduceOp::Sum } else { op };
         let leaves = self.leaves();
-        let own: Vec<usize> = leaves.iter().map(|leaf| self.count(leaf, comm.rank())).collect();
-        let counts: Vec<Vec<usize>> = leaves.iter().map(|leaf| self.counts(leaf)).collect();
-
-        // Who gets all of it reduces in the memory of the result, else there is a copy of its own.
-        let in_result = goal == Goal::All;
-        let mut copies = Vec::new();
-        for (leaf, into) in leaves.iter().zip(&mut self.into) {
-            let pack =
-                |out: &mut [u8]| pack(leaf.values, leaf.column.nulls.as_ref(), summed, leaf.dtype, out);
-            if in_result {
-                pack(into.bytes(leaf.dtype, leaf.count()));
-            } else {
-                let mut copy = Output::new(comm, leaf.values.len())?;
-                pack(&mut copy);
-                copies.push(copy);
-            }
+        let mut copies = Copies::new(with, op)?;
+        for portion in self.portions(&leaves) {
+            copies.reduce(goal, &leaves, &mut self.into, &portion)?;
         }
-        let mut who = Who::of(with, self.columns, is_mean)?;
-        let tensors: Vec<Tensors<'_>> = if in_result {
-            let into = leaves.iter().zip(&mut self.into);
-            into.map(|(leaf, into)| Tensors::InPlace(into.tensor(leaf.dtype, leaf.count()))).collect()
-        } else {
-            let apart = leaves.iter().zip(&mut copies).zip(self.into.iter_mut().zip(&own));
-            apart
-                .map(|((leaf, copy), (into, &own))| {
-                    let copy = as_ref(copy, leaf.dtype, leaf.count());
-                    Tensors::Apart(copy, into.tensor(leaf.dtype, own))
-                })
-                .collect()
-        };
-        run(with, goal, &summed.into(), tensors, &counts)?;
-        who.reduce(with)?;
-
-        if is_mean && self.has_result() {
-            for (index, ((leaf, into), &own)) in leaves.iter().zip(&mut self.into).zip(&own).enumerate() {
-                let from = match goal {
-                    Goal::Block => counts[index][..comm.rank()].iter().sum(),
-                    _ => 0,
-                };
-                who.divide(index, into.bytes(leaf.dtype, own), leaf.dtype, from..from + own);
-            }
-        }
-        let mut validity = who.validity(self.columns);
+        let mut validity = reduced_validity(with, self.columns)?;
         if goal == Goal::Block {
             let arrays = self.columns.iter().flat_map(|column| {
                 let rows = block(column.len(), comm.world_size(), comm.rank());
@@ -312,12 +279,197 @@ impl<'w, 'a> Reducing<'w, 'a> {
         }
         Ok(self.done(validity))
     }
+
+    /// The leaves in portions that go one after another: what has been copied is still in the caches when it is reduced.
+    fn portions(&self, leaves: &[Leaf<'_>]) -> Vec<Vec<Part>> {
+        let comm = self.with.communicator();
+        // Between hosts every portion waits for the network once.
+        let most = if comm.backend() == "shm" { IN_CACHES } else { comm.world_size() * OVER_NETWORKS };
+        let rank = comm.rank();
+        let mut portions = vec![Vec::new()];
+        let mut room = most;
+        for (leaf, of) in leaves.iter().enumerate() {
+            if self.goal == Goal::Block {
+                // Every rank's block is a part of the portion, so there is one.
+                let (counts, start) = (self.counts(of), self.start(of, rank));
+                portions[0].push(Part {
+                    leaf,
+                    from: 0..of.count(),
+                    into: start..start + self.count(of, rank),
+                    counts,
+                });
+                continue;
+            }
+            let mut from = 0;
+            loop {
+                let len = (room / of.dtype.size()).min(of.count() - from);
+                let range = from..from + len;
+                let into = if self.has_result() { range.clone() } else { 0..0 };
+                portions.last_mut().expect("there is one").push(Part {
+                    leaf,
+                    from: range,
+                    into,
+                    counts: Vec::new(),
+                });
+                from += len;
+                room -= len * of.dtype.size();
+                if from == of.count() {
+                    break;
+                }
+                portions.push(Vec::new());
+                room = most;
+            }
+        }
+        portions
+    }
+
+    /// Where a rank's part of a leaf begins, in numbers of the whole.
+    fn start(&self, leaf: &Leaf<'_>, rank: usize) -> usize {
+        self.counts(leaf)[..rank].iter().sum()
+    }
 }
 
-fn as_ref(copy: &mut Output, dtype: DType, count: usize) -> crate::tensor::TensorRef<'_> {
-    let at = copy.tensor(dtype, count).pointer();
-    // SAFETY: the memory was borrowed as a tensor of this length just now, and is borrowed for as long.
-    unsafe { crate::tensor::TensorRef::from_raw_slice(at, dtype, count) }
+/// How many bytes are copied at a time where ranks are on one host.
+const IN_CACHES: usize = 1 << 20;
+
+/// How many bytes are copied at a time, for each rank, where there is a network between them.
+const OVER_NETWORKS: usize = 4 << 20;
+
+/// A part of a leaf that is reduced at a time.
+#[derive(Debug)]
+struct Part {
+    leaf: usize,
+    /// The numbers that go into it.
+    from: Range<usize>,
+    /// Those of the whole that come out of it on this rank.
+    into: Range<usize>,
+    /// How many come out on each rank, where each gets others.
+    counts: Vec<usize>,
+}
+
+/// Copies of what is reduced, with neutral values where there are nulls, and for means how many ranks have each value.
+struct Copies<'w> {
+    with: &'w With<'w>,
+    op: ReduceOp,
+    /// How many bytes a count has: as many as the number of ranks needs. 0 where nobody counts.
+    width: usize,
+    /// Copies that do not lie where the result goes.
+    values: Vec<Output>,
+    counts: Vec<Output>,
+}
+
+impl<'w> Copies<'w> {
+    fn new(with: &'w With<'w>, op: ReduceOp) -> Result<Self> {
+        let width = match with.communicator().world_size() {
+            _ if op != ReduceOp::Mean => 0,
+            ..=0xff => 1,
+            ..=0xffff => 2,
+            _ => 4,
+        };
+        Ok(Copies { with, op, width, values: Vec::new(), counts: Vec::new() })
+    }
+
+    /// Reduces a portion into the result.
+    fn reduce(
+        &mut self,
+        goal: Goal,
+        leaves: &[Leaf<'_>],
+        into: &mut [Into<'_>],
+        portion: &[Part],
+    ) -> Result<()> {
+        let comm = self.with.communicator();
+        let summed = if self.op == ReduceOp::Mean { ReduceOp::Sum } else { self.op };
+        // Who gets all of it reduces in the memory of the result, else there is a copy of its own.
+        let in_result = goal == Goal::All;
+        self.values.clear();
+        self.counts.clear();
+        for part in portion {
+            let leaf = &leaves[part.leaf];
+            let size = leaf.dtype.size();
+            let values = &leaf.values[part.from.start * size..part.from.end * size];
+            let nulls = leaf.column.nulls.as_ref().map(|nulls| nulls.slice(part.from.start, part.from.len()));
+            if in_result {
+                let out = into[part.leaf].part(leaf.dtype, part.from.clone());
+                pack(values, nulls.as_ref(), summed, leaf.dtype, out);
+            } else {
+                let mut copy = Output::new(comm, values.len())?;
+                pack(values, nulls.as_ref(), summed, leaf.dtype, &mut copy);
+                self.values.push(copy);
+            }
+            if self.width > 0 {
+                let mut counts = Output::new(comm, part.from.len() * self.width)?;
+                match self.width {
+                    1 => presence::<1>(nulls.as_ref(), &mut counts),
+                    2 => presence::<2>(nulls.as_ref(), &mut counts),
+                    _ => presence::<4>(nulls.as_ref(), &mut counts),
+                }
+                self.counts.push(counts);
+            }
+        }
+        self.run(goal, summed, leaves, into, portion)?;
+        if self.width > 0 {
+            for (part, counts) in portion.iter().zip(&self.counts) {
+                let dtype = leaves[part.leaf].dtype;
+                let from = (part.into.start - part.from.start.min(part.into.start)) * self.width;
+                let counts = &counts[from..from + part.into.len() * self.width];
+                let at = if goal == Goal::Block { 0..part.into.len() } else { part.into.clone() };
+                divide(into[part.leaf].part(dtype, at), dtype, counts, self.width);
+            }
+        }
+        Ok(())
+    }
+
+    fn run(
+        &mut self,
+        goal: Goal,
+        op: ReduceOp,
+        leaves: &[Leaf<'_>],
+        into: &mut [Into<'_>],
+        portion: &[Part],
+    ) -> Result<()> {
+        let counted = match self.width {
+            1 => DType::U8,
+            2 => DType::U16,
+            _ => DType::U32,
+        };
+        let mut values = self.values.iter_mut();
+        let mut tensors = Vec::with_capacity(portion.len());
+        let mut rest = into.iter_mut().enumerate();
+        for part in portion {
+            // Each leaf has one part in a portion, and they are in the leaves' order.
+            let (_, into) = rest.find(|(leaf, _)| *leaf == part.leaf).expect("parts are in their order");
+            let dtype = leaves[part.leaf].dtype;
+            let at = if goal == Goal::Block { 0..part.into.len() } else { part.into.clone() };
+            let into = into.tensor_of(dtype, at);
+            tensors.push(match values.next() {
+                Some(copy) => Tensors::Apart(copy.as_tensor(dtype, part.from.len()), into),
+                None => Tensors::InPlace(into),
+            });
+        }
+        let counts = self.counts.iter_mut().zip(portion);
+        let counts: Vec<TensorMut<'_>> =
+            counts.map(|(counts, part)| counts.tensor(counted, part.from.len())).collect();
+        if counts.is_empty() {
+            let blocks: Vec<Vec<usize>> = portion.iter().map(|part| part.counts.clone()).collect();
+            return run(self.with, goal, &op.into(), tensors, &blocks);
+        }
+        self.with.scope(|scope| {
+            for (tensors, part) in tensors.into_iter().zip(portion) {
+                add(scope, goal, tensors, &part.counts, op.into());
+            }
+            // Everybody hears of everybody: what is divided is this rank's part.
+            counts.into_iter().for_each(|counts| scope.all_reduce(counts, ReduceOp::Sum));
+        })
+    }
+}
+
+/// Adds the reduction of a leaf, or of a part of one, to what runs together.
+fn add<'t>(scope: &mut Scope<'_, 't>, goal: Goal, tensors: Tensors<'t>, counts: &[usize], op: Reduction) {
+    match goal {
+        Goal::All => scope.all_reduce(tensors, op),
+        Goal::Root(root) => scope.reduce(tensors, op, root),
+        Goal::Block => scope.reduce_scatter(tensors, Some(counts), op),
+    }
 }
 
 /// Runs one reduction for each leaf; those of a type are one operation.
@@ -338,103 +490,30 @@ fn run(
     }
     with.scope(|scope| {
         for (tensors, counts) in tensors.into_iter().zip(counts) {
-            match goal {
-                Goal::All => scope.all_reduce(tensors, op.clone()),
-                Goal::Root(root) => scope.reduce(tensors, op.clone(), root),
-                Goal::Block => scope.reduce_scatter(tensors, Some(counts), op.clone()),
-            }
+            add(scope, goal, tensors, counts, op.clone());
         }
     })
 }
 
-/// Who has a value: a bit for each place of each array, and for means how many ranks do, for each number.
-struct Who {
-    bits: Output,
-    /// How many bytes each count has: as many as the number of ranks needs. None where nobody counts.
-    width: usize,
-    counts: Output,
-    /// Where the counts of each leaf begin, in counts.
-    starts: Vec<usize>,
-}
-
-impl Who {
-    fn of(with: &With<'_>, columns: &[Column], counting: bool) -> Result<Self> {
-        let comm = with.communicator();
-        let arrays: Vec<&Column> = columns.iter().flat_map(Column::arrays).collect();
-        let total = arrays.iter().map(|array| bitmap_bytes(array.len())).sum();
-        let mut bits = Output::new(comm, total)?;
-        let mut rest = &mut bits[..];
-        for array in &arrays {
-            let own = rest.split_off_mut(..bitmap_bytes(array.len())).unwrap_or_default();
-            bitmap(array.nulls.as_ref(), array.len(), own);
-        }
-        let width = match comm.world_size() {
-            _ if !counting => 0,
-            ..=0xff => 1,
-            ..=0xffff => 2,
-            _ => 4,
-        };
-        let leaves = arrays.iter().filter(|array| array.is_leaf());
-        let starts = leaves.clone().scan(0, |next, leaf| Some(std::mem::replace(next, *next + leaf.len())));
-        let starts: Vec<usize> = starts.collect();
-        let numbers: usize = leaves.clone().map(|leaf| leaf.len()).sum();
-        let mut counts = Output::new(comm, numbers * width)?;
-        let mut rest = &mut counts[..];
-        for leaf in leaves {
-            let own = rest.split_off_mut(..leaf.len() * width).unwrap_or_default();
-            match width {
-                0 => {}
-                1 => presence::<1>(leaf.nulls.as_ref(), own),
-                2 => presence::<2>(leaf.nulls.as_ref(), own),
-                _ => presence::<4>(leaf.nulls.as_ref(), own),
-            }
-        }
-        Ok(Who { bits, width, counts, starts })
+/// Which values of each array are there on any rank.
+fn reduced_validity(with: &With<'_>, columns: &[Column]) -> Result<Vec<Option<NullBuffer>>> {
+    let arrays: Vec<&Column> = columns.iter().flat_map(Column::arrays).collect();
+    let total = arrays.iter().map(|array| bitmap_bytes(array.len())).sum();
+    let mut bits = Output::new(with.communicator(), total)?;
+    let mut rest = &mut bits[..];
+    for array in &arrays {
+        let own = rest.split_off_mut(..bitmap_bytes(array.len())).unwrap_or_default();
+        bitmap(array.nulls.as_ref(), array.len(), own);
     }
-
-    /// Every rank hears of every rank.
-    fn reduce(&mut self, with: &With<'_>) -> Result<()> {
-        let dtype = match self.width {
-            1 => DType::U8,
-            2 => DType::U16,
-            _ => DType::U32,
-        };
-        let (bytes, width) = (self.bits.len(), self.width);
-        let bits = self.bits.tensor(DType::U8, bytes);
-        let counting = (width > 0).then(|| self.counts.len() / width);
-        let counts = counting.map(|numbers| self.counts.tensor(dtype, numbers));
-        with.beside().scope(|scope| {
-            scope.all_reduce(bits, ReduceOp::BitOr);
-            if let Some(counts) = counts {
-                scope.all_reduce(counts, ReduceOp::Sum);
-            }
-        })
-    }
-
-    /// Divides some of the sums of a leaf by how many ranks had a value.
-    fn divide(&self, leaf: usize, sums: &mut [u8], dtype: DType, numbers: Range<usize>) {
-        let start = (self.starts[leaf] + numbers.start) * self.width;
-        let counts = &self.counts[start..start + numbers.len() * self.width];
-        match self.width {
-            1 => divide::<1>(sums, dtype, counts),
-            2 => divide::<2>(sums, dtype, counts),
-            _ => divide::<4>(sums, dtype, counts),
-        }
-    }
-
-    /// The validity of each array.
-    fn validity(self, columns: &[Column]) -> Vec<Option<NullBuffer>> {
-        let bits = self.bits.into_buffer();
-        let mut start = 0;
-        let arrays = columns.iter().flat_map(Column::arrays);
-        arrays
-            .map(|array| {
-                let bytes = bitmap_bytes(array.len());
-                let own = bits.slice_with_length(start, bytes);
-                start += bytes;
-                let nulls = NullBuffer::new(BooleanBuffer::new(own, 0, array.len()));
-                Some(nulls).filter(|nulls| nulls.null_count() > 0)
-            })
-            .collect()
-    }
+    with.beside().all_reduce(&mut bits[..], ReduceOp::BitOr)?;
+    let bits = bits.into_buffer();
+    let mut start = 0;
+    let validity = arrays.iter().map(|array| {
+        let bytes = bitmap_bytes(array.len());
+        let own = bits.slice_with_length(start, bytes);
+        start += bytes;
+        let nulls = NullBuffer::new(BooleanBuffer::new(own, 0, array.len()));
+        Some(nulls).filter(|nulls| nulls.null_count() > 0)
+    });
+    Ok(validity.collect())
 }

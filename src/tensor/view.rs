@@ -204,6 +204,13 @@ impl<'a> TensorRef<'a> {
         TensorRef { pointer, layout: Layout::flat(dtype, count), memory: PhantomData }
     }
 
+    /// A one-dimensional view of bytes as elements of a type that is known at run time; what is too short for an element at
+    /// the end is left out. They need not be aligned.
+    pub fn from_bytes(bytes: &'a [u8], dtype: DType) -> Self {
+        let layout = Layout::flat(dtype, bytes.len() / dtype.size());
+        TensorRef { pointer: bytes.as_ptr(), layout, memory: PhantomData }
+    }
+
     accessors!();
 
     /// Nothing, of this type.
@@ -259,7 +266,28 @@ impl<'a> TensorMut<'a> {
         TensorMut { pointer, layout: Layout::flat(dtype, count), memory: PhantomData }
     }
 
+    /// A one-dimensional view of bytes as elements of a type that is known at run time; what is too short for an element at
+    /// the end is left out. They need not be aligned.
+    ///
+    /// ```
+    /// use ringfold::tensor::{DType, TensorMut};
+    /// let mut bytes = [0u8; 13];
+    /// assert_eq!(TensorMut::from_bytes(&mut bytes, DType::F32).count(), 3);
+    /// ```
+    pub fn from_bytes(bytes: &'a mut [u8], dtype: DType) -> Self {
+        let layout = Layout::flat(dtype, bytes.len() / dtype.size());
+        TensorMut { pointer: bytes.as_mut_ptr(), layout, memory: PhantomData }
+    }
+
     accessors!();
+
+    /// The bytes of a dense host tensor.
+    #[cfg(feature = "arrow")]
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        assert!(self.check_dense_host().is_ok(), "only of those that have been checked");
+        // SAFETY: the view borrows as many bytes exclusively, dense and in ordinary memory, as was just checked.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer, self.layout.count * self.layout.dtype.size()) }
+    }
 
     /// Nothing, of this type.
     pub(crate) fn empty(dtype: DType) -> Self {
