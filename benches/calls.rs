@@ -7,9 +7,9 @@
 
 use ringfold::config::BackendChoice;
 use ringfold::tensor::TensorMut;
-use ringfold::{Communicator, Options, Order, ReduceOp};
+use ringfold::{Options, Order, ReduceOp};
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use support::{in_turn, on, shown};
 
 mod support;

@@ -45,11 +45,38 @@ impl Message {
 
     /// Copies it to where it belongs.
     pub(super) fn write(&self, out: &mut [u8]) {
-        let mut rest = out;
-        for piece in &self.pieces {
-            rest.split_off_mut(..piece.len()).expect("there is room for it").copy_from_slice(piece);
+        self.writer().write(out);
+    }
+
+    /// Copies it a part at a time.
+    pub(super) fn writer(&self) -> Writer<'_> {
+        Writer { rest: &[], pieces: self.pieces.iter() }
+    }
+}
+
+/// Copies a message, a part at a time.
+#[derive(Debug)]
+pub(super) struct Writer<'m> {
+    rest: &'m [u8],
+    pieces: std::slice::Iter<'m, Buffer>,
+}
+
+impl Writer<'_> {
+    /// Copies the next bytes; what follows its end is zeros.
+    pub(super) fn write(&mut self, mut out: &mut [u8]) {
+        while !out.is_empty() {
+            if self.rest.is_empty() {
+                match self.pieces.next() {
+                    Some(piece) => self.rest = piece,
+                    None => return out.fill(0),
+                }
+            }
+            let len = self.rest.len().min(out.len());
+            let (part, rest) = self.rest.split_at(len);
+            let (into, left) = out.split_at_mut(len);
+            into.copy_from_slice(part);
+            (self.rest, out) = (rest, left);
         }
-        rest.fill(0);
     }
 }
 
@@ -146,7 +173,7 @@ fn is_plain_text<O: OffsetSizeTrait>(array: &ArrayData) -> Result<bool, ArrowErr
         return Ok(false);
     }
     let offsets = &offsets.typed_data::<O>()[array.offset()..][..=array.len()];
-    let ascend = offsets.array_windows().fold(true, |ascend, [start, end]| ascend & (start <= end));
+    let ascend = offsets.windows(2).fold(true, |ascend, ends| ascend & (ends[0] <= ends[1]));
     let span = offsets[0].to_usize().zip(offsets[array.len()].to_usize());
     Ok(ascend && span.and_then(|(start, end)| values.get(start..end)).is_some_and(<[u8]>::is_ascii))
 }

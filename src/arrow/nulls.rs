@@ -48,46 +48,27 @@ fn neutral(op: ReduceOp, dtype: DType) -> [u8; 8] {
 
 /// Copies values, and puts the neutral one of a reduction where there is none.
 pub(super) fn pack(values: &[u8], nulls: Option<&NullBuffer>, op: ReduceOp, dtype: DType, out: &mut [u8]) {
-    let Some(nulls) = nulls else { return out.copy_from_slice(values) };
+    out.copy_from_slice(values);
+    let Some(nulls) = nulls else { return };
     let neutral = neutral(op, dtype);
-    macro_rules! words {
-        ($type:ty) => {{
-            let neutral =
-                <$type>::from_ne_bytes(*neutral.first_chunk().expect("no value is wider than 8 bytes"));
-            let (values, out) = (values.as_chunks().0, out.as_chunks_mut().0);
-            for_eights(nulls, values, out, |bits, values, out| {
-                for (at, (value, out)) in values.iter().zip(out).enumerate() {
-                    let there = (0 as $type).wrapping_sub(<$type>::from(bits & 1 << at != 0));
-                    *out = (<$type>::from_ne_bytes(*value) & there | neutral & !there).to_ne_bytes();
-                }
-            });
-        }};
-    }
     match dtype.size() {
-        1 => words!(u8),
-        2 => words!(u16),
-        4 => words!(u32),
-        _ => words!(u64),
+        1 => patch::<1>(nulls, *neutral.first_chunk().expect("8 bytes"), out),
+        2 => patch::<2>(nulls, *neutral.first_chunk().expect("8 bytes"), out),
+        4 => patch::<4>(nulls, *neutral.first_chunk().expect("8 bytes"), out),
+        _ => patch::<8>(nulls, neutral, out),
     }
 }
 
-/// Goes through values, eight at a time with their bits of validity, so that the processor can do as many at once.
-#[inline]
-fn for_eights<A: Copy, B>(
-    nulls: &NullBuffer,
-    values: &[A],
-    out: &mut [B],
-    each: impl Fn(u8, &[A], &mut [B]),
-) {
+/// Writes a value wherever there is none. Quick where few are missing, as in most data.
+fn patch<const N: usize>(nulls: &NullBuffer, value: [u8; N], out: &mut [u8]) {
     let chunks = nulls.inner().bit_chunks();
     let words = chunks.iter().chain([chunks.remainder_bits()]);
-    for ((values, out), bits) in values.chunks(64).zip(out.chunks_mut(64)).zip(words) {
-        let (eights, rest) = values.as_chunks::<8>();
-        let (out_eights, out_rest) = out.as_chunks_mut::<8>();
-        for ((values, out), bits) in eights.iter().zip(out_eights).zip(bits.to_le_bytes()) {
-            each(bits, values, out);
+    for (out, bits) in out.as_chunks_mut::<N>().0.chunks_mut(64).zip(words) {
+        let mut missing = !bits;
+        while let Some(out) = out.get_mut(missing.trailing_zeros() as usize) {
+            *out = value;
+            missing &= missing - 1;
         }
-        each(bits.checked_shr(eights.len() as u32 * 8).unwrap_or(0) as u8, rest, out_rest);
     }
 }
 
@@ -117,20 +98,11 @@ pub(super) fn bitmap_bytes(bits: usize) -> usize {
 
 /// Writes 1 where there is a value and 0 where there is none, in numbers of `N` bytes.
 pub(super) fn presence<const N: usize>(nulls: Option<&NullBuffer>, out: &mut [u8]) {
-    let out = out.as_chunks_mut::<N>().0;
-    let number = |there: bool| {
-        let mut number = [0; N];
-        number[0] = u8::from(there);
-        number
-    };
-    match nulls {
-        None => out.fill(number(true)),
-        Some(nulls) => {
-            // Values are not looked at, and need no memory.
-            for_eights(nulls, &vec![(); out.len()], out, |bits, _, out| {
-                out.iter_mut().enumerate().for_each(|(at, out)| *out = number(bits & 1 << at != 0));
-            });
-        }
+    let mut one = [0; N];
+    one[0] = 1;
+    out.as_chunks_mut().0.fill(one);
+    if let Some(nulls) = nulls {
+        patch(nulls, [0; N], out);
     }
 }
 

@@ -66,7 +66,7 @@ fn of_128(value: i128, seed: u32) -> u32 {
     let bytes = value.to_be_bytes();
     let sign = if value < 0 { 0xff } else { 0 };
     let redundant = |pair: &&[u8]| pair[0] == sign && (pair[1] ^ sign) & 0x80 == 0;
-    let from = bytes.windows(2).take_while(|pair| redundant(&pair)).count();
+    let from = bytes.windows(2).take_while(|pair| redundant(pair)).count();
     of_bytes(&bytes[from..], seed)
 }
 

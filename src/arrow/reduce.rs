@@ -329,8 +329,8 @@ impl<'w, 'a> Reducing<'w, 'a> {
     }
 }
 
-/// How many bytes are copied at a time where ranks are on one host.
-const IN_CACHES: usize = 1 << 20;
+/// How many bytes are copied at a time where ranks are on one host: what the second cache of a processor holds, several times.
+const IN_CACHES: usize = 256 << 10;
 
 /// How many bytes are copied at a time, for each rank, where there is a network between them.
 const OVER_NETWORKS: usize = 4 << 20;
@@ -363,7 +363,7 @@ impl<'w> Copies<'w> {
         let width = match with.communicator().world_size() {
             _ if op != ReduceOp::Mean => 0,
             ..=0xff => 1,
-            ..=0xffff => 2,
+            0x100..=0xffff => 2,
             _ => 4,
         };
         Ok(Copies { with, op, width, values: Vec::new(), counts: Vec::new() })

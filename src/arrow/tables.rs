@@ -6,6 +6,7 @@ use super::message::{Message, decode};
 use super::output::Output;
 use crate::communicator::{Communicator, Options, Tensors, With};
 use crate::error::{Error, Result};
+use crate::memory::stream;
 use crate::reduce::ReduceOp;
 use crate::tensor::{DType, TensorRef};
 use arrow_array::{Array, ArrayRef, ListArray, RecordBatch, RecordBatchOptions, make_array};
@@ -40,6 +41,12 @@ impl Brings for Schema {
         fields.collect()
     }
 }
+
+/// How many bytes of each rank's message go at a time where they go by way of other memory.
+const PORTION: usize = 256 << 10;
+
+/// From how many bytes on what comes goes past the caches, which cannot hold it.
+const STREAMED: usize = 24 << 20;
 
 /// What this rank sends of a table, to be agreed on before any of it goes.
 struct Sent<'a> {
@@ -90,12 +97,50 @@ impl With<'_> {
         let asked = Asked::new("all_gather");
         let sent = self.agree_to_send(&asked, Sent::one(batch))?;
         let message = &sent.messages[0];
-        let (lengths, total) = self.lengths(message.len())?;
+        let (mut lengths, total) = self.lengths(message.len())?;
+        if comm.backend() == "shm" {
+            // What a rank sends need not be where it receives.
+            let others = total as usize - message.len();
+            let mut all = self.memory(&asked, others, total)?;
+            self.gather_in_portions(message, &lengths, &mut all)?;
+            lengths[comm.rank()] = 0;
+            return self.read(all.into_buffer(), &lengths, Some(batch));
+        }
         let mut all = self.memory(&asked, total as usize, total)?;
         let start: usize = lengths[..comm.rank()].iter().sum();
         message.write(&mut all[start..start + lengths[comm.rank()]]);
         self.all_gather_dyn(all.tensor(DType::U8, total as usize), Some(&lengths))?;
         self.read(all.into_buffer(), &lengths, Some(batch))
+    }
+
+    /// Gathers all others' messages, a portion of each at a time, by way of memory that stays in the caches: so each byte is read from
+    /// where it was and written to where it stays, and what is between costs little.
+    fn gather_in_portions(&self, message: &Message, lengths: &[usize], all: &mut [u8]) -> Result<()> {
+        let comm = self.communicator();
+        let rank = comm.rank();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let mut memory = Output::new(comm, lengths.iter().map(|&len| len.min(PORTION)).sum())?;
+        let mut writer = message.writer();
+        let streams = all.len() >= STREAMED;
+        for from in (0..longest).step_by(PORTION) {
+            let part = |len: usize| len.saturating_sub(from).min(PORTION);
+            let counts: Vec<usize> = lengths.iter().map(|&len| part(len)).collect();
+            let start: usize = counts[..rank].iter().sum();
+            let total: usize = counts.iter().sum();
+            writer.write(&mut memory[start..start + counts[rank]]);
+            let even = counts.iter().all(|&count| count == PORTION);
+            self.all_gather_dyn(memory.tensor(DType::U8, total), (!even).then_some(&counts[..]))?;
+            let (mut parts, mut rest) = (&memory[..total], &mut *all);
+            for (peer, (&len, &count)) in lengths.iter().zip(&counts).enumerate() {
+                let part = parts.split_off(..count).expect("the parts are as long as was said");
+                if peer != rank {
+                    let into = rest.split_off_mut(..len).expect("there is room for all");
+                    let into = &mut into[from.min(len)..][..count];
+                    if streams { stream::copy_slice(part, into) } else { into.copy_from_slice(part) }
+                }
+            }
+        }
+        Ok(())
     }
 
     fn gather_to(&self, batch: &RecordBatch, root: usize) -> Result<Option<Vec<RecordBatch>>> {

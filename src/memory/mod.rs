@@ -21,6 +21,7 @@ mod origin;
 pub(crate) mod pages;
 mod recycler;
 mod segment;
+pub(crate) mod stream;
 
 pub use arena::{Arena, Block};
 pub use origin::Origin;

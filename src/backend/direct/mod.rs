@@ -6,7 +6,7 @@
 //!
 //! - [`program`]: a plan with byte addresses, as it is run;
 //! - [`state`]: how far the running one is;
-//! - [`stream`]: copies past the caches.
+//! - `memory::stream`: copies past the caches.
 //!
 //! Ranks agree before anything is read: every flag carries a hash of the operation's fingerprint, and a rank whose hash
 //! differs is named by what it has posted. What is little goes *in line*: the bytes of a slot right behind a flag, in the same line
@@ -21,7 +21,6 @@
 
 mod program;
 mod state;
-mod stream;
 
 pub(super) use program::{Program, Programs};
 pub(super) use state::{Direct, Step, Stop};

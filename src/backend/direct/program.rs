@@ -1,7 +1,7 @@
 //! A plan in shared memory in the form that it is run in.
 
 use super::super::cannot;
-use crate::collective::{Collective, Order, Request};
+use crate::collective::{Collective, Order};
 use crate::error::Result;
 use crate::plan::select::Table;
 use crate::plan::{Place, Plan, Region, SLOT, Span, Step};
@@ -96,11 +96,6 @@ impl Operand {
 /// From how many bytes of output on results go past the caches, which they would only fill.
 const STREAMED: usize = 8 << 20;
 
-/// Whether results are written where this rank has just read: then they are in the caches already.
-fn rewrites(request: &Request) -> bool {
-    request.in_place && (request.op.is_some() || request.collective == Collective::AllToAll)
-}
-
 impl Program {
     /// The program of a plan.
     ///
@@ -166,7 +161,7 @@ impl Program {
             in_line,
             bytes: request.bytes(plan.rank) as u64,
             moved: moved(&actions, request.world),
-            streams: !rewrites(request) && request.output_len(plan.rank) * element >= STREAMED,
+            streams: !request.in_place && request.output_len(plan.rank) * element >= STREAMED,
             actions: actions.into(),
             element,
             scratch_bytes: plan.scratch * element,

@@ -6,7 +6,7 @@
 
 use super::super::Operation;
 use super::program::{Action, Base, Operand, Program, Programs};
-use super::stream;
+use crate::memory::stream;
 use crate::plan::Region;
 use crate::transport::shm::{HostMemory, Operands, Seen, Stamp};
 

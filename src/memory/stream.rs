@@ -6,7 +6,7 @@
 ///
 /// # Safety
 /// As [`std::ptr::copy_nonoverlapping`] of bytes.
-pub(super) unsafe fn copy(source: *const u8, into: *mut u8, len: usize) {
+pub(crate) unsafe fn copy(source: *const u8, into: *mut u8, len: usize) {
     #[cfg(target_arch = "x86_64")]
     if len >= SHORT && std::is_x86_feature_detected!("avx") {
         // SAFETY: the caller's promise, and the processor has the instructions.
@@ -16,8 +16,17 @@ pub(super) unsafe fn copy(source: *const u8, into: *mut u8, len: usize) {
     unsafe { std::ptr::copy_nonoverlapping(source, into, len) }
 }
 
+/// [`copy`] of slices of one length, and the [`fence`]: for much that is not read again soon.
+#[cfg(feature = "arrow")]
+pub(crate) fn copy_slice(source: &[u8], into: &mut [u8]) {
+    assert_eq!(source.len(), into.len());
+    // SAFETY: two slices of one length, of which one is borrowed exclusively.
+    unsafe { copy(source.as_ptr(), into.as_mut_ptr(), source.len()) };
+    fence();
+}
+
 /// After this all that was [copied](copy) is there before what is written next.
-pub(super) fn fence() {
+pub(crate) fn fence() {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: every x86-64 has it, and it touches nothing.
     unsafe {
@@ -34,7 +43,7 @@ const SHORT: usize = 4096;
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx")]
 unsafe fn avx(source: *const u8, into: *mut u8, len: usize) {
-    use crate::memory::PAGE;
+    use super::PAGE;
     use std::arch::x86_64::{__m256i, _mm256_loadu_si256, _mm256_stream_si256};
     const LINE: usize = 64;
     /// Pages that are written in turns: more banks of the memory are at work at once.
