@@ -14,6 +14,9 @@
 
 #include <stdint.h>
 
+/* A tensor as DLPack 1 describes it: a program that uses one includes dlpack.h, or has the structure by other ways. */
+struct DLManagedTensorVersioned;
+
 /**
  * The version of the header, as rf_version gives that of the library.
  */
@@ -375,7 +378,7 @@ typedef int32_t rf_check;
 
 /**
  * What can be said of one call; NULL in its place says nothing. Made ready by RF_OPTIONS_INIT or rf_options_init. All but the
- * deadline, `request` and `prepared` must be alike on all ranks.
+ * deadline, `pack`, `request` and `prepared` must be alike on all ranks.
  */
 typedef struct {
     /**
@@ -391,9 +394,11 @@ typedef struct {
      */
     rf_check check;
     /**
-     * 0.
+     * 1: strided tensors on the host, which the functions that end in _dlpack can be given, are packed into dense memory for
+     * the time of the call, and an output is unpacked when that has succeeded. Not where it is started or prepared. 0: they are
+     * refused.
      */
-    uint32_t reserved;
+    uint32_t pack;
     /**
      * How long the call may take, in nanoseconds; when it passes, the group fails. 0: as the communicator has it.
      */
@@ -1284,6 +1289,148 @@ rf_status rf_all_reduce_batch(rf_comm *comm,
                               rf_op op,
                               const rf_options *options,
                               rf_error *error);
+
+/**
+ * Every rank's `output` becomes the reduction of all ranks' `input`, which have as many elements. In place where both are one tensor:
+ * the same pointer, or another structure that describes the same.
+ *
+ * Of all functions that end in _dlpack: elements count in row-major order, whatever the shape. Strided tensors need the option
+ * `pack`. Tensors are borrowed: they stay their owner's, and no deleter is called. Those with the flag of a read-only one, and
+ * those whose elements share memory, can be inputs only.
+ *
+ * What the caller sees to:
+ * `comm` is a communicator; tensors are NULL or structures as DLPack's specification demands, whose memory is there, initialised
+ * where it is read, and used by nobody else meanwhile: until the call returns, of a started one until it is complete, of a prepared
+ * one until that is released. The structures themselves are not needed any longer than the call takes. `options` is NULL or
+ * initialised; `error` is NULL or an initialised rf_error.
+ */
+rf_status rf_all_reduce_dlpack(rf_comm *comm,
+                               const struct DLManagedTensorVersioned *input,
+                               const struct DLManagedTensorVersioned *output,
+                               rf_op op,
+                               const rf_options *options,
+                               rf_error *error);
+
+/**
+ * The root's `output` becomes the reduction of all ranks' `input`, which have as many elements. Other ranks' `output` is not looked
+ * at and may be NULL. In place as in rf_all_reduce_dlpack.
+ *
+ * What the caller sees to:
+ * As rf_all_reduce_dlpack.
+ */
+rf_status rf_reduce_dlpack(rf_comm *comm,
+                           const struct DLManagedTensorVersioned *input,
+                           const struct DLManagedTensorVersioned *output,
+                           rf_op op,
+                           int64_t root,
+                           const rf_options *options,
+                           rf_error *error);
+
+/**
+ * Rank r's `output` becomes block r of the reduction of all ranks' `input`, which has a block of that length for each rank. In place
+ * where `output` is block r of `input`, both dense, or where both are one tensor, of which block r is written.
+ *
+ * What the caller sees to:
+ * As rf_all_reduce_dlpack.
+ */
+rf_status rf_reduce_scatter_dlpack(rf_comm *comm,
+                                   const struct DLManagedTensorVersioned *input,
+                                   const struct DLManagedTensorVersioned *output,
+                                   rf_op op,
+                                   const rf_options *options,
+                                   rf_error *error);
+
+/**
+ * Every rank's `output` becomes the `input`s of all ranks, which have one length, one after another. In place where rank r's `input`
+ * is block r of its `output`, both dense, or where both are one tensor, whose block r is the input.
+ *
+ * What the caller sees to:
+ * As rf_all_reduce_dlpack.
+ */
+rf_status rf_all_gather_dlpack(rf_comm *comm,
+                               const struct DLManagedTensorVersioned *input,
+                               const struct DLManagedTensorVersioned *output,
+                               const rf_options *options,
+                               rf_error *error);
+
+/**
+ * Every rank's `output` becomes the root's `input`. Other ranks' `input` is not looked at and may be NULL. In place as in
+ * rf_all_reduce_dlpack.
+ *
+ * What the caller sees to:
+ * As rf_all_reduce_dlpack.
+ */
+rf_status rf_broadcast_dlpack(rf_comm *comm,
+                              const struct DLManagedTensorVersioned *input,
+                              const struct DLManagedTensorVersioned *output,
+                              int64_t root,
+                              const rf_options *options,
+                              rf_error *error);
+
+/**
+ * The root's `output` becomes the `input`s of all ranks, which have one length, one after another. Other ranks' `output` is not
+ * looked at and may be NULL. In place on the root as in rf_all_gather_dlpack.
+ *
+ * What the caller sees to:
+ * As rf_all_reduce_dlpack.
+ */
+rf_status rf_gather_dlpack(rf_comm *comm,
+                           const struct DLManagedTensorVersioned *input,
+                           const struct DLManagedTensorVersioned *output,
+                           int64_t root,
+                           const rf_options *options,
+                           rf_error *error);
+
+/**
+ * Rank r's `output` becomes block r of the root's `input`, which has a block of that length for each rank. Other ranks' `input` is
+ * not looked at and may be NULL. In place on the root as in rf_reduce_scatter_dlpack.
+ *
+ * What the caller sees to:
+ * As rf_all_reduce_dlpack.
+ */
+rf_status rf_scatter_dlpack(rf_comm *comm,
+                            const struct DLManagedTensorVersioned *input,
+                            const struct DLManagedTensorVersioned *output,
+                            int64_t root,
+                            const rf_options *options,
+                            rf_error *error);
+
+/**
+ * Block s of rank r's `output` becomes block r of rank s's `input`; both have a block for each rank, all of one length. In place as in
+ * rf_all_reduce_dlpack.
+ *
+ * What the caller sees to:
+ * As rf_all_reduce_dlpack.
+ */
+rf_status rf_all_to_all_dlpack(rf_comm *comm,
+                               const struct DLManagedTensorVersioned *input,
+                               const struct DLManagedTensorVersioned *output,
+                               const rf_options *options,
+                               rf_error *error);
+
+/**
+ * Sends a tensor to a rank, which receives as many elements of its type by rf_recv or rf_recv_dlpack. See rf_send.
+ *
+ * What the caller sees to:
+ * As rf_all_reduce_dlpack.
+ */
+rf_status rf_send_dlpack(rf_comm *comm,
+                         const struct DLManagedTensorVersioned *tensor,
+                         int64_t to,
+                         const rf_options *options,
+                         rf_error *error);
+
+/**
+ * Receives what a rank has sent by rf_send or rf_send_dlpack. Number and type of the elements are those of the message.
+ *
+ * What the caller sees to:
+ * As rf_all_reduce_dlpack.
+ */
+rf_status rf_recv_dlpack(rf_comm *comm,
+                         const struct DLManagedTensorVersioned *tensor,
+                         int64_t from,
+                         const rf_options *options,
+                         rf_error *error);
 
 /**
  * RF_PENDING while the operation is under way, else what became of it. Does not block.

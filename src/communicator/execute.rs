@@ -4,6 +4,7 @@ use super::batch::Ask;
 use super::call::Call;
 use super::completion::Completion;
 use super::line::Handed;
+use super::packed::Packed;
 use super::recent::{Key, Known, Slot};
 use super::sequencer::Course;
 use super::tensors::Tensors;
@@ -107,13 +108,38 @@ impl With<'_> {
 
     /// Carries out a call, and returns when it is complete.
     pub(super) fn execute(&self, call: &Call<'_>, mut tensors: Tensors<'_>) -> Result<()> {
-        let slot = self.recall(call, &mut tensors)?;
+        let slot = match self.recall(call, &mut tensors) {
+            Ok(slot) => slot,
+            Err(refusal) => return self.execute_packed(call, tensors, refusal),
+        };
         // SAFETY: the tensors are borrowed until this returns, which is after the operation's end; where it unwinds
         // instead, the backend is never driven again.
         let mut operation = Some(unsafe { self.communicator.again(slot, call, &mut tensors) });
         let result = self.communicator.run(&mut operation);
         drop(tensors);
         result
+    }
+
+    /// Carries out a call that was refused, over packed tensors, where it was refused for its strides and the options say so.
+    #[cold]
+    fn execute_packed(&self, call: &Call<'_>, tensors: Tensors<'_>, refusal: Error) -> Result<()> {
+        let comm = self.communicator;
+        if self.options.pack != Some(true) || !tensors.can_be_packed() {
+            return Err(refusal);
+        }
+        let mut packed = Packed::new(tensors).map_err(|error| comm.line.complete(error))?;
+        let mut dense = packed.tensors();
+        let slot = self.recall(call, &mut dense)?;
+        // The output of a rank that gets nothing is not looked at.
+        let writes = comm.sequencer.borrow().recent.get(slot).request.output_len(comm.rank) > 0;
+        // SAFETY: as in `execute`; the packed memory lives longer than the operation, too.
+        let mut operation = Some(unsafe { comm.again(slot, call, &mut dense) });
+        comm.run(&mut operation)?;
+        drop(dense);
+        if writes {
+            packed.unpack();
+        }
+        Ok(())
     }
 }
 

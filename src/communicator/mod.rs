@@ -4,7 +4,7 @@
 //! [`prepared`] ones, a [`scope`] of borrowed ones, a [`batch`], a [`bucket`]. Their memory may be [`shared`].
 //!
 //! Below them, in the order in which a call goes through: [`call`] makes a request of a verb and its [`tensors`],
-//! [`execute`] checks it (unless it repeats a [`recent`] one), [`sequencer`] gives it its place and schedule, and [`line`] drives the backend: on the caller's
+//! [`execute`] checks it (unless it repeats a [`recent`] one) and has strided tensors [`packed`] where that is asked for, [`sequencer`] gives it its place and schedule, and [`line`] drives the backend: on the caller's
 //! thread, or handed to the one of [`progress`], which reports to a [`completion`]. [`options`] is what can be said of
 //! one call, [`abort`] stops a group from outside, [`told`] is what can be seen of it, [`start`] makes communicators, and [`split`] makes groups within a group
 //! of the same [kind](kin). [`above`](self) is what rooms above may know.
@@ -21,6 +21,7 @@ mod execute;
 mod kin;
 mod line;
 mod options;
+mod packed;
 mod pending;
 mod prepared;
 mod probe;

@@ -48,6 +48,7 @@ pub struct Options {
     pub(super) check: Option<Check>,
     pub(super) order: Option<Order>,
     pub(super) nulls: Option<NullPolicy>,
+    pub(super) pack: Option<bool>,
 }
 
 impl Options {
@@ -87,6 +88,31 @@ impl Options {
         self
     }
 
+    /// Whether strided tensors of the host are packed: copied into dense memory for the time of the call, and an output copied
+    /// back when the call has succeeded. What lies between the elements is not touched. That takes as much memory as the
+    /// elements have bytes, and a pass over them for an input, another for an output. Default: strided tensors are refused.
+    /// Dense ones are used where they are, whatever is said here.
+    ///
+    /// It holds for verbs that block and take views (`*_dyn`, [`call`](crate::Communicator::call)), not for started,
+    /// prepared, gathered or batched ones. Each rank decides for itself.
+    ///
+    /// ```
+    /// use ringfold::tensor::{DType, Device, TensorMut};
+    /// use ringfold::{Communicator, Options, ReduceOp};
+    /// let comm = Communicator::local(1).remove(0);
+    /// let mut matrix = [1.0f32, 2.0, 3.0, 4.0];
+    /// // SAFETY: the first column of two rows of two, borrowed exclusively.
+    /// let column = unsafe {
+    ///     TensorMut::from_raw(matrix.as_mut_ptr().cast(), DType::F32, &[2], Some(&[2]), Device::Host)?
+    /// };
+    /// comm.with(Options::new().pack(true)).all_reduce_dyn(column, ReduceOp::Sum)?;
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    pub fn pack(mut self, pack: bool) -> Self {
+        self.pack = Some(pack);
+        self
+    }
+
     /// These options where they say something, else `base`'s.
     pub(super) fn over(&self, base: &Options) -> Options {
         Options {
@@ -95,6 +121,7 @@ impl Options {
             check: self.check.or(base.check),
             order: self.order.or(base.order),
             nulls: self.nulls.or(base.nulls),
+            pack: self.pack.or(base.pack),
         }
     }
 }

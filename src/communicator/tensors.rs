@@ -2,7 +2,7 @@
 
 use crate::backend::Buffers;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Element, TensorMut, TensorRef};
+use crate::tensor::{DType, Device, Element, TensorMut, TensorRef};
 
 /// The tensors of one call: one that is both input and output, or one for each.
 ///
@@ -79,6 +79,18 @@ impl Tensors<'_> {
             Tensors::InPlace(tensor) => {
                 let pointer = tensor.pointer();
                 Buffers { input: pointer.wrapping_add(input_at), output: pointer.wrapping_add(output_at) }
+            }
+        }
+    }
+
+    /// Whether they are on the host, and dense but for their strides.
+    pub(super) fn can_be_packed(&self) -> bool {
+        match self {
+            Tensors::InPlace(tensor) => tensor.is_strided_host(),
+            Tensors::Apart(input, output) => {
+                input.device() == Device::Host
+                    && output.device() == Device::Host
+                    && (input.is_strided_host() || output.is_strided_host())
             }
         }
     }

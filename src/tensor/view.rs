@@ -1,8 +1,10 @@
 //! Views of tensors whose element type is known at run time only.
 
-use super::{DType, Element};
-use crate::error::{Error, Result};
+use super::layout::Layout;
+use super::{DType, Element, packing};
+use crate::error::Result;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// Where a tensor's memory lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -15,97 +17,6 @@ pub enum Device {
     Cuda(u32),
 }
 
-/// Extents. Of one, nothing is allocated.
-#[derive(Debug, Clone)]
-enum Shape {
-    Flat([usize; 1]),
-    Any(Vec<usize>),
-}
-
-impl Shape {
-    fn as_slice(&self) -> &[usize] {
-        match self {
-            Shape::Flat(extent) => extent,
-            Shape::Any(extents) => extents,
-        }
-    }
-}
-
-/// The layout that both kinds of view share.
-#[derive(Debug, Clone)]
-struct Layout {
-    dtype: DType,
-    shape: Shape,
-    /// In elements; `None` is row-major and dense.
-    strides: Option<Vec<isize>>,
-    device: Device,
-    count: usize,
-}
-
-impl Layout {
-    fn new(dtype: DType, shape: &[usize], strides: Option<&[isize]>, device: Device) -> Result<Self> {
-        let count = shape
-            .iter()
-            .try_fold(1usize, |count, &extent| count.checked_mul(extent))
-            .filter(|count| count.checked_mul(dtype.size()).is_some_and(|bytes| bytes <= isize::MAX as usize))
-            .ok_or_else(|| {
-                Error::invalid(format!("a {dtype} tensor of shape {shape:?} does not fit in memory"))
-            })?;
-        if let Some(strides) = strides
-            && strides.len() != shape.len()
-        {
-            return Err(Error::invalid(format!(
-                "{} strides for a shape of {} extents",
-                strides.len(),
-                shape.len()
-            )));
-        }
-        let shape = match *shape {
-            [extent] => Shape::Flat([extent]),
-            _ => Shape::Any(shape.to_vec()),
-        };
-        Ok(Layout { dtype, shape, strides: strides.map(<[isize]>::to_vec), device, count })
-    }
-
-    #[inline]
-    fn flat(dtype: DType, count: usize) -> Self {
-        Layout { dtype, shape: Shape::Flat([count]), strides: None, device: Device::Host, count }
-    }
-
-    /// Whether the elements stand one after another in row-major order.
-    fn is_contiguous(&self) -> bool {
-        let Some(strides) = &self.strides else { return true };
-        let mut expected = 1isize;
-        for (&extent, &stride) in self.shape.as_slice().iter().zip(strides).rev() {
-            if extent > 1 && stride != expected {
-                return self.count == 0;
-            }
-            expected = expected.saturating_mul(extent as isize);
-        }
-        true
-    }
-
-    /// Only dense host tensors are reduced today; anything else is refused before a byte is sent.
-    fn check_dense_host(&self, role: &str) -> Result<()> {
-        if self.device != Device::Host {
-            return Err(Error::unsupported(format!(
-                "the {role} is on {:?}, the backend works on the host",
-                self.device
-            ))
-            .remedy("copy the tensor to host memory first"));
-        }
-        if !self.is_contiguous() {
-            return Err(Error::unsupported(format!(
-                "the {role} of shape {:?} has strides {:?}",
-                self.shape.as_slice(),
-                self.strides.as_deref().unwrap_or_default()
-            ))
-            .remedy("pass a contiguous tensor"));
-        }
-        Ok(())
-    }
-}
-
 macro_rules! accessors {
     () => {
         /// The element type.
@@ -115,12 +26,12 @@ macro_rules! accessors {
 
         /// The extents, outermost first.
         pub fn shape(&self) -> &[usize] {
-            self.layout.shape.as_slice()
+            self.layout.shape()
         }
 
         /// The strides in elements; `None` where the tensor is dense and row-major by construction.
         pub fn strides(&self) -> Option<&[isize]> {
-            self.layout.strides.as_deref()
+            self.layout.strides()
         }
 
         /// Where the memory lives.
@@ -136,6 +47,35 @@ macro_rules! accessors {
         /// Whether the elements stand one after another in row-major order.
         pub fn is_contiguous(&self) -> bool {
             self.layout.is_contiguous()
+        }
+
+        /// The addresses that the elements reach: from the first byte of the lowest one to behind the last byte of the
+        /// highest. Between strided elements lies what is none of them.
+        pub fn addresses(&self) -> Range<usize> {
+            let (before, behind) = self.layout.reached();
+            let first = self.pointer.addr();
+            first.wrapping_sub(before)..first.wrapping_add(behind)
+        }
+
+        /// Whether it is on the host and has to be packed before an operation can use it.
+        pub(crate) fn is_strided_host(&self) -> bool {
+            self.layout.is_strided_host()
+        }
+
+        /// The bytes of all elements together.
+        pub(crate) fn bytes(&self) -> usize {
+            self.layout.bytes()
+        }
+
+        /// Copies the elements, which are on the host, to where they stand one after another.
+        ///
+        /// # Panics
+        /// Where there is no room for exactly these.
+        pub(crate) fn pack(&self, into: &mut [u8]) {
+            assert!(self.device() == Device::Host && into.len() == self.bytes());
+            // SAFETY: the elements can be read for as long as this lives, says whoever made it; there is room for them,
+            // borrowed exclusively.
+            unsafe { packing::pack(&self.layout, self.pointer, into.as_mut_ptr()) }
         }
     };
 }
@@ -175,11 +115,12 @@ impl<'a> TensorRef<'a> {
         TensorRef { pointer: data.as_ptr().cast(), layout, memory: PhantomData }
     }
 
-    /// A view of memory that somebody else describes. `strides` are in elements; `None` is dense.
+    /// A view of memory that somebody else describes. `strides` are in elements and may be negative; `None` is dense.
+    /// `pointer` is the address of the element whose indices are all 0.
     ///
     /// # Errors
-    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where the shape overflows or shape and strides
-    /// differ in length.
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where shape and strides differ in length or reach what no
+    /// memory holds.
     ///
     /// # Safety
     /// For the life of `'a`, the memory that shape and strides reach from `pointer` must be initialised,
@@ -219,6 +160,14 @@ impl<'a> TensorRef<'a> {
         TensorRef { pointer, layout: Layout::flat(dtype, 0), memory: PhantomData }
     }
 
+    /// A view of memory that is laid out so.
+    ///
+    /// # Safety
+    /// As [`from_raw`](Self::from_raw).
+    pub(super) unsafe fn laid(pointer: *const u8, layout: Layout) -> Self {
+        TensorRef { pointer, layout, memory: PhantomData }
+    }
+
     /// The address of the first element.
     pub fn pointer(&self) -> *const u8 {
         self.pointer
@@ -237,11 +186,12 @@ impl<'a> TensorMut<'a> {
         TensorMut { pointer: data.as_mut_ptr().cast(), layout, memory: PhantomData }
     }
 
-    /// A view of memory that somebody else describes. `strides` are in elements; `None` is dense.
+    /// A view of memory that somebody else describes. `strides` are in elements and may be negative; `None` is dense.
+    /// `pointer` is the address of the element whose indices are all 0.
     ///
     /// # Errors
-    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where the shape overflows or shape and strides
-    /// differ in length.
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where shape and strides differ in length or reach what no
+    /// memory holds.
     ///
     /// # Safety
     /// For the life of `'a`, the memory that shape and strides reach from `pointer` must be initialised,
@@ -295,6 +245,14 @@ impl<'a> TensorMut<'a> {
         TensorMut { pointer, layout: Layout::flat(dtype, 0), memory: PhantomData }
     }
 
+    /// A view of memory that is laid out so.
+    ///
+    /// # Safety
+    /// As [`from_raw`](Self::from_raw).
+    pub(super) unsafe fn laid(pointer: *mut u8, layout: Layout) -> Self {
+        TensorMut { pointer, layout, memory: PhantomData }
+    }
+
     /// The same view for a shorter time.
     pub fn reborrow(&mut self) -> TensorMut<'_> {
         TensorMut { pointer: self.pointer, layout: self.layout.clone(), memory: PhantomData }
@@ -308,6 +266,22 @@ impl<'a> TensorMut<'a> {
     /// Fails unless a host backend can write it as it is.
     pub(crate) fn check_dense_host(&self) -> Result<()> {
         self.layout.check_dense_host("output")
+    }
+
+    /// Fails where two of its elements share memory.
+    pub(crate) fn check_apart(&self) -> Result<()> {
+        self.layout.check_apart("output")
+    }
+
+    /// Copies elements that stand one after another to where they belong, on the host. What lies between them is not touched.
+    ///
+    /// # Panics
+    /// Where these are not exactly its elements.
+    pub(crate) fn unpack(&mut self, from: &[u8]) {
+        assert!(self.device() == Device::Host && from.len() == self.bytes());
+        // SAFETY: the elements can be written for as long as this lives, says whoever made it, and nobody else touches
+        // them: what is read is borrowed and lies apart.
+        unsafe { packing::unpack(&self.layout, from.as_ptr(), self.pointer) }
     }
 }
 

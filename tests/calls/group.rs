@@ -183,9 +183,8 @@ fn typed<T: Element>(comm: &Communicator, options: Options, job: &mut Job) -> Re
 /// By the verbs that take views.
 fn untyped(comm: &Communicator, options: Options, job: &mut Job) -> Result<()> {
     let with = comm.with(options);
-    let Call { collective, dtype, op, root, .. } = job.call;
+    let dtype = job.call.dtype;
     let size = dtype.size();
-    let rank = comm.rank();
     let view = |memory: &mut Memory| {
         // SAFETY: the memory is the job's, which nobody touches before the call is over.
         unsafe { TensorMut::from_raw(memory.pointer(), dtype, &[memory.len() / size], None, Device::Host) }
@@ -194,20 +193,31 @@ fn untyped(comm: &Communicator, options: Options, job: &mut Job) -> Result<()> {
         // SAFETY: as above.
         unsafe { TensorRef::from_raw(memory.pointer(), dtype, &[memory.len() / size], None, Device::Host) }
     };
-    if let Shape::Message(send, receive) = &job.call.shape {
-        let Tensors::Two(input, output) = &mut job.tensors else { unreachable!("messages have two") };
-        return match (send, receive) {
-            (Some((to, _)), Some((from, _))) => with.send_recv_dyn(read(input)?, *to, view(output)?, *from),
-            (Some((to, _)), None) => with.send_dyn(read(input)?, *to),
-            (None, Some((from, _))) => with.recv_dyn(view(output)?, *from),
-            (None, None) => Ok(()),
-        };
-    }
     let tensors: ringfold::Tensors<'_> = match &mut job.tensors {
         Tensors::One(data) => view(data)?.into(),
         Tensors::Two(input, output) => (read(input)?, view(output)?).into(),
     };
-    let counts = match &job.call.shape {
+    by_views(&with, comm.rank(), &job.call, tensors)
+}
+
+/// By the verb that takes views.
+pub fn by_views(
+    with: &ringfold::With<'_>,
+    rank: usize,
+    call: &Call,
+    tensors: ringfold::Tensors<'_>,
+) -> Result<()> {
+    let Call { collective, op, root, .. } = *call;
+    if let Shape::Message(send, receive) = &call.shape {
+        let ringfold::Tensors::Apart(input, output) = tensors else { unreachable!("messages have two") };
+        return match (send, receive) {
+            (Some((to, _)), Some((from, _))) => with.send_recv_dyn(input, *to, output, *from),
+            (Some((to, _)), None) => with.send_dyn(input, *to),
+            (None, Some((from, _))) => with.recv_dyn(output, *from),
+            (None, None) => Ok(()),
+        };
+    }
+    let counts = match &call.shape {
         Shape::Blocks(counts) => Some(&counts[..]),
         _ => None,
     };
@@ -219,7 +229,7 @@ fn untyped(comm: &Communicator, options: Options, job: &mut Job) -> Result<()> {
         Collective::Broadcast => with.broadcast_dyn(tensors, root),
         Collective::Gather => with.gather_dyn(tensors, counts, root),
         Collective::Scatter => with.scatter_dyn(tensors, counts, root),
-        Collective::AllToAll => match &job.call.shape {
+        Collective::AllToAll => match &call.shape {
             Shape::Pairs(counts) => {
                 let receive: Vec<usize> = counts.iter().map(|to| to[rank]).collect();
                 with.all_to_all_dyn(tensors, Some((&counts[rank], &receive)))

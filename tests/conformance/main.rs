@@ -11,6 +11,7 @@ mod matrix;
 mod messages;
 mod mismatch;
 mod order;
+mod packed;
 mod product;
 mod refusals;
 

@@ -11,23 +11,23 @@ use crate::reduction::dtype;
 use crate::request::rf_request;
 use crate::types::{named_op, rf_dtype, rf_op};
 use core::reduce::Reduction;
-use core::{Call, Lent, LentMany, Nothing, Options};
+use core::{Call, Lent, LentMany, Nothing, Options, Tensors};
 use std::ffi::c_void;
 
 /// What all operations begin with. Small: where nothing is said of a call, nothing more is carried along.
 #[derive(Clone, Copy)]
-struct Begun<'a> {
+pub(crate) struct Begun<'a> {
     comm: &'a rf_comm,
     options: *const rf_options,
-    rank: usize,
-    world: usize,
+    pub(crate) rank: usize,
+    pub(crate) world: usize,
 }
 
 impl<'a> Begun<'a> {
     /// # Safety
     /// Communicator and options are as every operation's description says, as long as this lives.
     #[inline]
-    unsafe fn new(comm: *mut rf_comm, options: *const rf_options) -> Result<Self> {
+    pub(crate) unsafe fn new(comm: *mut rf_comm, options: *const rf_options) -> Result<Self> {
         // SAFETY: the caller's promise.
         let comm = unsafe { rf_comm::get(comm) }?;
         let (rank, world) = comm.group().fixed();
@@ -41,12 +41,12 @@ impl<'a> Begun<'a> {
         }
     }
 
-    fn peer(&self, rank: i64) -> Result<usize> {
+    pub(crate) fn peer(&self, rank: i64) -> Result<usize> {
         self.rank_of("rank", rank)
     }
 
     /// The root, and whether this rank is it.
-    fn is_root(&self, root: i64) -> Result<(usize, bool)> {
+    pub(crate) fn is_root(&self, root: i64) -> Result<(usize, bool)> {
         self.rank_of("root", root).map(|root| (root, root == self.rank))
     }
 
@@ -58,7 +58,7 @@ impl<'a> Begun<'a> {
 
     /// The reduction that a number stands for.
     #[inline]
-    fn reduction(&self, op: rf_op) -> Result<Reduction> {
+    pub(crate) fn reduction(&self, op: rf_op) -> Result<Reduction> {
         match named_op(op) {
             Some(op) => Ok(Reduction::Named(op)),
             None => self.how()?.reduction(op),
@@ -91,6 +91,19 @@ impl<'a> Begun<'a> {
             }),
             // SAFETY: the caller leaves the memory to it, says the description of the options.
             way => self.hand_out(options, way, call, Some(unsafe { Lent::new(laid.tensors()) })),
+        }
+    }
+
+    /// Carries out a call over tensors that are there already.
+    ///
+    /// # Safety
+    /// Their memory is left to the operation for as long as the options say.
+    pub(crate) unsafe fn carry_out_over(self, call: &Call<'_>, tensors: Tensors<'_>) -> Result<()> {
+        let How { options, way, .. } = self.how()?;
+        match way {
+            Way::Now => self.comm.group().call(|comm| Ok(comm.with(options).call(call, tensors)?)),
+            // SAFETY: the caller's promise.
+            way => self.hand_out(options, way, call, Some(unsafe { Lent::new(tensors) })),
         }
     }
 

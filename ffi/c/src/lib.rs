@@ -8,6 +8,7 @@ pub mod collective;
 pub mod comm;
 pub mod config;
 pub mod context;
+pub mod dlpack;
 pub mod error;
 pub mod exchange;
 pub mod guard;

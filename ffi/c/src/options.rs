@@ -1,7 +1,7 @@
 //! What can be said of one call.
 
 use crate::error::{Fault, Result};
-use crate::guard::{reserved, sized, text};
+use crate::guard::{sized, text};
 use crate::handle::{Handle, Place};
 use crate::prepared::rf_prepared;
 use crate::reduction::rf_reduction;
@@ -13,7 +13,7 @@ use std::ffi::{c_char, c_void};
 use std::time::Duration;
 
 /// What can be said of one call; NULL in its place says nothing. Made ready by RF_OPTIONS_INIT or rf_options_init. All but the
-/// deadline, `request` and `prepared` must be alike on all ranks.
+/// deadline, `pack`, `request` and `prepared` must be alike on all ranks.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct rf_options {
@@ -23,8 +23,10 @@ pub struct rf_options {
     pub order: rf_order,
     /// When ranks compare what they ask for.
     pub check: rf_check,
-    /// 0.
-    pub reserved: u32,
+    /// 1: strided tensors on the host, which the functions that end in _dlpack can be given, are packed into dense memory for
+    /// the time of the call, and an output is unpacked when that has succeeded. Not where it is started or prepared. 0: they are
+    /// refused.
+    pub pack: u32,
     /// How long the call may take, in nanoseconds; when it passes, the group fails. 0: as the communicator has it.
     pub deadline_ns: i64,
     /// The algorithm by its name; NULL: the table's choice.
@@ -47,7 +49,7 @@ impl rf_options {
             size: size_of::<rf_options>() as u32,
             order: RF_ORDER_UNSAID,
             check: RF_CHECK_UNSAID,
-            reserved: 0,
+            pack: 0,
             deadline_ns: 0,
             algorithm: std::ptr::null(),
             stream: std::ptr::null_mut(),
@@ -96,8 +98,12 @@ impl<'a> How<'a> {
             return Ok(How { options: Options::new(), way: Way::Now, reduction: None });
         };
         let unknown = |what: &str, number: i32| Fault::invalid(format!("no {what} has the number {number}"));
-        reserved("the options", given.reserved)?;
         let mut options = Options::new();
+        match given.pack {
+            0 => {}
+            1 => options = options.pack(true),
+            other => return Err(Fault::invalid(format!("pack is {other}; to do: set it to 0 or 1"))),
+        }
         if let Some(order) = order(given.order).ok_or_else(|| unknown("order", given.order))? {
             options = options.order(order);
         }

@@ -43,7 +43,7 @@ pub unsafe extern "C" fn rf_supports(what: *const c_char) -> i32 {
             "key" => keys::Key::named(name).is_some(),
             "feature" => matches!(
                 name,
-                "started" | "prepared" | "batch" | "shared_tensors" | "custom_reductions" | "log"
+                "started" | "prepared" | "batch" | "shared_tensors" | "custom_reductions" | "log" | "dlpack"
             ),
             _ => false,
         })

@@ -18,6 +18,7 @@ const SOURCES: &[&str] = &[
     "comm",
     "options",
     "collective",
+    "dlpack",
     "request",
     "prepared",
     "memory",

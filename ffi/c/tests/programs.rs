@@ -80,6 +80,17 @@ fn what_cannot_be_right_is_refused() {
 }
 
 #[test]
+fn tensors_of_other_frameworks_are_used_where_they_are() {
+    let room = room("dlpack");
+    let program = compile(&program("dlpack.c"), C99, &[], &room);
+    for (ranks, backend) in [(1, "auto"), (2, "shm"), (3, "shm"), (2, "tcp")] {
+        for said in run(&program, ranks, &room, &[], &[("RINGFOLD_BACKEND", backend)]) {
+            assert_eq!(said, "borrowed, used and left alone\n", "{ranks} ranks, {backend}");
+        }
+    }
+}
+
+#[test]
 fn threads_are_told() {
     let room = room("threads");
     let program = compile(&program("threads.c"), C99, &[], &room);
@@ -152,6 +163,7 @@ fn the_address_sanitizer_finds_nothing() {
     for (source, ranks) in [
         (program("operations.c"), 2),
         (program("bad_input.c"), 1),
+        (program("dlpack.c"), 2),
         (program("threads.c"), 1),
         (program("logged.c"), 1),
         (example("all_reduce.c"), 2),
@@ -188,6 +200,7 @@ fn valgrind_finds_nothing() {
     };
     check(&program("operations.c"), 1);
     check(&program("bad_input.c"), 1);
+    check(&program("dlpack.c"), 2);
     check(&program("threads.c"), 1);
     check(&example("all_reduce.c"), 2);
     check(&example("errors.c"), 2);

@@ -109,8 +109,8 @@ static void arguments(rf_comm *comm) {
     HOLDS(request == NULL && prepared == NULL);
 
     rf_options_init(&options);
-    options.reserved = 1;
-    REFUSED(rf_barrier(comm, &options, &error), RF_INVALID_ARGUMENT, "reserved field");
+    options.pack = 2;
+    REFUSED(rf_barrier(comm, &options, &error), RF_INVALID_ARGUMENT, "pack is 2");
     options.size = 1u << 20;
     REFUSED(rf_barrier(comm, &options, &error), RF_INVALID_ARGUMENT, "size is 1048576");
     twice[0].reserved = 3;
