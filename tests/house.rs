@@ -24,7 +24,7 @@ const WITHIN: &[(&str, &str)] =
 
 /// The modules that hold unsafe code, as ARCHITECTURE.md argues.
 const UNSAFE: &[&str] =
-    &["memory", "tensor", "reduce", "transport", "backend", "bootstrap", "communicator", "launch"];
+    &["memory", "tensor", "reduce", "transport", "backend", "bootstrap", "communicator", "launch", "arrow"];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
