@@ -1,7 +1,8 @@
 //! A record batch as one message: Arrow's IPC stream of a schema, its dictionaries, and the batch.
 
+use super::seen::Seen;
 use crate::error::{Error, ErrorKind};
-use arrow_array::{OffsetSizeTrait, RecordBatch};
+use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
 use arrow_data::{ArrayData, UnsafeFlag};
 use arrow_ipc::MetadataVersion;
@@ -9,6 +10,7 @@ use arrow_ipc::reader::{RecordBatchDecoder, read_dictionary};
 use arrow_ipc::writer::{IpcWriteOptions, StreamEncoder};
 use arrow_schema::{ArrowError, DataType, SchemaRef};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -91,8 +93,13 @@ impl Writer<'_> {
 /// assert_eq!(decode(Buffer::from(b"no Arrow")).unwrap_err().kind(), ErrorKind::Protocol);
 /// ```
 pub fn decode(message: Buffer) -> crate::Result<RecordBatch> {
+    decode_seen(message, &Seen::default())
+}
+
+/// [`decode`] of a message of which something is known already.
+pub(super) fn decode_seen(message: Buffer, seen: &Seen) -> crate::Result<RecordBatch> {
     // Arrow's reader returns errors for what it knows can be wrong, and panics for what it does not.
-    let read = catch_unwind(AssertUnwindSafe(|| read(message)));
+    let read = catch_unwind(AssertUnwindSafe(|| read(message, seen)));
     let broken = |what: &dyn std::fmt::Display| {
         Error::new(ErrorKind::Protocol, format!("a record batch from another rank: {what}"))
     };
@@ -111,7 +118,9 @@ fn wrong(what: impl std::fmt::Display) -> ArrowError {
 const CONTINUATION: [u8; 4] = [0xff; 4];
 
 /// Goes through the stream: a schema, dictionaries, one batch.
-fn read(mut rest: Buffer) -> Result<RecordBatch, ArrowError> {
+fn read(message: Buffer, seen: &Seen) -> Result<RecordBatch, ArrowError> {
+    let whole = message.clone();
+    let mut rest = message;
     let mut schema: Option<SchemaRef> = None;
     let mut dictionaries = HashMap::new();
     let mut take = |len: usize| {
@@ -147,7 +156,7 @@ fn read(mut rest: Buffer) -> Result<RecordBatch, ArrowError> {
             // SAFETY: nothing of the batch is looked at before `check` has found it sound, and where it is not, it is dropped.
             unsafe { unchecked.set(true) };
             let batch = decoder.with_skip_validation(unchecked).read_record_batch()?;
-            batch.columns().iter().try_for_each(|column| check(&column.to_data()))?;
+            batch.columns().iter().try_for_each(|column| check(&column.to_data(), &whole, seen))?;
             return Ok(batch);
         } else {
             return Err(wrong(format!("a message of type {header:?} in it")));
@@ -156,26 +165,39 @@ fn read(mut rest: Buffer) -> Result<RecordBatch, ArrowError> {
 }
 
 /// What Arrow's own check finds, sooner for the strings that are most of what tables hold.
-fn check(array: &ArrayData) -> Result<(), ArrowError> {
+fn check(array: &ArrayData, message: &[u8], seen: &Seen) -> Result<(), ArrowError> {
     let quick = match array.data_type() {
-        DataType::Utf8 => is_plain_text::<i32>(array)?,
-        DataType::LargeUtf8 => is_plain_text::<i64>(array)?,
+        DataType::Utf8 => is_plain_text(array, message, seen)?,
         _ => false,
     };
     if quick { array.validate_nulls() } else { array.validate_full() }
 }
 
-/// Whether strings are sound and of ASCII, where every offset is the end of a character.
-fn is_plain_text<O: OffsetSizeTrait>(array: &ArrayData) -> Result<bool, ArrowError> {
+/// Whether strings that lie in a message are sound and of ASCII, where every offset is the end of a character.
+fn is_plain_text(array: &ArrayData, message: &[u8], seen: &Seen) -> Result<bool, ArrowError> {
+    const OFFSET: usize = size_of::<i32>();
     array.validate()?;
     let [offsets, values] = array.buffers() else { return Ok(false) };
-    if array.is_empty() || !offsets.as_ptr().cast::<O>().is_aligned() {
+    if array.is_empty() || array.offset() > 0 {
         return Ok(false);
     }
-    let offsets = &offsets.typed_data::<O>()[array.offset()..][..=array.len()];
-    let ascend = offsets.windows(2).fold(true, |ascend, ends| ascend & (ends[0] <= ends[1]));
-    let span = offsets[0].to_usize().zip(offsets[array.len()].to_usize());
-    Ok(ascend && span.and_then(|(start, end)| values.get(start..end)).is_some_and(<[u8]>::is_ascii))
+    let Some(ends) = offsets.get(..(array.len() + 1) * OFFSET) else { return Ok(false) };
+    let end = |at: usize| {
+        let offset = ends[at * OFFSET..].first_chunk().map(|bytes| i32::from_le_bytes(*bytes));
+        offset.and_then(|offset| usize::try_from(offset).ok())
+    };
+    let span = end(0).zip(end(array.len())).and_then(|(start, end)| values.get(start..end));
+    let (Some(ends), Some(span)) = (within(message, ends), span.and_then(|span| within(message, span)))
+    else {
+        return Ok(false);
+    };
+    Ok(seen.ascends(message, ends) && seen.is_ascii(message, span))
+}
+
+/// Where a part of a message is in it.
+fn within(message: &[u8], part: &[u8]) -> Option<Range<usize>> {
+    let start = part.as_ptr().addr().checked_sub(message.as_ptr().addr())?;
+    (start + part.len() <= message.len()).then_some(start..start + part.len())
 }
 
 #[cfg(test)]

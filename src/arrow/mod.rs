@@ -19,6 +19,7 @@ mod nulls;
 mod output;
 mod partition;
 mod reduce;
+mod seen;
 mod shuffle;
 mod tables;
 

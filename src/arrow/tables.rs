@@ -2,8 +2,9 @@
 
 use super::account::{Asked, Brings, Field, agree};
 use super::column::arrow_error;
-use super::message::{Message, decode};
+use super::message::{Message, decode, decode_seen};
 use super::output::Output;
+use super::seen::{BLOCK, Seen};
 use crate::communicator::{Communicator, Options, Tensors, With};
 use crate::error::{Error, Result};
 use crate::memory::stream;
@@ -43,7 +44,7 @@ impl Brings for Schema {
 }
 
 /// How many bytes of each rank's message go at a time where they go by way of other memory.
-const PORTION: usize = 256 << 10;
+const PORTION: usize = 64 * BLOCK;
 
 /// From how many bytes on what comes goes past the caches, which cannot hold it.
 const STREAMED: usize = 24 << 20;
@@ -102,24 +103,25 @@ impl With<'_> {
             // What a rank sends need not be where it receives.
             let others = total as usize - message.len();
             let mut all = self.memory(&asked, others, total)?;
-            self.gather_in_portions(message, &lengths, &mut all)?;
+            let seen = self.gather_in_portions(message, &lengths, &mut all)?;
             lengths[comm.rank()] = 0;
-            return self.read(all.into_buffer(), &lengths, Some(batch));
+            return self.read(all.into_buffer(), &lengths, Some(batch), &seen);
         }
         let mut all = self.memory(&asked, total as usize, total)?;
         let start: usize = lengths[..comm.rank()].iter().sum();
         message.write(&mut all[start..start + lengths[comm.rank()]]);
         self.all_gather_dyn(all.tensor(DType::U8, total as usize), Some(&lengths))?;
-        self.read(all.into_buffer(), &lengths, Some(batch))
+        self.read(all.into_buffer(), &lengths, Some(batch), &[])
     }
 
     /// Gathers all others' messages, a portion of each at a time, by way of memory that stays in the caches: so each byte is read from
     /// where it was and written to where it stays, and what is between costs little.
-    fn gather_in_portions(&self, message: &Message, lengths: &[usize], all: &mut [u8]) -> Result<()> {
+    fn gather_in_portions(&self, message: &Message, lengths: &[usize], all: &mut [u8]) -> Result<Vec<Seen>> {
         let comm = self.communicator();
         let rank = comm.rank();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let mut memory = Output::new(comm, lengths.iter().map(|&len| len.min(PORTION)).sum())?;
+        let mut seen: Vec<Seen> = lengths.iter().map(|_| Seen::default()).collect();
         let mut writer = message.writer();
         let streams = all.len() >= STREAMED;
         for from in (0..longest).step_by(PORTION) {
@@ -136,11 +138,12 @@ impl With<'_> {
                 if peer != rank {
                     let into = rest.split_off_mut(..len).expect("there is room for all");
                     let into = &mut into[from.min(len)..][..count];
+                    seen[peer].add(part);
                     if streams { stream::copy_slice(part, into) } else { into.copy_from_slice(part) }
                 }
             }
         }
-        Ok(())
+        Ok(seen)
     }
 
     fn gather_to(&self, batch: &RecordBatch, root: usize) -> Result<Option<Vec<RecordBatch>>> {
@@ -156,7 +159,11 @@ impl With<'_> {
         message.write(&mut memory[start..start + message.len()]);
         let bytes = memory.len();
         self.gather_dyn(memory.tensor(DType::U8, bytes), Some(&lengths), root)?;
-        if is_root { Ok(Some(self.read(memory.into_buffer(), &lengths, Some(batch))?)) } else { Ok(None) }
+        if is_root {
+            Ok(Some(self.read(memory.into_buffer(), &lengths, Some(batch), &[])?))
+        } else {
+            Ok(None)
+        }
     }
 
     fn broadcast_from(&self, batch: Option<&RecordBatch>, root: usize) -> Result<RecordBatch> {
@@ -236,19 +243,29 @@ impl With<'_> {
         let tensors = Tensors::Apart(TensorRef::from_slice(&outgoing), incoming.tensor(DType::U8, into));
         self.all_to_all_dyn(tensors, Some((&send, &receive)))?;
         let batches = batches?;
-        self.read(incoming.into_buffer(), &receive, Some(&batches[rank]))
+        self.read(incoming.into_buffer(), &receive, Some(&batches[rank]), &[])
     }
 
     /// The batches of messages that follow one another; this rank's own is the one it has.
-    fn read(&self, all: Buffer, lengths: &[usize], own: Option<&RecordBatch>) -> Result<Vec<RecordBatch>> {
+    fn read(
+        &self,
+        all: Buffer,
+        lengths: &[usize],
+        own: Option<&RecordBatch>,
+        seen: &[Seen],
+    ) -> Result<Vec<RecordBatch>> {
         let comm = self.communicator();
+        let nothing = Seen::default();
         let mut start = 0;
         let parts = lengths.iter().enumerate().map(|(rank, &len)| {
             let message = all.slice_with_length(start, len);
             start += len;
             match own {
                 Some(own) if rank == comm.rank() => Ok(own.clone()),
-                _ => decode(message).map_err(|error| comm.complete(error.blame(rank))),
+                _ => {
+                    let seen = seen.get(rank).unwrap_or(&nothing);
+                    decode_seen(message, seen).map_err(|error| comm.complete(error.blame(rank)))
+                }
             }
         });
         parts.collect()
