@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 /// From how many bytes on memory is used again: less comes from the allocator quickly.
-const WORTHWHILE: usize = 1 << 20;
+const WORTHWHILE: usize = 32 << 10;
 
 /// Memory for a result, aligned for any type.
 #[derive(Debug)]
