@@ -15,7 +15,7 @@
 
 mod arena;
 mod available;
-pub(crate) mod barrier;
+pub mod barrier;
 pub(crate) mod futex;
 mod origin;
 pub(crate) mod pages;

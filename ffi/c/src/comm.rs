@@ -6,11 +6,11 @@ use crate::exchange::rf_exchange;
 use crate::guard::{guarded, quietly};
 use crate::handle::{Handle, Place, missing};
 use crate::log::Log;
+use crate::turn::{Taken, Turn};
 use core::{AbortHandle, Communicator};
 use std::ffi::{CStr, CString, c_char};
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// One rank's membership in a group. Used by one thread at a time: a call that finds another thread in one returns
 /// RF_CONCURRENT and has not happened. Only rf_comm_abort, rf_comm_failure, rf_comm_counters and the functions that ask for
@@ -29,12 +29,12 @@ impl Handle for rf_comm {
 /// A communicator that several handles may need: its own, and those of prepared operations.
 pub(crate) struct Group {
     communicator: Communicator,
-    busy: AtomicBool,
+    turn: Turn,
     abort: AbortHandle,
     pub(crate) log: Option<Log>,
 }
 
-// SAFETY: the communicator may go from thread to thread, and is reached by one at a time: by whoever has made `busy` true, and
+// SAFETY: the communicator may go from thread to thread, and is reached by one at a time: by whoever has the turn, and
 // otherwise by what any thread may ask: plain numbers and names, which nobody writes after it is made, and its counters, its failure
 // and its process, which are atomics, what stands behind locks, and what never changes.
 unsafe impl Sync for Group {}
@@ -46,10 +46,10 @@ impl Group {
     /// RF_CONCURRENT where another thread has it.
     #[inline]
     pub(crate) fn enter(&self) -> Result<Entered<'_>> {
-        if self.busy.swap(true, Ordering::Acquire) {
-            return Err(self.taken());
+        match self.turn.take() {
+            Some(taken) => Ok(Entered { communicator: &self.communicator, _taken: taken }),
+            None => Err(self.taken()),
         }
-        Ok(Entered(self))
     }
 
     /// Runs a call of the communicator, whose log goes where its caller wants it.
@@ -84,21 +84,17 @@ fn concurrent() -> Fault {
 }
 
 /// The communicator, until this is dropped.
-pub(crate) struct Entered<'a>(&'a Group);
+pub(crate) struct Entered<'a> {
+    communicator: &'a Communicator,
+    _taken: Taken<'a>,
+}
 
 impl Deref for Entered<'_> {
     type Target = Communicator;
 
     #[inline]
     fn deref(&self) -> &Communicator {
-        &self.0.communicator
-    }
-}
-
-impl Drop for Entered<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        self.0.busy.store(false, Ordering::Release);
+        self.communicator
     }
 }
 
@@ -110,7 +106,7 @@ impl rf_comm {
         let table = c(&communicator.table().to_string());
         let abort = communicator.abort_handle();
         rf_comm {
-            group: Arc::new(Group { communicator, busy: AtomicBool::new(false), abort, log }),
+            group: Arc::new(Group { communicator, turn: Turn::new(), abort, log }),
             backend,
             table,
             hosts,

@@ -20,6 +20,7 @@ pub mod options;
 pub mod prepared;
 pub mod reduction;
 pub mod request;
+mod turn;
 pub mod types;
 pub mod version;
 
