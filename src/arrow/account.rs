@@ -7,7 +7,7 @@
 
 use crate::communicator::With;
 use crate::error::{Error, ErrorKind, Result};
-use crate::reduce::{NullPolicy, ReduceOp};
+use crate::reduce::{NullPolicy, ReduceOp, Signature};
 use rustc_hash::FxHasher;
 use serde::{Deserialize, Serialize};
 use std::hash::{Hash, Hasher};
@@ -45,10 +45,19 @@ pub(super) struct Field {
     pub(super) nulls: usize,
 }
 
+/// What kind of error keeps a rank from taking part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Why {
+    Invalid,
+    Unsupported,
+    /// The system refused something: memory.
+    Io,
+}
+
 /// Why a rank cannot take part, in a form that all can tell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Refusal {
-    unsupported: bool,
+    kind: Why,
     message: String,
     remedy: Option<String>,
 }
@@ -56,14 +65,22 @@ pub(super) struct Refusal {
 impl Refusal {
     fn of(error: &Error) -> Self {
         Refusal {
-            unsupported: error.kind() == ErrorKind::Unsupported,
+            kind: match error.kind() {
+                ErrorKind::Unsupported => Why::Unsupported,
+                ErrorKind::Io => Why::Io,
+                _ => Why::Invalid,
+            },
             message: error.message().to_owned(),
             remedy: error.what_to_do().map(str::to_owned),
         }
     }
 
     fn error(&self, rank: usize) -> Error {
-        let kind = if self.unsupported { ErrorKind::Unsupported } else { ErrorKind::InvalidArgument };
+        let kind = match self.kind {
+            Why::Unsupported => ErrorKind::Unsupported,
+            Why::Io => ErrorKind::Io,
+            Why::Invalid => ErrorKind::InvalidArgument,
+        };
         let error = Error::new(kind, format!("rank {rank}: {}", self.message)).blame(rank);
         match &self.remedy {
             Some(remedy) => error.remedy(remedy),
@@ -103,6 +120,8 @@ pub(super) struct Asked {
     pub(super) verb: &'static str,
     /// The reduction: its name, or that of the user's.
     pub(super) op: Option<String>,
+    /// What else ranks must have alike of a user's reduction.
+    pub(super) custom: Option<Signature>,
     pub(super) root: Option<usize>,
     /// What becomes of nulls, in verbs that reduce.
     pub(super) nulls: Option<NullPolicy>,
@@ -112,12 +131,16 @@ pub(super) struct Asked {
 
 impl Asked {
     pub(super) fn new(verb: &'static str) -> Self {
-        Asked { verb, op: None, root: None, nulls: None, more: None }
+        Asked { verb, op: None, custom: None, root: None, nulls: None, more: None }
     }
 
     fn words(&self) -> String {
         let parts = [
             self.op.clone(),
+            self.custom.map(|custom| {
+                let commutative = if custom.commutative { "" } else { ", not commutative" };
+                format!("a user's, of {} bytes{commutative}", custom.width)
+            }),
             self.root.map(|root| format!("root {root}")),
             self.nulls.map(|nulls| format!("nulls: {nulls}")),
             self.more.clone(),
@@ -168,11 +191,24 @@ pub(super) fn agree(with: &With<'_>, asked: &Asked, brings: Result<&dyn Brings>)
         Err(error) => Account { call: asked.words(), fields: Vec::new(), refusal: Some(Refusal::of(&error)) },
     };
     let accounts = exchange(&beside, &account)?;
-    match differ(&accounts, flags & REJECTED != 0) {
+    match differ(&accounts, flags & REJECTED != 0, &|rank| comm.world_rank_of(rank)) {
         Some(error) => Err(comm.complete(error.during(asked.verb, sequence))),
         // Digests are quick, not exact: ranks of another build may hash alike things differently.
         None => Ok(agreed),
     }
+}
+
+/// Lets all ranks know whether what each did by itself went well; returns this rank's where all did.
+///
+/// # Errors
+/// Why the first rank could not, on every rank; or the group's failure.
+pub(super) fn settle<T>(with: &With<'_>, asked: &Asked, done: Result<T>) -> Result<T> {
+    let brings: Result<&dyn Brings> = match &done {
+        Ok(_) => Ok(&()),
+        Err(error) => Err(error.clone()),
+    };
+    agree(with, asked, brings)?;
+    done
 }
 
 /// Every rank's account.
@@ -181,8 +217,8 @@ fn exchange(beside: &With<'_>, account: &Account) -> Result<Vec<Account>> {
     let text = serde_json::to_vec(account).expect("an account is text and numbers");
     let mut lengths = vec![0u64; world];
     beside.all_gather(&[text.len() as u64], &mut lengths)?;
-    let counts: Vec<usize> = lengths.iter().map(|&len| len as usize).collect();
-    let mut texts = vec![0u8; counts.iter().sum()];
+    let (counts, total) = sized(&lengths)?;
+    let mut texts = vec![0u8; total as usize];
     beside.all_gather_v(&text, &mut texts, &counts)?;
     let mut rest = &texts[..];
     let parts = counts.iter().map(|&count| rest.split_off(..count).unwrap_or_default());
@@ -195,66 +231,91 @@ fn exchange(beside: &With<'_>, account: &Account) -> Result<Vec<Account>> {
         .collect()
 }
 
-/// What keeps the ranks from doing this together, if anything does: the same for all who have the same accounts.
-fn differ(accounts: &[Account], rejected: bool) -> Option<Error> {
-    let refused = accounts.iter().enumerate().find_map(|(rank, one)| Some(one.refusal.as_ref()?.error(rank)));
+/// Lengths as other ranks tell them, and their sum.
+pub(super) fn sized(lengths: &[u64]) -> Result<(Vec<usize>, u64)> {
+    let total = lengths.iter().try_fold(0u64, |sum, &len| sum.checked_add(len));
+    match total.filter(|&total| total <= isize::MAX as u64) {
+        Some(total) => Ok((lengths.iter().map(|&len| len as usize).collect(), total)),
+        None => Err(Error::new(ErrorKind::Protocol, "ranks tell of more bytes than there can be")),
+    }
+}
+
+/// What keeps the ranks from doing this together, if anything does: the same for all who have the same accounts. `number` is a rank's
+/// number in the world, by which errors call it.
+fn differ(accounts: &[Account], rejected: bool, number: &dyn Fn(usize) -> usize) -> Option<Error> {
+    let refused =
+        accounts.iter().enumerate().find_map(|(rank, one)| Some(one.refusal.as_ref()?.error(number(rank))));
     if refused.is_some() {
         return refused;
     }
-    let same = "make every rank call the same with data of the same schema";
-    if let Some((odd, usual, usual_rank)) = odd_one(accounts, |one| &one.call) {
-        let text = format!("{} on rank {usual_rank}, {} on rank {odd}", usual, accounts[odd].call);
-        return Some(Error::new(ErrorKind::Mismatch, text).blame(odd).remedy(same));
+    let mismatch = |text: String, odd: usize| {
+        let error = Error::new(ErrorKind::Mismatch, text).blame(number(odd));
+        Some(error.remedy("make every rank call the same with data of the same schema"))
+    };
+    if let Some((odd, at)) = odd_one(accounts, |one| &one.call) {
+        let (usual, other) = (&accounts[at].call, &accounts[odd].call);
+        return mismatch(format!("{usual} on rank {}, {other} on rank {}", number(at), number(odd)), odd);
     }
-    if let Some((odd, usual, usual_rank)) = odd_one(accounts, |one| one.fields.len()) {
-        let (has, name) = (accounts[odd].fields.len(), first_unlike(&accounts[usual_rank], &accounts[odd]));
-        let text = format!("{usual} arrays on rank {usual_rank}, {has} on rank {odd}: they part at {name}");
-        return Some(Error::new(ErrorKind::Mismatch, text).blame(odd).remedy(same));
+    if let Some((odd, at)) = odd_one(accounts, |one| one.fields.len()) {
+        let (usual, other) = (&accounts[at], &accounts[odd]);
+        let name = first_unlike(usual, other);
+        let (has, others) = (usual.fields.len(), other.fields.len());
+        let (at, on) = (number(at), number(odd));
+        return mismatch(
+            format!("{has} arrays on rank {at}, {others} on rank {on}: they part at {name}"),
+            odd,
+        );
     }
     for index in 0..accounts[0].fields.len() {
-        let field = |one: &'_ Account| one.fields[index].clone();
-        let path = |rank: usize| &accounts[rank].fields[index].path;
-        let mismatch =
-            |text: String, odd: usize| Some(Error::new(ErrorKind::Mismatch, text).blame(odd).remedy(same));
-        if let Some((odd, usual, at)) = odd_one(accounts, |one| field(one).path) {
-            return mismatch(format!("{usual} on rank {at}, {} on rank {odd}, in one place", path(odd)), odd);
-        }
-        if let Some((odd, usual, at)) = odd_one(accounts, |one| field(one).kind) {
-            let has = &accounts[odd].fields[index].kind;
-            return mismatch(format!("{} is {usual} on rank {at}, {has} on rank {odd}", path(at)), odd);
-        }
-        if let Some((odd, usual, at)) = odd_one(accounts, |one| field(one).len) {
-            let words =
-                |len: Option<usize>| len.map_or_else(|| "any number of".to_owned(), |len| len.to_string());
-            let has = words(accounts[odd].fields[index].len);
-            let text = format!("{} has {} values on rank {at}, {has} on rank {odd}", path(at), words(usual));
+        let field = |rank: usize| &accounts[rank].fields[index];
+        if let Some((odd, at)) = odd_one(accounts, |one| &one.fields[index].path) {
+            let (usual, other) = (&field(at).path, &field(odd).path);
+            let text =
+                format!("{usual} on rank {}, {other} on rank {}, in one place", number(at), number(odd));
             return mismatch(text, odd);
         }
-        if let Some((odd, _, at)) = odd_one(accounts, |one| field(one).layout) {
+        if let Some((odd, at)) = odd_one(accounts, |one| &one.fields[index].kind) {
+            let (path, usual, other) = (&field(at).path, &field(at).kind, &field(odd).kind);
+            let text = format!("{path} is {usual} on rank {}, {other} on rank {}", number(at), number(odd));
+            return mismatch(text, odd);
+        }
+        if let Some((odd, at)) = odd_one(accounts, |one| one.fields[index].len) {
+            let words = |rank: usize| {
+                field(rank).len.map_or_else(|| "any number of".to_owned(), |len| len.to_string())
+            };
+            let (path, usual, other) = (&field(at).path, words(at), words(odd));
             let text =
-                format!("the lists of {} have other lengths on rank {odd} than on rank {at}", path(at));
+                format!("{path} has {usual} values on rank {}, {other} on rank {}", number(at), number(odd));
+            return mismatch(text, odd);
+        }
+        if let Some((odd, at)) = odd_one(accounts, |one| one.fields[index].layout) {
+            let path = &field(at).path;
+            let (at, on) = (number(at), number(odd));
+            let text = format!("the lists of {path} have other lengths on rank {on} than on rank {at}");
             return mismatch(text, odd);
         }
     }
-    let nulls =
+    let mut fields =
         accounts.iter().enumerate().flat_map(|(rank, one)| one.fields.iter().map(move |field| (rank, field)));
-    let (rank, field) = nulls.into_iter().find(|(_, field)| rejected && field.nulls > 0)?;
+    let (rank, field) = fields.find(|(_, field)| rejected && field.nulls > 0)?;
     let values = if field.nulls == 1 { "null" } else { "nulls" };
-    let text = format!("{} has {} {values} on rank {rank}", field.path, field.nulls);
+    let text = format!("{} has {} {values} on rank {}", field.path, field.nulls, number(rank));
     let remedy = "fill or drop them, or say Options::nulls(NullPolicy::Skip) on every rank";
-    Some(Error::invalid(text).blame(rank).remedy(remedy))
+    Some(Error::invalid(text).blame(number(rank)).remedy(remedy))
 }
 
-/// Who differs from most, what most have, and the first who has it; of several that are as many, the first rank's counts.
+/// Who differs from most, and the first who has what most have; of several things that as many have, that of the lowest rank counts.
 fn odd_one<'a, T: PartialEq>(
     accounts: &'a [Account],
     of: impl Fn(&'a Account) -> T,
-) -> Option<(usize, T, usize)> {
-    let mut values: Vec<T> = accounts.iter().map(of).collect();
+) -> Option<(usize, usize)> {
+    let first = of(accounts.first()?);
+    accounts.iter().position(|one| of(one) != first)?;
+    let values: Vec<T> = accounts.iter().map(of).collect();
     let alike = |value: &T| values.iter().filter(|other| *other == value).count();
     let usual = (0..values.len()).rev().max_by_key(|&rank| alike(&values[rank]))?;
     let odd = values.iter().position(|value| *value != values[usual])?;
-    Some((odd, values.swap_remove(usual), usual))
+    Some((odd, usual))
 }
 
 /// Where two lists of arrays part.
@@ -282,7 +343,8 @@ mod tests {
     }
 
     fn told(accounts: &[Account]) -> Option<(ErrorKind, Option<usize>, String)> {
-        differ(accounts, true).map(|error| (error.kind(), error.culprit(), error.message().to_owned()))
+        differ(accounts, true, &|rank| rank)
+            .map(|error| (error.kind(), error.culprit(), error.message().to_owned()))
     }
 
     #[test]
@@ -317,15 +379,15 @@ mod tests {
             (kind, culprit, text.as_str()),
             (ErrorKind::InvalidArgument, Some(1), "x has 1 null on rank 1")
         );
-        assert!(differ(&[none, one], false).is_none());
+        assert!(differ(&[none, one], false, &|rank| rank).is_none());
     }
 
     #[test]
     fn a_refusal_comes_first_and_keeps_its_kind() {
         let error = Error::unsupported("a union").remedy("leave it out");
         let refused = Account { refusal: Some(Refusal::of(&error)), ..Account::default() };
-        let told = differ(&[account(&[("x", "Int8", 5, 3)]), refused], true).unwrap();
-        assert_eq!((told.kind(), told.culprit()), (ErrorKind::Unsupported, Some(1)));
-        assert_eq!((told.message(), told.what_to_do()), ("rank 1: a union", Some("leave it out")));
+        let told = differ(&[account(&[("x", "Int8", 5, 3)]), refused], true, &|rank| rank + 10).unwrap();
+        assert_eq!((told.kind(), told.culprit()), (ErrorKind::Unsupported, Some(11)));
+        assert_eq!((told.message(), told.what_to_do()), ("rank 11: a union", Some("leave it out")));
     }
 }

@@ -1,7 +1,7 @@
 //! Verbs that reduce arrays and record batches.
 
 use super::account::{Asked, Brings, agree};
-use super::column::{Column, arrow_error};
+use super::column::{Column, arrow_error, joined};
 use super::reduce::{Goal, Reduced, block, reduce};
 use crate::communicator::{Communicator, Options, With};
 use crate::error::{Error, Result};
@@ -24,8 +24,12 @@ impl With<'_> {
     fn reduce_columns(&self, goal: Goal, batch: &RecordBatch, op: Reduction) -> Result<Option<RecordBatch>> {
         let schema = batch.schema();
         let columns = schema.fields().iter().zip(batch.columns());
-        let columns: Result<Vec<Column>> =
-            columns.map(|(field, array)| Column::new(&format!("column {:?}", field.name()), array)).collect();
+        let columns: Result<Vec<Column>> = columns
+            .map(|(field, array)| {
+                let column = Column::new(&format!("column {:?}", field.name()), array)?;
+                Ok(column.extended(field))
+            })
+            .collect();
         let Some(reduced) = reduce(self, goal, op, &columns, None)? else { return Ok(None) };
         let rows = self.own_rows(goal, batch.num_rows());
         let arrays = reduced.rebuild(&columns?, |rows| self.own_rows(goal, rows))?;
@@ -51,8 +55,10 @@ impl With<'_> {
     ) -> Result<Option<NullBuffer>> {
         let columns = Column::new(ARRAY, array).map(|column| vec![column]);
         let reduced = reduce(self, Goal::All, op, &columns, Some(output))?;
-        // The innermost array's: of lists, that of their values.
-        Ok(reduced.and_then(|Reduced { mut validity, .. }| validity.pop().flatten()))
+        // That of the numbers: of lists, that of their items.
+        let leaf =
+            columns.ok().and_then(|columns| columns[0].arrays().iter().position(|array| array.is_leaf()));
+        Ok(reduced.zip(leaf).and_then(|(Reduced { mut validity, .. }, leaf)| validity.swap_remove(leaf)))
     }
 
     /// The chunks as one array: the only one as it is, else a copy.
@@ -63,7 +69,7 @@ impl With<'_> {
             [one] => Ok(one.clone()),
             many => {
                 let many: Vec<&dyn Array> = many.iter().map(|chunk| &**chunk).collect();
-                arrow_select::concat::concat(&many).map_err(|error| arrow_error("chunks", &error))
+                joined("the chunks", || arrow_select::concat::concat(&many))
             }
         }
     }

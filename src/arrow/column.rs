@@ -7,9 +7,10 @@ use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, GenericListArray, OffsetSizeTrait};
 use arrow_buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_data::ArrayData;
-use arrow_schema::{DataType, TimeUnit};
+use arrow_schema::{ArrowError, DataType};
 use rustc_hash::FxHasher;
 use std::hash::{Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// How deep arrays may be within arrays.
 const DEEPEST: usize = 64;
@@ -21,6 +22,10 @@ pub(super) struct Column {
     pub(super) path: String,
     data_type: DataType,
     len: usize,
+    /// Whether its field says that it may have nulls of its own.
+    nullable: bool,
+    /// What its field says of how it is to be understood.
+    extension: Option<String>,
     /// Which of its values are there, ancestors included: a value within a row that is null is not.
     pub(super) nulls: Option<NullBuffer>,
     form: Form,
@@ -140,6 +145,16 @@ fn broken(path: &str, what: impl std::fmt::Display) -> Error {
         .remedy("make the array by a builder, or validate it where it comes from")
 }
 
+/// What arrow's kernels make of several arrays. They return errors for some of what does not fit (keys of dictionaries, offsets of strings), and
+/// panic for the rest (offsets of lists).
+pub(super) fn joined<T>(path: &str, join: impl FnOnce() -> std::result::Result<T, ArrowError>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(join)) {
+        Ok(Ok(all)) => Ok(all),
+        Ok(Err(error)) => Err(arrow_error(path, &error)),
+        Err(_) => Err(broken(path, "together they are more than offsets of 32 bits can count")),
+    }
+}
+
 pub(super) fn arrow_error(path: &str, error: &dyn std::fmt::Display) -> Error {
     broken(path, error)
 }
@@ -151,13 +166,21 @@ impl Column {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) where there is something in it that is no number;
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where it contradicts itself.
     pub(super) fn new(path: &str, array: &dyn Array) -> Result<Self> {
-        Column::within(path, array, None, 0)
+        // Before anything is as large as an array of things that have no size says.
+        check_type(path, array.data_type(), 0)?;
+        Column::within(path, array, None)
     }
 
-    fn within(path: &str, array: &dyn Array, above: Option<NullBuffer>, depth: usize) -> Result<Self> {
-        if depth > DEEPEST {
-            return Err(broken(path, format!("more than {DEEPEST} arrays within each other")));
-        }
+    fn nullable(self, nullable: bool) -> Self {
+        Column { nullable, ..self }
+    }
+
+    /// The same with what its field says of how it is to be understood: a tensor's shape, say.
+    pub(super) fn extended(self, field: &arrow_schema::Field) -> Self {
+        Column { extension: extension(field), ..self }
+    }
+
+    fn within(path: &str, array: &dyn Array, above: Option<NullBuffer>) -> Result<Self> {
         let (data_type, len) = (array.data_type().clone(), array.len());
         let nulls = match array.nulls() {
             Some(nulls) if nulls.len() != len => {
@@ -166,12 +189,8 @@ impl Column {
             nulls => NullBuffer::union(above.as_ref(), nulls).filter(|nulls| nulls.null_count() > 0),
         };
         let item = |item: &arrow_schema::Field, values: &dyn Array, nulls: Option<NullBuffer>| {
-            Ok::<_, Error>(Box::new(Column::within(
-                &format!("{} of {path}", item.name()),
-                values,
-                nulls,
-                depth + 1,
-            )?))
+            let within = Column::within(&format!("items of {path}"), values, nulls)?;
+            Ok::<_, Error>(Box::new(within.nullable(item.is_nullable())))
         };
         let form = match &data_type {
             DataType::FixedSizeList(field, _) => {
@@ -198,7 +217,7 @@ impl Column {
             DataType::Struct(fields) => {
                 let columns = fields.iter().zip(array.as_struct().columns()).map(|(field, values)| {
                     let path = format!("{:?} of {path}", field.name());
-                    Column::within(&path, values, nulls.clone(), depth + 1)
+                    Ok(Column::within(&path, values, nulls.clone())?.nullable(field.is_nullable()))
                 });
                 Form::Struct(columns.collect::<Result<_>>()?)
             }
@@ -207,7 +226,7 @@ impl Column {
                 Form::Numbers(dtype, numbers(path, &array.to_data(), dtype)?)
             }
         };
-        Ok(Column { path: path.to_owned(), data_type, len, nulls, form })
+        Ok(Column { path: path.to_owned(), data_type, len, nullable: true, extension: None, nulls, form })
     }
 
     /// How many values it has.
@@ -264,7 +283,8 @@ impl Column {
         values: &mut dyn Iterator<Item = Buffer>,
         validity: &mut dyn Iterator<Item = Option<NullBuffer>>,
     ) -> Result<ArrayData> {
-        let nulls = validity.next().flatten();
+        // What may have none of its own is absent only where something around it is, which says so.
+        let nulls = validity.next().flatten().filter(|_| self.nullable);
         let array = ArrayData::builder(self.data_type.clone()).len(rows).nulls(nulls);
         let array = match &self.form {
             Form::Numbers(..) => {
@@ -290,7 +310,7 @@ impl Column {
 
     /// What all ranks must have alike: its shape, and how long it is.
     fn digest(&self, hasher: &mut FxHasher) {
-        (std::mem::discriminant(&self.form), self.len).hash(hasher);
+        (std::mem::discriminant(&self.form), self.len, self.nullable, &self.extension).hash(hasher);
         match &self.form {
             Form::Numbers(..) => self.data_type.hash(hasher),
             Form::Fixed(width, within) => {
@@ -310,18 +330,30 @@ impl Column {
         }
     }
 
-    /// Its type, without what does not matter when it is reduced: whether it may have nulls, what its items are called.
+    /// Its type, as errors tell it.
     fn kind(&self) -> String {
-        match (&self.form, &self.data_type) {
+        let kind = match (&self.form, &self.data_type) {
             (Form::Fixed(width, within), _) => format!("FixedSizeList({width} x {})", within.kind()),
             (Form::Lists(_, within), DataType::LargeList(_)) => format!("LargeList({})", within.kind()),
             (Form::Lists(_, within), _) => format!("List({})", within.kind()),
             (Form::Struct(columns), _) => format!("Struct({} columns)", columns.len()),
-            (Form::Numbers(..), DataType::Timestamp(unit, zone)) => {
-                format!("Timestamp({}, {zone:?})", name_of(*unit))
-            }
             (Form::Numbers(..), kind) => kind.to_string(),
+        };
+        let kind = if self.nullable { kind } else { format!("{kind} not null") };
+        match &self.extension {
+            Some(extension) => format!("{kind} ({extension})"),
+            None => kind,
         }
+    }
+
+    /// Whether there are lists of any length in it.
+    pub(super) fn has_lists(&self) -> bool {
+        self.arrays().iter().any(|array| matches!(array.form, Form::Lists(..)))
+    }
+
+    /// Whether its values are its own numbers and not arrays.
+    pub(super) fn is_leaf(&self) -> bool {
+        matches!(self.form, Form::Numbers(..))
     }
 
     fn add_fields(&self, fields: &mut Vec<Field>) {
@@ -345,12 +377,27 @@ impl Column {
     }
 }
 
-fn name_of(unit: TimeUnit) -> &'static str {
-    match unit {
-        TimeUnit::Second => "s",
-        TimeUnit::Millisecond => "ms",
-        TimeUnit::Microsecond => "us",
-        TimeUnit::Nanosecond => "ns",
+/// What a field says of how its storage is to be understood: Arrow's extension types.
+pub(super) fn extension(field: &arrow_schema::Field) -> Option<String> {
+    let told = |key: &str| field.metadata().get(key).map(|value| value.to_string());
+    let name = told("ARROW:extension:name")?;
+    Some(told("ARROW:extension:metadata").map_or_else(|| name.clone(), |more| format!("{name} {more}")))
+}
+
+/// Fails unless there are numbers at the leaves of a type, at no great depth.
+fn check_type(path: &str, data_type: &DataType, depth: usize) -> Result<()> {
+    if depth > DEEPEST {
+        return Err(broken(path, format!("more than {DEEPEST} arrays within each other")));
+    }
+    match data_type {
+        DataType::FixedSizeList(item, _) | DataType::List(item) | DataType::LargeList(item) => {
+            check_type(&format!("items of {path}"), item.data_type(), depth + 1)
+        }
+        DataType::Struct(fields) => fields.iter().try_for_each(|field| {
+            check_type(&format!("{:?} of {path}", field.name()), field.data_type(), depth + 1)
+        }),
+        other if number(other).is_some() => Ok(()),
+        other => Err(unsupported(path, other)),
     }
 }
 

@@ -98,9 +98,9 @@ pub(super) fn bitmap_bytes(bits: usize) -> usize {
 
 /// Writes 1 where there is a value and 0 where there is none, in numbers of `N` bytes.
 pub(super) fn presence<const N: usize>(nulls: Option<&NullBuffer>, out: &mut [u8]) {
-    let mut one = [0; N];
-    one[0] = 1;
-    out.as_chunks_mut().0.fill(one);
+    let one = 1u64.to_ne_bytes();
+    let one = if cfg!(target_endian = "little") { one.first_chunk::<N>() } else { one.last_chunk() };
+    out.as_chunks_mut().0.fill(*one.expect("no count is wider than 8 bytes"));
     if let Some(nulls) = nulls {
         patch(nulls, [0; N], out);
     }
@@ -119,13 +119,13 @@ impl Count for [u8; 1] {
 
 impl Count for [u8; 2] {
     fn get(self) -> u32 {
-        u16::from_le_bytes(self).into()
+        u16::from_ne_bytes(self).into()
     }
 }
 
 impl Count for [u8; 4] {
     fn get(self) -> u32 {
-        u32::from_le_bytes(self)
+        u32::from_ne_bytes(self)
     }
 }
 
@@ -218,8 +218,9 @@ mod tests {
     fn sums_are_divided_by_those_who_have_a_value() {
         let (mut counts, all) = (vec![0; 5 * 2], NullBuffer::from(vec![true, false, true, true, false]));
         presence::<2>(Some(&all), &mut counts);
-        assert_eq!(counts, [1, 0, 0, 0, 1, 0, 1, 0, 0, 0]);
-        counts[0] = 4;
+        let numbers: Vec<u16> = counts.as_chunks().0.iter().map(|count| u16::from_ne_bytes(*count)).collect();
+        assert_eq!(numbers, [1, 0, 1, 1, 0]);
+        counts[..2].copy_from_slice(&4u16.to_ne_bytes());
         let mut sums: Vec<u8> =
             [8.0f64, -0.0, 3.0, 1.0, 5.0].iter().flat_map(|sum| sum.to_ne_bytes()).collect();
         divide(&mut sums, DType::F64, &counts, 2);

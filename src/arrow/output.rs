@@ -3,7 +3,7 @@
 use crate::communicator::Communicator;
 use crate::error::Result;
 use crate::memory::Recycled;
-use crate::tensor::{DType, TensorMut, TensorRef};
+use crate::tensor::{DType, TensorMut};
 use arrow_buffer::{Buffer, MutableBuffer};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -31,11 +31,6 @@ impl Output {
     /// As a tensor of so many elements.
     pub(super) fn tensor(&mut self, dtype: DType, count: usize) -> TensorMut<'_> {
         TensorMut::from_bytes(&mut self[..count * dtype.size()], dtype)
-    }
-
-    /// As a tensor of so many elements that are read.
-    pub(super) fn as_tensor(&self, dtype: DType, count: usize) -> TensorRef<'_> {
-        TensorRef::from_bytes(&self[..count * dtype.size()], dtype)
     }
 
     /// As an immutable buffer. Large ones go back to the communicator when nobody has them any more.

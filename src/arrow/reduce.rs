@@ -1,13 +1,13 @@
 //! Reductions of columns.
 
-use super::account::{Asked, Brings, agree};
+use super::account::{Asked, Brings, agree, settle};
 use super::column::{Column, Leaf};
 use super::nulls::{bitmap, bitmap_bytes, divide, pack, presence};
 use super::output::Output;
-use crate::communicator::{Scope, Tensors, With};
+use crate::communicator::{Call, Scope, Tensors, With};
 use crate::error::{Error, Result};
 use crate::reduce::{NullPolicy, ReduceOp, Reduction};
-use crate::tensor::{DType, TensorMut};
+use crate::tensor::{DType, TensorMut, TensorRef};
 use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer};
 use arrow_data::ArrayData;
 use std::ops::Range;
@@ -34,11 +34,11 @@ impl Goal {
             Goal::Root(root) => Some(root),
             _ => None,
         };
-        let op = match op {
-            Reduction::Named(op) => op.to_string(),
-            Reduction::Custom(custom) => custom.name().to_owned(),
+        let (op, custom) = match op {
+            Reduction::Named(op) => (op.to_string(), None),
+            Reduction::Custom(custom) => (custom.name().to_owned(), Some(custom.signature())),
         };
-        Asked { op: Some(op), root, nulls: Some(nulls), ..Asked::new(verb) }
+        Asked { op: Some(op), custom, root, nulls: Some(nulls), ..Asked::new(verb) }
     }
 }
 
@@ -74,16 +74,12 @@ impl Into<'_> {
             Into::New(output) => &mut output[bytes],
         }
     }
-
-    /// Some of its numbers.
-    fn tensor_of(&mut self, dtype: DType, numbers: Range<usize>) -> TensorMut<'_> {
-        TensorMut::from_bytes(self.part(dtype, numbers), dtype)
-    }
 }
 
 /// A reduction of columns that are one operation: what this rank brings, and memory for the result.
 pub(super) struct Reducing<'w, 'a> {
     with: &'w With<'w>,
+    asked: &'w Asked,
     goal: Goal,
     op: Reduction,
     columns: &'w Vec<Column>,
@@ -126,7 +122,7 @@ pub(super) fn reduce<'a>(
 ) -> Result<Option<Reduced<'a>>> {
     let asked = goal.asked(&op, with.null_policy());
     let ready = match columns {
-        Ok(columns) => Reducing::new(with, goal, op, columns, given),
+        Ok(columns) => Reducing::new(with, &asked, goal, op, columns, given),
         Err(error) => Err(error.clone()),
     };
     let brings: Result<&dyn Brings> = match &ready {
@@ -142,6 +138,7 @@ impl<'w, 'a> Reducing<'w, 'a> {
     /// Checks all that one rank can check, and takes the memory that will be needed: what fails later fails alone.
     fn new(
         with: &'w With<'w>,
+        asked: &'w Asked,
         goal: Goal,
         op: Reduction,
         columns: &'w Vec<Column>,
@@ -149,14 +146,14 @@ impl<'w, 'a> Reducing<'w, 'a> {
     ) -> Result<Self> {
         let comm = with.communicator();
         let leaves: Vec<Leaf<'_>> = columns.iter().flat_map(Column::leaves).collect();
+        if let (Goal::Block, Some(column)) = (goal, columns.iter().find(|column| column.has_lists())) {
+            let text = format!("{} has lists of any length, whose rows are no blocks", column.path);
+            return Err(
+                Error::unsupported(text).remedy("use lists of one length (FixedSizeList), or all_reduce")
+            );
+        }
         for leaf in &leaves {
             leaf.check(&op)?;
-            if goal == Goal::Block && leaf.per_row.is_none() {
-                let text = format!("{} has lists of any length, whose rows are no blocks", leaf.column.path);
-                return Err(
-                    Error::unsupported(text).remedy("use lists of one length (FixedSizeList), or all_reduce")
-                );
-            }
             if let (Reduction::Custom(custom), NullPolicy::Skip) = (&op, with.null_policy()) {
                 let text = format!("the reduction {:?} has no value that stands for a null", custom.name());
                 return Err(
@@ -170,17 +167,35 @@ impl<'w, 'a> Reducing<'w, 'a> {
             let text = format!("root {root} in a group of {}", comm.world_size());
             return Err(Error::invalid(text).remedy(format!("pass a root below {}", comm.world_size())));
         }
-        let mut reducing = Reducing { with, goal, op, columns, into: Vec::with_capacity(leaves.len()) };
+        let mut reducing =
+            Reducing { with, asked, goal, op, columns, into: Vec::with_capacity(leaves.len()) };
         if let Some(given) = given {
             reducing.check_given(&leaves, &given)?;
             reducing.into.push(Into::Given(given));
-            return Ok(reducing);
+        } else {
+            for leaf in &leaves {
+                let bytes = reducing.count(leaf, comm.rank()) * leaf.dtype.size();
+                reducing.into.push(Into::New(Output::new(comm, bytes)?));
+            }
         }
-        for leaf in &leaves {
-            let bytes = reducing.count(leaf, comm.rank()) * leaf.dtype.size();
-            reducing.into.push(Into::New(Output::new(comm, bytes)?));
-        }
+        reducing.check_calls(&leaves)?;
         Ok(reducing)
+    }
+
+    /// Fails where the options ask for what cannot be: an algorithm that does something else, say.
+    fn check_calls(&mut self, leaves: &[Leaf<'_>]) -> Result<()> {
+        let alone = leaves.len() == 1;
+        for (index, leaf) in leaves.iter().enumerate() {
+            let (counts, own) = (self.counts(leaf), self.count(leaf, self.with.communicator().rank()));
+            let call = match self.goal {
+                Goal::All => Call::AllReduce(self.op.clone()),
+                Goal::Root(root) => Call::Reduce(self.op.clone(), root),
+                Goal::Block => Call::ReduceScatter(Some(&counts), self.op.clone()),
+            };
+            let tensors = Tensors::Apart(leaf.tensor(), self.into[index].tensor(leaf.dtype, own));
+            self.with.check_call(&call, tensors, alone)?;
+        }
+        Ok(())
     }
 
     fn check_given(&self, leaves: &[Leaf<'_>], given: &TensorMut<'_>) -> Result<()> {
@@ -261,11 +276,15 @@ impl<'w, 'a> Reducing<'w, 'a> {
             return Err(comm.complete(Error::unsupported("a reduction of the user's of data that has nulls")));
         };
         let leaves = self.leaves();
-        let mut copies = Copies::new(with, op)?;
-        for portion in self.portions(&leaves) {
-            copies.reduce(goal, &leaves, &mut self.into, &portion)?;
+        let portions = self.portions(&leaves);
+        // All that is needed is taken before anything moves, and by all ranks or none.
+        let memory = Copies::new(with, goal, op, &leaves, &portions)
+            .and_then(|copies| Ok((copies, Output::new(comm, bitmaps(self.columns))?)));
+        let (mut copies, bits) = settle(with, self.asked, memory)?;
+        for portion in &portions {
+            copies.reduce(&leaves, &mut self.into, portion)?;
         }
-        let mut validity = reduced_validity(with, self.columns)?;
+        let mut validity = reduced_validity(with, self.columns, bits)?;
         if goal == Goal::Block {
             let arrays = self.columns.iter().flat_map(|column| {
                 let rows = block(column.len(), comm.world_size(), comm.rank());
@@ -347,119 +366,114 @@ struct Part {
     counts: Vec<usize>,
 }
 
+impl Part {
+    /// Where in the memory of this rank's result they go.
+    fn place(&self, goal: Goal) -> Range<usize> {
+        if goal == Goal::Block { 0..self.into.len() } else { self.into.clone() }
+    }
+}
+
 /// Copies of what is reduced, with neutral values where there are nulls, and for means how many ranks have each value.
 struct Copies<'w> {
     with: &'w With<'w>,
+    goal: Goal,
     op: ReduceOp,
     /// How many bytes a count has: as many as the number of ranks needs. 0 where nobody counts.
     width: usize,
-    /// Copies that do not lie where the result goes.
-    values: Vec<Output>,
-    counts: Vec<Output>,
+    /// For a portion of copies, where they do not lie where the result goes.
+    values: Output,
+    /// For the counts of a portion.
+    counts: Output,
+}
+
+/// What of different types lies in one memory begins at multiples of this.
+const APART: usize = 64;
+
+/// The first of so many bytes, and where the next begin.
+fn split<'m>(memory: &mut &'m mut [u8], len: usize) -> &'m mut [u8] {
+    let part = memory.split_off_mut(..len.next_multiple_of(APART)).expect("there is room for a portion");
+    &mut part[..len]
 }
 
 impl<'w> Copies<'w> {
-    fn new(with: &'w With<'w>, op: ReduceOp) -> Result<Self> {
-        let width = match with.communicator().world_size() {
+    /// Takes the memory for the largest portion.
+    fn new(
+        with: &'w With<'w>,
+        goal: Goal,
+        op: ReduceOp,
+        leaves: &[Leaf<'_>],
+        portions: &[Vec<Part>],
+    ) -> Result<Self> {
+        let comm = with.communicator();
+        let width = match comm.world_size() {
             _ if op != ReduceOp::Mean => 0,
             ..=0xff => 1,
             0x100..=0xffff => 2,
             _ => 4,
         };
-        Ok(Copies { with, op, width, values: Vec::new(), counts: Vec::new() })
+        let most = |size: &dyn Fn(&Part) -> usize| {
+            let bytes = |part: &Part| (part.from.len() * size(part)).next_multiple_of(APART);
+            portions.iter().map(|portion| portion.iter().map(bytes).sum()).max().unwrap_or(0)
+        };
+        // Who gets all of it reduces in the memory of the result, else there are copies.
+        let values = if goal == Goal::All { 0 } else { most(&|part| leaves[part.leaf].dtype.size()) };
+        let (values, counts) = (Output::new(comm, values)?, Output::new(comm, most(&|_| width))?);
+        Ok(Copies { with, goal, op, width, values, counts })
     }
 
     /// Reduces a portion into the result.
-    fn reduce(
-        &mut self,
-        goal: Goal,
-        leaves: &[Leaf<'_>],
-        into: &mut [Into<'_>],
-        portion: &[Part],
-    ) -> Result<()> {
-        let comm = self.with.communicator();
+    fn reduce(&mut self, leaves: &[Leaf<'_>], into: &mut [Into<'_>], portion: &[Part]) -> Result<()> {
+        let (goal, width) = (self.goal, self.width);
         let summed = if self.op == ReduceOp::Mean { ReduceOp::Sum } else { self.op };
-        // Who gets all of it reduces in the memory of the result, else there is a copy of its own.
-        let in_result = goal == Goal::All;
-        self.values.clear();
-        self.counts.clear();
+        let (mut copies, mut counts) = (&mut self.values[..], &mut self.counts[..]);
+        let (mut tensors, mut counted) = (Vec::with_capacity(portion.len()), Vec::new());
+        let mut rest = into.iter_mut().enumerate();
         for part in portion {
             let leaf = &leaves[part.leaf];
             let size = leaf.dtype.size();
             let values = &leaf.values[part.from.start * size..part.from.end * size];
             let nulls = leaf.column.nulls.as_ref().map(|nulls| nulls.slice(part.from.start, part.from.len()));
-            if in_result {
-                let out = into[part.leaf].part(leaf.dtype, part.from.clone());
-                pack(values, nulls.as_ref(), summed, leaf.dtype, out);
+            // Each leaf has one part in a portion, and they are in the leaves' order.
+            let (_, into) = rest.find(|(index, _)| *index == part.leaf).expect("parts are in their order");
+            let into = into.part(leaf.dtype, part.place(goal));
+            tensors.push(if goal == Goal::All {
+                pack(values, nulls.as_ref(), summed, leaf.dtype, into);
+                Tensors::InPlace(TensorMut::from_bytes(into, leaf.dtype))
             } else {
-                let mut copy = Output::new(comm, values.len())?;
-                pack(values, nulls.as_ref(), summed, leaf.dtype, &mut copy);
-                self.values.push(copy);
-            }
-            if self.width > 0 {
-                let mut counts = Output::new(comm, part.from.len() * self.width)?;
-                match self.width {
-                    1 => presence::<1>(nulls.as_ref(), &mut counts),
-                    2 => presence::<2>(nulls.as_ref(), &mut counts),
-                    _ => presence::<4>(nulls.as_ref(), &mut counts),
+                let copy = split(&mut copies, values.len());
+                pack(values, nulls.as_ref(), summed, leaf.dtype, copy);
+                Tensors::Apart(
+                    TensorRef::from_bytes(copy, leaf.dtype),
+                    TensorMut::from_bytes(into, leaf.dtype),
+                )
+            });
+            if width > 0 {
+                let counts = split(&mut counts, part.from.len() * width);
+                match width {
+                    1 => presence::<1>(nulls.as_ref(), counts),
+                    2 => presence::<2>(nulls.as_ref(), counts),
+                    _ => presence::<4>(nulls.as_ref(), counts),
                 }
-                self.counts.push(counts);
+                let dtype = [DType::U8, DType::U16, DType::U32][width / 2];
+                counted.push(TensorMut::from_bytes(counts, dtype));
             }
         }
-        self.run(goal, summed, leaves, into, portion)?;
-        if self.width > 0 {
-            for (part, counts) in portion.iter().zip(&self.counts) {
-                let dtype = leaves[part.leaf].dtype;
-                let from = (part.into.start - part.from.start.min(part.into.start)) * self.width;
-                let counts = &counts[from..from + part.into.len() * self.width];
-                let at = if goal == Goal::Block { 0..part.into.len() } else { part.into.clone() };
-                divide(into[part.leaf].part(dtype, at), dtype, counts, self.width);
-            }
+        let blocks: Vec<Vec<usize>> = portion.iter().map(|part| part.counts.clone()).collect();
+        run(self.with, goal, &summed.into(), tensors, &blocks)?;
+        if width == 0 {
+            return Ok(());
+        }
+        // Everybody hears of everybody: what is divided is this rank's part.
+        self.with.beside().all_reduce_batch(&mut counted, ReduceOp::Sum)?;
+        let mut counts = &mut self.counts[..];
+        for part in portion {
+            let counts = split(&mut counts, part.from.len() * width);
+            let from = if goal == Goal::Block { part.into.start * width } else { 0 };
+            let counts = &counts[from..from + part.into.len() * width];
+            let dtype = leaves[part.leaf].dtype;
+            divide(into[part.leaf].part(dtype, part.place(goal)), dtype, counts, width);
         }
         Ok(())
-    }
-
-    fn run(
-        &mut self,
-        goal: Goal,
-        op: ReduceOp,
-        leaves: &[Leaf<'_>],
-        into: &mut [Into<'_>],
-        portion: &[Part],
-    ) -> Result<()> {
-        let counted = match self.width {
-            1 => DType::U8,
-            2 => DType::U16,
-            _ => DType::U32,
-        };
-        let mut values = self.values.iter_mut();
-        let mut tensors = Vec::with_capacity(portion.len());
-        let mut rest = into.iter_mut().enumerate();
-        for part in portion {
-            // Each leaf has one part in a portion, and they are in the leaves' order.
-            let (_, into) = rest.find(|(leaf, _)| *leaf == part.leaf).expect("parts are in their order");
-            let dtype = leaves[part.leaf].dtype;
-            let at = if goal == Goal::Block { 0..part.into.len() } else { part.into.clone() };
-            let into = into.tensor_of(dtype, at);
-            tensors.push(match values.next() {
-                Some(copy) => Tensors::Apart(copy.as_tensor(dtype, part.from.len()), into),
-                None => Tensors::InPlace(into),
-            });
-        }
-        let counts = self.counts.iter_mut().zip(portion);
-        let counts: Vec<TensorMut<'_>> =
-            counts.map(|(counts, part)| counts.tensor(counted, part.from.len())).collect();
-        if counts.is_empty() {
-            let blocks: Vec<Vec<usize>> = portion.iter().map(|part| part.counts.clone()).collect();
-            return run(self.with, goal, &op.into(), tensors, &blocks);
-        }
-        self.with.scope(|scope| {
-            for (tensors, part) in tensors.into_iter().zip(portion) {
-                add(scope, goal, tensors, &part.counts, op.into());
-            }
-            // Everybody hears of everybody: what is divided is this rank's part.
-            counts.into_iter().for_each(|counts| scope.all_reduce(counts, ReduceOp::Sum));
-        })
     }
 }
 
@@ -495,11 +509,18 @@ fn run(
     })
 }
 
+/// How many bytes the bitmaps of all arrays have.
+fn bitmaps(columns: &[Column]) -> usize {
+    columns.iter().flat_map(Column::arrays).map(|array| bitmap_bytes(array.len())).sum()
+}
+
 /// Which values of each array are there on any rank.
-fn reduced_validity(with: &With<'_>, columns: &[Column]) -> Result<Vec<Option<NullBuffer>>> {
+fn reduced_validity(
+    with: &With<'_>,
+    columns: &[Column],
+    mut bits: Output,
+) -> Result<Vec<Option<NullBuffer>>> {
     let arrays: Vec<&Column> = columns.iter().flat_map(Column::arrays).collect();
-    let total = arrays.iter().map(|array| bitmap_bytes(array.len())).sum();
-    let mut bits = Output::new(with.communicator(), total)?;
     let mut rest = &mut bits[..];
     for array in &arrays {
         let own = rest.split_off_mut(..bitmap_bytes(array.len())).unwrap_or_default();

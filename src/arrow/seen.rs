@@ -41,7 +41,10 @@ impl Seen {
 
     /// Whether a range of the message, numbers of 32 bits, is in ascending order.
     pub(super) fn ascends(&self, message: &[u8], range: Range<usize>) -> bool {
-        let Some(blocks) = self.within(&range, ASCENDS) else { return ascend(&numbers(&message[range])) };
+        // Blocks were looked at as numbers from the message's beginning on.
+        let known =
+            if range.start.is_multiple_of(size_of::<i32>()) { self.within(&range, ASCENDS) } else { None };
+        let Some(blocks) = known else { return ascend(&numbers(&message[range])) };
         // Of what lies ahead the last number was compared with the first of the blocks; behind them their last comes first.
         let behind = blocks.end - size_of::<i32>()..range.end;
         ascend(&numbers(&message[range.start..blocks.start])) && ascend(&numbers(&message[behind]))
@@ -122,6 +125,10 @@ mod tests {
                     expected,
                     "{broken:?} from {from} to {to}"
                 );
+                // Numbers that lie across those that were looked at.
+                let across = from * 4 + 1..(to * 4).saturating_sub(3).max(from * 4 + 1);
+                let expected = super::numbers(&message[across.clone()]).is_sorted();
+                assert_eq!(seen.ascends(&message, across), expected, "{broken:?} from {from} to {to}");
             }
         }
     }

@@ -1,13 +1,16 @@
 //! Rows to the ranks that their keys belong to.
 
-use super::account::Asked;
-use super::column::arrow_error;
+use super::account::{Asked, settle};
+use super::column::joined;
 use super::partition::rows_of_each;
 use crate::communicator::{Communicator, Options, With};
 use crate::error::{Error, Result};
-use arrow_array::{RecordBatch, UInt32Array};
+use arrow_array::cast::AsArray;
+use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow_schema::{ArrowError, DataType};
 use arrow_select::concat::concat_batches;
 use arrow_select::take::take_record_batch;
+use std::sync::Arc;
 
 impl With<'_> {
     /// The rows of a batch that go to each rank.
@@ -20,16 +23,28 @@ impl With<'_> {
         };
         let name = format!("column {key:?}");
         let rows = rows_of_each(&name, keys, self.communicator().world_size())?;
-        let parts = rows.into_iter().map(|rows| take_record_batch(batch, &UInt32Array::from(rows)));
-        parts.collect::<std::result::Result<_, _>>().map_err(|error| arrow_error(&name, &error))
+        let part = |rows| compact(take_record_batch(batch, &UInt32Array::from(rows))?);
+        rows.into_iter().map(|rows| joined(&name, || part(rows))).collect()
     }
 
     fn shuffled(&self, batch: &RecordBatch, key: &str) -> Result<RecordBatch> {
         let asked = Asked { more: Some(format!("shuffled by {key:?}")), ..Asked::new("all_to_all") };
         let got = self.exchange_all(&asked, self.divided(batch, key))?;
-        let joined = concat_batches(&batch.schema(), &got);
-        joined.map_err(|error| self.communicator().complete(arrow_error("the rows that came", &error)))
+        settle(self, &asked, joined("the rows that came", || concat_batches(&batch.schema(), &got)))
     }
+}
+
+/// The same rows without the memory of others: a part of an array of views keeps all that the whole one looks at.
+fn compact(batch: RecordBatch) -> std::result::Result<RecordBatch, ArrowError> {
+    let columns = batch.columns().iter().map(|column| -> ArrayRef {
+        match column.data_type() {
+            DataType::Utf8View => Arc::new(column.as_string_view().gc()),
+            DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
+            _ => Arc::clone(column),
+        }
+    });
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(batch.schema(), columns.collect(), &rows)
 }
 
 macro_rules! verbs {

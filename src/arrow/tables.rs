@@ -1,12 +1,12 @@
 //! Record batches that go from rank to rank as they are.
 
-use super::account::{Asked, Brings, Field, agree};
-use super::column::arrow_error;
+use super::account::{Asked, Brings, Field, agree, settle, sized};
+use super::column::{arrow_error, extension, joined};
 use super::message::{Message, decode, decode_seen};
 use super::output::Output;
 use super::seen::{BLOCK, Seen};
 use crate::communicator::{Communicator, Options, Tensors, With};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::memory::stream;
 use crate::reduce::ReduceOp;
 use crate::tensor::{DType, TensorRef};
@@ -23,7 +23,7 @@ const SURE: u64 = 1 << 20;
 impl Brings for Schema {
     fn digest(&self, hasher: &mut FxHasher) {
         for field in self.fields() {
-            (field.name(), field.data_type(), field.is_nullable()).hash(hasher);
+            (field.name(), field.data_type(), field.is_nullable(), extension(field)).hash(hasher);
         }
     }
 
@@ -34,7 +34,12 @@ impl Brings for Schema {
     fn fields(&self) -> Vec<Field> {
         let fields = self.fields().iter().map(|field| Field {
             path: format!("column {:?}", field.name()),
-            kind: format!("{}{}", field.data_type(), if field.is_nullable() { "" } else { " (not null)" }),
+            kind: {
+                let nullable = if field.is_nullable() { "" } else { " not null" };
+                let extension =
+                    extension(field).map_or_else(String::new, |extension| format!(" ({extension})"));
+                format!("{}{nullable}{extension}", field.data_type())
+            },
             len: None,
             layout: 0,
             nulls: 0,
@@ -75,15 +80,7 @@ impl With<'_> {
     /// Memory for what comes. Where it is much, the ranks tell each other whether they have it.
     fn memory(&self, asked: &Asked, bytes: usize, most: u64) -> Result<Output> {
         let memory = Output::new(self.communicator(), bytes);
-        if most < SURE {
-            return memory;
-        }
-        let brings: Result<&dyn Brings> = match &memory {
-            Ok(_) => Ok(&()),
-            Err(error) => Err(error.clone()),
-        };
-        agree(self, asked, brings)?;
-        memory
+        if most < SURE { memory } else { settle(self, asked, memory) }
     }
 
     /// How many bytes each rank sends, and where they begin where they follow one another.
@@ -102,8 +99,10 @@ impl With<'_> {
         if comm.backend() == "shm" {
             // What a rank sends need not be where it receives.
             let others = total as usize - message.len();
+            let portion = lengths.iter().map(|&len| len.min(PORTION)).sum();
+            let mut memory = self.memory(&asked, portion, total)?;
             let mut all = self.memory(&asked, others, total)?;
-            let seen = self.gather_in_portions(message, &lengths, &mut all)?;
+            let seen = self.gather_in_portions(message, &lengths, &mut memory, &mut all)?;
             lengths[comm.rank()] = 0;
             return self.read(all.into_buffer(), &lengths, Some(batch), &seen);
         }
@@ -116,11 +115,16 @@ impl With<'_> {
 
     /// Gathers all others' messages, a portion of each at a time, by way of memory that stays in the caches: so each byte is read from
     /// where it was and written to where it stays, and what is between costs little.
-    fn gather_in_portions(&self, message: &Message, lengths: &[usize], all: &mut [u8]) -> Result<Vec<Seen>> {
+    fn gather_in_portions(
+        &self,
+        message: &Message,
+        lengths: &[usize],
+        memory: &mut Output,
+        all: &mut [u8],
+    ) -> Result<Vec<Seen>> {
         let comm = self.communicator();
         let rank = comm.rank();
         let longest = lengths.iter().copied().max().unwrap_or(0);
-        let mut memory = Output::new(comm, lengths.iter().map(|&len| len.min(PORTION)).sum())?;
         let mut seen: Vec<Seen> = lengths.iter().map(|_| Seen::default()).collect();
         let mut writer = message.writer();
         let streams = all.len() >= STREAMED;
@@ -166,9 +170,14 @@ impl With<'_> {
         }
     }
 
-    fn broadcast_from(&self, batch: Option<&RecordBatch>, root: usize) -> Result<RecordBatch> {
+    fn broadcast_from(
+        &self,
+        batch: Option<&RecordBatch>,
+        root: usize,
+        what: Option<String>,
+    ) -> Result<RecordBatch> {
         let comm = self.communicator();
-        let asked = Asked { root: Some(root), ..Asked::new("broadcast") };
+        let asked = Asked { root: Some(root), more: what, ..Asked::new("broadcast") };
         let message = self.check_root(root).and_then(|()| match batch {
             _ if comm.rank() != root => Ok(None),
             Some(batch) => Ok(Some(Message::of(batch)?)),
@@ -191,7 +200,8 @@ impl With<'_> {
         self.broadcast_dyn(memory.tensor(DType::U8, bytes as usize), root)?;
         match batch {
             Some(batch) if comm.rank() == root => Ok(batch.clone()),
-            _ => decode(memory.into_buffer()).map_err(|error| comm.complete(error.blame(root))),
+            _ => decode(memory.into_buffer())
+                .map_err(|error| comm.complete(error.blame(comm.world_rank_of(root)))),
         }
     }
 
@@ -227,14 +237,7 @@ impl With<'_> {
         self.beside().all_reduce(&mut most, ReduceOp::Max)?;
         let (out, into) = (send.iter().sum::<usize>(), total as usize);
         let both = Output::new(comm, out).and_then(|out| Ok((out, Output::new(comm, into)?)));
-        if most[0] >= SURE {
-            let brings: Result<&dyn Brings> = match &both {
-                Ok(_) => Ok(&()),
-                Err(error) => Err(error.clone()),
-            };
-            agree(self, asked, brings)?;
-        }
-        let (mut outgoing, mut incoming) = both?;
+        let (mut outgoing, mut incoming) = if most[0] >= SURE { settle(self, asked, both) } else { both }?;
         let mut rest = &mut outgoing[..];
         for (message, &len) in sent.messages.iter().zip(&send).filter(|(_, len)| **len > 0) {
             message.write(rest.split_off_mut(..len).expect("there is room for all"));
@@ -264,7 +267,8 @@ impl With<'_> {
                 Some(own) if rank == comm.rank() => Ok(own.clone()),
                 _ => {
                     let seen = seen.get(rank).unwrap_or(&nothing);
-                    decode_seen(message, seen).map_err(|error| comm.complete(error.blame(rank)))
+                    let decoded = decode_seen(message, seen).and_then(|batch| expected(batch, own));
+                    decoded.map_err(|error| comm.complete(error.blame(comm.world_rank_of(rank))))
                 }
             }
         });
@@ -281,18 +285,22 @@ impl With<'_> {
     }
 }
 
-/// Lengths as other ranks tell them, and their sum.
-fn sized(lengths: &[u64]) -> Result<(Vec<usize>, u64)> {
-    let total = lengths.iter().try_fold(0u64, |sum, &len| sum.checked_add(len));
-    match total.filter(|&total| total <= isize::MAX as u64) {
-        Some(total) => Ok((lengths.iter().map(|&len| len as usize).collect(), total)),
-        None => Err(Error::invalid("record batches of more bytes than there can be")),
+/// The batch, if its columns are of the types that were agreed on.
+fn expected(batch: RecordBatch, own: Option<&RecordBatch>) -> Result<RecordBatch> {
+    let types = |batch: &RecordBatch| {
+        batch.columns().iter().map(|column| column.data_type().clone()).collect::<Vec<_>>()
+    };
+    match own {
+        Some(own) if types(own) != types(&batch) => {
+            Err(Error::new(ErrorKind::Protocol, "a record batch of another schema than was agreed on"))
+        }
+        _ => Ok(batch),
     }
 }
 
 /// A batch of a single column.
-fn one_column(array: &dyn Array) -> Result<RecordBatch> {
-    let field = arrow_schema::Field::new("", array.data_type().clone(), true);
+fn one_column(array: &dyn Array, nullable: bool) -> Result<RecordBatch> {
+    let field = arrow_schema::Field::new("", array.data_type().clone(), nullable);
     let options = RecordBatchOptions::new().with_row_count(Some(array.len()));
     let (schema, columns) = (Arc::new(Schema::new(vec![field])), vec![make_array(array.to_data())]);
     RecordBatch::try_new_with_options(schema, columns, &options)
@@ -302,28 +310,26 @@ fn one_column(array: &dyn Array) -> Result<RecordBatch> {
 impl With<'_> {
     fn exchange_lists(&self, lists: &ListArray) -> Result<ListArray> {
         let world = self.communicator().world_size();
+        let DataType::List(field) = lists.data_type() else {
+            unreachable!("a list array has a type of lists")
+        };
         let batches = if lists.len() == world {
             // The values of a list that is null are not there.
             let values =
                 |to: usize| if lists.is_valid(to) { lists.value(to) } else { lists.values().slice(0, 0) };
-            (0..world).map(|to| one_column(&values(to))).collect()
+            (0..world).map(|to| one_column(&values(to), field.is_nullable())).collect()
         } else {
             Err(Error::invalid(format!("{} lists for {world} ranks", lists.len()))
                 .remedy("pass one for each rank"))
         };
-        let got = self
-            .exchange_all(&Asked { more: Some("lists".to_owned()), ..Asked::new("all_to_all") }, batches)?;
+        let asked = Asked { more: Some("lists".to_owned()), ..Asked::new("all_to_all") };
+        let got = self.exchange_all(&asked, batches)?;
         let columns: Vec<&dyn Array> = got.iter().map(|batch| &**batch.column(0)).collect();
-        let lengths = columns.iter().map(|column| column.len());
-        let offsets = OffsetBuffer::<i32>::try_from_lengths(lengths)
-            .map_err(|error| arrow_error("the lists", &error))?;
-        let DataType::List(field) = lists.data_type() else {
-            unreachable!("a list array has a type of lists")
-        };
-        let values =
-            arrow_select::concat::concat(&columns).map_err(|error| arrow_error("the lists", &error))?;
-        ListArray::try_new(field.clone(), offsets, values, None)
-            .map_err(|error| arrow_error("the lists", &error))
+        let all = joined("the lists that came", || {
+            let offsets = OffsetBuffer::<i32>::from_lengths(columns.iter().map(|column| column.len()));
+            ListArray::try_new(field.clone(), offsets, arrow_select::concat::concat(&columns)?, None)
+        });
+        settle(self, &asked, all)
     }
 }
 
@@ -389,7 +395,7 @@ impl $type {
     pub fn broadcast_record_batch(&self, batch: Option<&RecordBatch>, root: usize) -> Result<RecordBatch> {
         let $this = self;
         let with = $with;
-        with.broadcast_from(batch, root)
+        with.broadcast_from(batch, root, None)
     }
 
     /// Batch r of the result is what rank r passed for this rank: batch r of what is passed goes to rank r.
@@ -409,7 +415,7 @@ impl $type {
     pub fn all_gather_array(&self, array: &dyn Array) -> Result<Vec<ArrayRef>> {
         let $this = self;
         let with = $with;
-        Ok(with.gather_all(&one_column(array)?)?.iter().map(|batch| batch.column(0).clone()).collect())
+        Ok(with.gather_all(&one_column(array, true)?)?.iter().map(|batch| batch.column(0).clone()).collect())
     }
 
     /// [`broadcast_record_batch`](Self::broadcast_record_batch) of a single array.
@@ -419,8 +425,9 @@ impl $type {
     pub fn broadcast_array(&self, array: Option<&dyn Array>, root: usize) -> Result<ArrayRef> {
         let $this = self;
         let with = $with;
-        let batch = array.map(one_column).transpose()?;
-        Ok(with.broadcast_from(batch.as_ref(), root)?.column(0).clone())
+        let batch = array.map(|array| one_column(array, true)).transpose()?;
+        let told = with.broadcast_from(batch.as_ref(), root, Some("an array".to_owned()))?;
+        told.columns().first().cloned().ok_or_else(|| Error::new(ErrorKind::Protocol, "a record batch of no columns for an array"))
     }
 
     /// [`all_to_all_record_batches`](Self::all_to_all_record_batches) of lists: list r goes to rank r, and list r of the result

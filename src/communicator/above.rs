@@ -1,7 +1,7 @@
 //! What the rooms above may know of a communicator and of a call's options, besides what everybody may.
 
-use super::{Communicator, Options, With};
-use crate::error::Error;
+use super::{Call, Communicator, Options, Tensors, With};
+use crate::error::{Error, Result};
 use crate::memory::Recycler;
 use crate::reduce::NullPolicy;
 
@@ -32,6 +32,18 @@ impl<'a> With<'a> {
     pub(crate) fn beside(&self) -> With<'a> {
         let options = Options { deadline: self.options.deadline, ..Options::default() };
         With { communicator: self.communicator, options }
+    }
+
+    /// Fails where a call with these tensors would be refused before it is sent; with others of its kind as pieces of one operation, where
+    /// it is not alone.
+    pub(crate) fn check_call(&self, call: &Call<'_>, mut tensors: Tensors<'_>, alone: bool) -> Result<()> {
+        let mut request = self.check(call, &mut tensors)?.request;
+        let course = if alone {
+            self.course(&mut request)
+        } else {
+            self.communicator.sequencer.borrow().course_of_pieces(&mut request, &self.options)
+        };
+        course.map(drop)
     }
 
     /// What becomes of nulls.

@@ -166,3 +166,73 @@ fn a_rank_that_has_nothing_tells_the_others_why() {
     assert_eq!((error.kind(), error.culprit()), (ErrorKind::InvalidArgument, Some(1)));
     assert_eq!(error.message(), "rank 1: a released array");
 }
+
+#[test]
+fn what_the_options_ask_for_is_looked_at_before_anything_changes() {
+    use ringfold::Algorithm;
+    let pipeline: Algorithm = "pipeline".parse().unwrap();
+    let error = told(Communicator::local(2), |comm| {
+        // Only rank 1 asks for it.
+        let options = Options::new().nulls(NullPolicy::Skip);
+        let options = if comm.rank() == 1 { options.algorithm(pipeline) } else { options };
+        let mut out = [7.0f32; 2];
+        let own = Float32Array::from(vec![Some(1.0), None]);
+        let result = comm.with(options).all_reduce_array_into(&own, &mut out, ReduceOp::Sum);
+        assert_eq!(out, [7.0; 2]);
+        result.map(drop)
+    });
+    assert_eq!((error.kind(), error.culprit()), (ErrorKind::Unsupported, Some(1)));
+    // An algorithm that does this and nothing else does it with nulls, too.
+    on(Communicator::local(2), |comm| {
+        let pairwise = Options::new().nulls(NullPolicy::Skip).algorithm("pairwise".parse().unwrap());
+        let own = Float32Array::from(vec![Some(1.0), None]);
+        let mean = comm.with(pairwise).reduce_scatter_array(&own, ReduceOp::Mean).unwrap();
+        assert_eq!(mean.null_count(), comm.rank());
+    });
+}
+
+#[test]
+fn tensors_of_other_shapes_and_users_reductions_of_other_kinds_are_told() {
+    let error = told(Communicator::local(2), |comm| {
+        let shape = [r#"{"shape":[2,3]}"#, r#"{"shape":[3,2]}"#][comm.rank()];
+        let tensor = DataType::new_fixed_size_list(DataType::Float32, 6, false);
+        let field = Field::new("w", tensor.clone(), false).with_metadata([
+            ("ARROW:extension:name".to_owned(), "arrow.fixed_shape_tensor".to_owned()),
+            ("ARROW:extension:metadata".to_owned(), shape.to_owned()),
+        ]);
+        let values = ringfold::arrow::array::FixedSizeListArray::new(
+            Arc::new(Field::new_list_field(DataType::Float32, false)),
+            6,
+            Arc::new(Float32Array::from(vec![1.0; 6])),
+            None,
+        );
+        let schema = Arc::new(ringfold::arrow::schema::Schema::new(vec![field]));
+        sum(comm, &RecordBatch::try_new(schema, vec![Arc::new(values)]).unwrap())
+    });
+    assert_eq!(error.kind(), ErrorKind::Mismatch);
+    assert!(error.message().contains("[2,3]") && error.message().contains("[3,2]"), "{error}");
+    let error = told(Communicator::local(2), |comm| {
+        let mine = ReduceOp::custom("sum", true, |a: f64, b: f64| a + b);
+        let own = Float64Array::from(vec![1.0]);
+        match comm.rank() {
+            0 => comm.all_reduce_array(&own, &mine).map(drop),
+            _ => comm.all_reduce_array(&own, ReduceOp::Sum).map(drop),
+        }
+    });
+    assert!(error.message().contains("a user's"), "{error}");
+}
+
+#[test]
+fn within_a_group_ranks_are_called_by_their_numbers_in_the_world() {
+    for group in groups(3) {
+        let errors = on(group, |comm| {
+            let pair = comm.group(&[1, 2]).unwrap()?;
+            let own = Int32Array::from(vec![(comm.rank() == 1).then_some(1)]);
+            Some(pair.all_reduce_array(&own, ReduceOp::Sum).unwrap_err())
+        });
+        for error in errors.into_iter().flatten() {
+            assert_eq!(error.culprit(), Some(2));
+            assert!(error.message().contains("on rank 2"), "{error}");
+        }
+    }
+}

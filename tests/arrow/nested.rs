@@ -96,3 +96,51 @@ fn structs_are_their_columns_and_matrices_lists_of_lists() {
         assert_eq!(mine.len(), [1, 1, 0][comm.rank()]);
     });
 }
+
+/// An item that may not be null is absent with its list, and has no validity of its own.
+#[test]
+fn items_that_may_not_be_null_are_absent_with_their_list() {
+    on(Communicator::local(2), |comm| {
+        let item = Arc::new(Field::new_list_field(DataType::Int32, false));
+        let values: ArrayRef = Arc::new(Int32Array::from(vec![1, 2, 3]));
+        let offsets = ringfold::arrow::buffer::OffsetBuffer::from_lengths([2, 1]);
+        let own = ListArray::new(item.clone(), offsets, values, Some(vec![false, true].into()));
+        let skip = comm.with(Options::new().nulls(NullPolicy::Skip));
+        let sum = skip.all_reduce_array(&own, ReduceOp::Sum).unwrap();
+        assert_eq!(sum.as_list::<i32>().value(1).as_primitive::<Int32Type>().values(), &[6]);
+        assert!(sum.is_null(0));
+        let root = skip.reduce_array(&own, ReduceOp::Sum, 1).unwrap();
+        assert_eq!(root.is_some(), comm.rank() == 1);
+
+        // Where only one rank says so, the others are told, and nobody finds out alone.
+        let nullable = comm.rank() == 0;
+        let field = Arc::new(Field::new("x", DataType::Int32, nullable));
+        let x: ArrayRef = Arc::new(Int32Array::from(vec![nullable.then_some(1).or(Some(2))]));
+        let own = StructArray::new(vec![field].into(), vec![x], Some(vec![nullable].into()));
+        let error = skip.all_reduce_array(&own, ReduceOp::Sum).unwrap_err();
+        assert_eq!((error.kind(), error.culprit()), (ErrorKind::Mismatch, Some(1)));
+        assert!(error.message().contains("Int32 not null on rank 1"), "{error}");
+    });
+}
+
+#[test]
+fn what_has_no_size_takes_no_memory() {
+    use ringfold::arrow::array::{NullArray, make_array};
+    let item = Arc::new(Field::new_list_field(DataType::Null, true));
+    let nulls = Arc::new(NullArray::new(i32::MAX as usize));
+    let own = FixedSizeListArray::new(item, i32::MAX, nulls, Some(vec![true].into()));
+    let comm = Communicator::local(1).remove(0);
+    let skip = comm.with(Options::new().nulls(NullPolicy::Skip));
+    assert_eq!(skip.all_reduce_array(&own, ReduceOp::Sum).unwrap_err().kind(), ErrorKind::Unsupported);
+    let none = make_array(
+        FixedSizeListArray::new(
+            Arc::new(Field::new_list_field(DataType::Int8, true)),
+            0,
+            Arc::new(ringfold::arrow::array::Int8Array::from(vec![0i8; 0])),
+            Some(vec![true, false].into()),
+        )
+        .to_data(),
+    );
+    let sum = skip.all_reduce_array(&none, ReduceOp::Sum).unwrap();
+    assert_eq!((sum.len(), sum.null_count()), (2, 1));
+}

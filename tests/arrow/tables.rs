@@ -196,3 +196,45 @@ fn what_does_not_go_together_is_told_everywhere() {
     let error = told(2, |comm| comm.shuffle(&part(0, 3), "lists").map(drop));
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
 }
+
+#[test]
+fn what_comes_and_does_not_fit_together_is_told_everywhere() {
+    // Each rank's colours fit in 8 bits, all together do not; rank 0 gets all rows, since there is one key.
+    let error = told(3, |comm| {
+        let colours: Vec<String> = (0..100).map(|at| format!("colour {at} of {}", comm.rank())).collect();
+        let colours: DictionaryArray<Int8Type> = colours.iter().map(|colour| Some(colour.as_str())).collect();
+        let key: ArrayRef = Arc::new(Int64Array::from(vec![1; 100]));
+        let batch =
+            RecordBatch::try_from_iter([("key", key), ("colour", Arc::new(colours) as ArrayRef)]).unwrap();
+        comm.shuffle(&batch, "key").map(drop)
+    });
+    assert!(error.message().contains("the rows that came"), "{error}");
+}
+
+#[test]
+fn views_are_sent_without_the_memory_of_others() {
+    on(Communicator::local(2), |comm| {
+        let words: Vec<String> =
+            (0..1000).map(|row| format!("a word that is longer than a view, number {row}")).collect();
+        let words: ArrayRef = Arc::new(StringViewArray::from_iter_values(&words));
+        let batch = RecordBatch::try_from_iter([("word", words)]).unwrap();
+        let before = comm.counters();
+        let mine = comm.shuffle(&batch, "word").unwrap();
+        assert!(mine.num_rows() > 0);
+        let (own, sent) =
+            (batch.get_array_memory_size() as u64, comm.counters().bytes_sent() - before.bytes_sent());
+        assert!(sent < own * 3 / 4, "{sent} bytes of a table of {own} in two halves");
+    });
+}
+
+#[test]
+fn a_list_and_its_items_may_be_null_on_one_rank_only() {
+    let error = told(2, |comm| {
+        let nullable = comm.rank() == 0;
+        let values: ArrayRef = Arc::new(ringfold::arrow::array::Int32Array::from(vec![1, 2]));
+        let offsets = ringfold::arrow::buffer::OffsetBuffer::from_lengths([1, 1]);
+        let item = Arc::new(Field::new_list_field(DataType::Int32, nullable));
+        comm.all_to_all_list(&ListArray::new(item, offsets, values, None)).map(drop)
+    });
+    assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+}
