@@ -1,15 +1,18 @@
 //! The handwritten digits: reading them, splitting them, sharing them out.
+//!
+//! They stay the Arrow arrays that they are in the file: a rank's share is a slice of these, which copies nothing.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::UInt8Type;
-use arrow_array::{Array, RecordBatch};
-use arrow_ipc::reader::FileReader;
-use arrow_schema::{ArrowError, DataType, Schema};
+use ringfold::arrow::array::cast::AsArray;
+use ringfold::arrow::array::types::UInt8Type;
+use ringfold::arrow::array::{Array, BooleanArray, RecordBatch};
+use ringfold::arrow::ipc::reader::FileReader;
+use ringfold::arrow::schema::{ArrowError, DataType, Schema};
+use ringfold::arrow::select::{concat::concat_batches, filter::filter_record_batch};
 
 /// Pixels in one image: 8 by 8.
 pub(crate) const PIXELS: usize = 64;
@@ -17,8 +20,8 @@ pub(crate) const PIXELS: usize = 64;
 /// Digits to tell apart.
 pub(crate) const CLASSES: usize = 10;
 
-/// The darkest a pixel can be in the file.
-const PIXEL_MAX: u8 = 16;
+/// The darkest that a pixel can be.
+pub(crate) const PIXEL_MAX: u8 = 16;
 
 /// One row in this many is kept for testing.
 const TEST_EVERY: usize = 5;
@@ -48,32 +51,23 @@ pub(crate) enum DataError {
     Empty { path: PathBuf },
 }
 
-/// Images and the digits they show.
+/// Images and the digits they show: a column of images, each a list of [`PIXELS`] values up to [`PIXEL_MAX`], and a column of
+/// digits.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Dataset {
-    /// [`PIXELS`] values a row, one row after the other, scaled to 0..=1.
-    pub(crate) pixels: Vec<f32>,
-    /// One digit a row.
-    pub(crate) labels: Vec<u8>,
-    /// How many rows there are.
-    pub(crate) rows: usize,
-}
+pub(crate) struct Digits(RecordBatch);
 
-/// A data set divided for training and testing.
+/// Where the two columns are in a [`Digits`].
+const IMAGES: usize = 0;
+const LABELS: usize = 1;
+
+/// Digits divided for training and testing.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Split {
-    pub(crate) train: Dataset,
-    pub(crate) test: Dataset,
+    pub(crate) train: Digits,
+    pub(crate) test: Digits,
 }
 
-/// Consecutive rows of a [`Dataset`].
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Rows<'a> {
-    pixels: &'a [f32],
-    labels: &'a [u8],
-}
-
-impl Dataset {
+impl Digits {
     /// Reads the Arrow IPC file at `path`.
     ///
     /// The file needs a column `pixels` of 64 bytes a row, each at most 16, and a column `label` of one byte
@@ -83,46 +77,57 @@ impl Dataset {
         Self::read_from(BufReader::new(file), path)
     }
 
-    /// As [`Dataset::read`], from any source; `path` is what errors call it.
+    /// As [`Digits::read`], from any source; `path` is what errors call it.
     fn read_from(source: impl Read + Seek, path: &Path) -> Result<Self, DataError> {
         let unreadable = |source| DataError::Read { path: path.into(), source };
         let reader = FileReader::try_new(source, None).map_err(unreadable)?;
-        let columns = Columns::find(&reader.schema(), path)?;
+        let columns = columns(&reader.schema(), path)?;
 
-        let mut set = Self::with_capacity(0);
+        let (mut batches, mut rows) = (Vec::new(), 0);
         for (index, batch) in reader.enumerate() {
-            columns.append(&batch.map_err(unreadable)?, index, path, &mut set)?;
+            let batch = batch.and_then(|batch| batch.project(&columns)).map_err(unreadable)?;
+            check(&batch, index, rows, path)?;
+            rows += batch.num_rows();
+            batches.push(batch);
         }
-        if set.rows == 0 {
+        let Some(first) = batches.first().filter(|_| rows > 0) else {
             return Err(DataError::Empty { path: path.into() });
-        }
-        Ok(set)
+        };
+        // A file of one batch is used where it was read.
+        Ok(Self(concat_batches(&first.schema(), &batches).map_err(unreadable)?))
     }
 
-    fn with_capacity(rows: usize) -> Self {
-        Self { pixels: Vec::with_capacity(rows * PIXELS), labels: Vec::with_capacity(rows), rows: 0 }
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.num_rows()
     }
 
-    /// All rows.
-    pub(crate) fn all(&self) -> Rows<'_> {
-        self.slice(0..self.rows)
+    /// Each image with the digit it shows.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8; PIXELS], u8)> {
+        let (images, rest) = self.pixels().as_chunks();
+        debug_assert!(rest.is_empty());
+        images.iter().zip(self.labels().iter().copied())
+    }
+
+    /// The pixels of all images, one image after the other.
+    fn pixels(&self) -> &[u8] {
+        self.0.column(IMAGES).as_fixed_size_list().values().as_primitive::<UInt8Type>().values()
+    }
+
+    fn labels(&self) -> &[u8] {
+        self.0.column(LABELS).as_primitive::<UInt8Type>().values()
     }
 
     /// Rows 0, 5, 10 and so on to test with, the others to train on, both in the file's order.
-    pub(crate) fn split(&self) -> Split {
-        let tests = self.rows.div_ceil(TEST_EVERY);
-        let mut split =
-            Split { train: Self::with_capacity(self.rows - tests), test: Self::with_capacity(tests) };
-        for (row, (image, label)) in self.all().iter().enumerate() {
-            let part = if row % TEST_EVERY == 0 { &mut split.test } else { &mut split.train };
-            part.pixels.extend_from_slice(image);
-            part.labels.push(label);
-            part.rows += 1;
-        }
-        split
+    pub(crate) fn split(&self) -> Result<Split, ArrowError> {
+        let part = |of_test: bool| {
+            let chosen: Vec<bool> = (0..self.len()).map(|row| (row % TEST_EVERY == 0) == of_test).collect();
+            filter_record_batch(&self.0, &BooleanArray::from(chosen)).map(Self)
+        };
+        Ok(Split { train: part(false)?, test: part(true)? })
     }
 
-    /// The rows that `rank` of `world` works on.
+    /// The rows that `rank` of `world` works on, where they lie.
     ///
     /// The shares are contiguous, in rank order, disjoint and together everything; their sizes differ by at
     /// most one. With more ranks than rows the last ranks get none.
@@ -130,29 +135,9 @@ impl Dataset {
     /// # Panics
     ///
     /// If `rank` is not below `world`.
-    pub(crate) fn share(&self, rank: usize, world: usize) -> Rows<'_> {
-        self.slice(share_of(self.rows, rank, world))
-    }
-
-    fn slice(&self, rows: Range<usize>) -> Rows<'_> {
-        Rows {
-            pixels: &self.pixels[rows.start * PIXELS..rows.end * PIXELS],
-            labels: &self.labels[rows.clone()],
-        }
-    }
-}
-
-impl<'a> Rows<'a> {
-    /// How many rows there are.
-    pub(crate) fn len(&self) -> usize {
-        self.labels.len()
-    }
-
-    /// Each image with the digit it shows.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'a [f32; PIXELS], u8)> + use<'a> {
-        let (images, rest) = self.pixels.as_chunks::<PIXELS>();
-        debug_assert!(rest.is_empty());
-        images.iter().zip(self.labels.iter().copied())
+    pub(crate) fn share(&self, rank: usize, world: usize) -> Self {
+        let rows = share_of(self.len(), rank, world);
+        Self(self.0.slice(rows.start, rows.len()))
     }
 }
 
@@ -164,82 +149,60 @@ fn share_of(rows: usize, rank: usize, world: usize) -> Range<usize> {
     start..start + each + usize::from(rank < extra)
 }
 
-/// Where the two columns are in every record batch.
-struct Columns {
-    pixels: usize,
-    label: usize,
+/// Where the file has images and digits, in this order.
+fn columns(schema: &Schema, path: &Path) -> Result<[usize; 2], DataError> {
+    let find = |column, expected, fits: fn(&DataType) -> bool| {
+        let (index, field) = schema.column_with_name(column).ok_or_else(|| DataError::NoColumn {
+            path: path.into(),
+            column,
+            expected,
+        })?;
+        let found = field.data_type();
+        if !fits(found) {
+            return Err(DataError::WrongColumn { path: path.into(), column, expected, found: found.clone() });
+        }
+        Ok(index)
+    };
+    Ok([
+        find(
+            "pixels",
+            "a FixedSizeList of 64 UInt8",
+            |found| matches!(found, DataType::FixedSizeList(item, 64) if *item.data_type() == DataType::UInt8),
+        )?,
+        find("label", "UInt8", |found| *found == DataType::UInt8)?,
+    ])
 }
 
-impl Columns {
-    fn find(schema: &Schema, path: &Path) -> Result<Self, DataError> {
-        let find = |column, expected, fits: fn(&DataType) -> bool| {
-            let (index, field) = schema.column_with_name(column).ok_or_else(|| DataError::NoColumn {
-                path: path.into(),
-                column,
-                expected,
-            })?;
-            let found = field.data_type();
-            if !fits(found) {
-                return Err(DataError::WrongColumn {
-                    path: path.into(),
-                    column,
-                    expected,
-                    found: found.clone(),
-                });
-            }
-            Ok(index)
-        };
-        Ok(Self {
-            pixels: find(
-                "pixels",
-                "a FixedSizeList of 64 UInt8",
-                |found| matches!(found, DataType::FixedSizeList(item, 64) if *item.data_type() == DataType::UInt8),
-            )?,
-            label: find("label", "UInt8", |found| *found == DataType::UInt8)?,
-        })
+/// Fails where a record batch of the two columns, which `rows` rows come before, has nulls or values that are too large.
+fn check(batch: &RecordBatch, index: usize, rows: usize, path: &Path) -> Result<(), DataError> {
+    let images = batch.column(IMAGES).as_fixed_size_list();
+    let pixels = images.values().as_primitive::<UInt8Type>();
+    let labels = batch.column(LABELS).as_primitive::<UInt8Type>();
+
+    let nulls = |column| DataError::Nulls { path: path.into(), column, batch: index };
+    if images.null_count() + pixels.null_count() > 0 {
+        return Err(nulls("pixels"));
+    }
+    if labels.null_count() > 0 {
+        return Err(nulls("label"));
     }
 
-    /// Adds the rows of one record batch to `set`.
-    fn append(
-        &self,
-        batch: &RecordBatch,
-        index: usize,
-        path: &Path,
-        set: &mut Dataset,
-    ) -> Result<(), DataError> {
-        let images = batch.column(self.pixels).as_fixed_size_list();
-        let pixels = images.values().as_primitive::<UInt8Type>();
-        let labels = batch.column(self.label).as_primitive::<UInt8Type>();
-
-        let nulls = |column| DataError::Nulls { path: path.into(), column, batch: index };
-        if images.null_count() + pixels.null_count() > 0 {
-            return Err(nulls("pixels"));
-        }
-        if labels.null_count() > 0 {
-            return Err(nulls("label"));
-        }
-
-        let too_much = |offset, column, found, most| DataError::Value {
-            path: path.into(),
-            row: set.rows + offset,
-            column,
-            found,
-            most,
-        };
-        let (pixels, labels) = (pixels.values(), labels.values());
-        if let Some(at) = pixels.iter().position(|&pixel| pixel > PIXEL_MAX) {
-            return Err(too_much(at / PIXELS, "pixels", pixels[at], PIXEL_MAX));
-        }
-        let label_max = CLASSES as u8 - 1;
-        if let Some(at) = labels.iter().position(|&label| label > label_max) {
-            return Err(too_much(at, "label", labels[at], label_max));
-        }
-
-        set.pixels.extend(pixels.iter().map(|&pixel| f32::from(pixel) / f32::from(PIXEL_MAX)));
-        set.labels.extend_from_slice(labels);
-        set.rows += batch.num_rows();
-        Ok(())
+    let too_much = |offset, column, found, most| DataError::Value {
+        path: path.into(),
+        row: rows + offset,
+        column,
+        found,
+        most,
+    };
+    let (pixels, labels) = (pixels.values(), labels.values());
+    if let Some(at) = pixels.iter().position(|&pixel| pixel > PIXEL_MAX) {
+        return Err(too_much(at / PIXELS, "pixels", pixels[at], PIXEL_MAX));
     }
+    let label_max = CLASSES as u8 - 1;
+    if let Some(at) = labels.iter().position(|&label| label > label_max) {
+        return Err(too_much(at, "label", labels[at], label_max));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -248,9 +211,9 @@ mod tests {
     use std::io::Cursor;
     use std::sync::Arc;
 
-    use arrow_array::{ArrayRef, FixedSizeListArray, UInt8Array, UInt16Array};
-    use arrow_ipc::writer::FileWriter;
-    use arrow_schema::Field;
+    use ringfold::arrow::array::{ArrayRef, FixedSizeListArray, UInt8Array, UInt16Array};
+    use ringfold::arrow::ipc::writer::FileWriter;
+    use ringfold::arrow::schema::Field;
 
     use super::*;
 
@@ -280,42 +243,42 @@ mod tests {
         [("pixels", images(pixels.into(), 64)), ("label", Arc::new(UInt8Array::from(labels)))]
     }
 
-    fn read(bytes: Vec<u8>) -> Result<Dataset, DataError> {
-        Dataset::read_from(Cursor::new(bytes), Path::new("some.arrow"))
+    fn read(bytes: Vec<u8>) -> Result<Digits, DataError> {
+        Digits::read_from(Cursor::new(bytes), Path::new("some.arrow"))
     }
 
     fn refusal(columns: &[(&str, ArrayRef)]) -> String {
         read(file(&[batch(columns)])).unwrap_err().to_string()
     }
 
-    fn stored() -> Dataset {
-        Dataset::read(Path::new(crate::DATA)).unwrap()
+    fn stored() -> Digits {
+        Digits::read(Path::new(crate::DATA)).unwrap()
     }
 
     #[test]
     fn the_stored_file_holds_the_published_test_set() {
         let set = stored();
-        assert_eq!(set.rows, 1797);
-        assert_eq!(set.labels.len(), 1797);
-        assert_eq!(set.pixels.len(), 1797 * PIXELS);
-        let count = |digit| set.labels.iter().filter(|&&label| label == digit).count();
+        assert_eq!(set.len(), 1797);
+        assert_eq!(set.labels().len(), 1797);
+        assert_eq!(set.pixels().len(), 1797 * PIXELS);
+        let count = |digit| set.labels().iter().filter(|&&label| label == digit).count();
         let counts: Vec<_> = (0..10).map(count).collect();
         assert_eq!(counts, [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]);
 
         // The first and the last image.
-        let top = |row: usize| set.pixels[row * PIXELS..][..8].iter().map(|p| p * 16.0).collect::<Vec<_>>();
-        assert_eq!(top(0), [0.0, 0.0, 5.0, 13.0, 9.0, 1.0, 0.0, 0.0]);
-        assert_eq!(top(1796), [0.0, 0.0, 10.0, 14.0, 8.0, 1.0, 0.0, 0.0]);
-        assert_eq!((set.labels[0], set.labels[1796]), (0, 8));
+        let top = |row: usize| &set.pixels()[row * PIXELS..][..8];
+        assert_eq!(top(0), [0, 0, 5, 13, 9, 1, 0, 0]);
+        assert_eq!(top(1796), [0, 0, 10, 14, 8, 1, 0, 0]);
+        assert_eq!((set.labels()[0], set.labels()[1796]), (0, 8));
     }
 
     #[test]
     fn batches_follow_one_another() {
         let set = read(file(&[batch(&digits(3)), batch(&digits(2))])).unwrap();
-        assert_eq!(set.rows, 5);
-        assert_eq!(set.labels, [0, 1, 2, 0, 1]);
-        assert_eq!(set.pixels[..3], [0.0, 1.0 / 16.0, 2.0 / 16.0]);
-        assert_eq!(set.pixels[3 * PIXELS..], set.pixels[..2 * PIXELS]);
+        assert_eq!(set.len(), 5);
+        assert_eq!(set.labels(), [0, 1, 2, 0, 1]);
+        assert_eq!(set.pixels()[..3], [0, 1, 2]);
+        assert_eq!(set.pixels()[3 * PIXELS..], set.pixels()[..2 * PIXELS]);
     }
 
     #[test]
@@ -329,7 +292,7 @@ mod tests {
     #[test]
     fn a_missing_file_is_named() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/no-such.arrow");
-        let error = Dataset::read(&path).unwrap_err();
+        let error = Digits::read(&path).unwrap_err();
         assert_eq!(error.to_string(), format!("cannot open {}", path.display()));
         let cause = error.source().unwrap().downcast_ref::<io::Error>().unwrap();
         assert_eq!(cause.kind(), io::ErrorKind::NotFound);
@@ -398,16 +361,16 @@ mod tests {
 
     #[test]
     fn every_fifth_row_is_for_testing() {
-        let Split { train, test } = read(file(&[batch(&digits(12))])).unwrap().split();
-        assert_eq!(test.labels, [0, 5, 0]);
-        assert_eq!(train.labels, [1, 2, 3, 4, 6, 7, 8, 9, 1]);
-        assert_eq!((train.rows, test.rows), (9, 3));
+        let Split { train, test } = read(file(&[batch(&digits(12))])).unwrap().split().unwrap();
+        assert_eq!(test.labels(), [0, 5, 0]);
+        assert_eq!(train.labels(), [1, 2, 3, 4, 6, 7, 8, 9, 1]);
+        assert_eq!((train.len(), test.len()), (9, 3));
 
         let set = stored();
-        let Split { train, test } = set.split();
-        assert_eq!((train.rows, test.rows), (1437, 360));
-        assert_eq!(test.pixels[PIXELS..2 * PIXELS], set.pixels[5 * PIXELS..6 * PIXELS]);
-        assert_eq!(train.pixels[4 * PIXELS..5 * PIXELS], set.pixels[6 * PIXELS..7 * PIXELS]);
+        let Split { train, test } = set.split().unwrap();
+        assert_eq!((train.len(), test.len()), (1437, 360));
+        assert_eq!(test.pixels()[PIXELS..2 * PIXELS], set.pixels()[5 * PIXELS..6 * PIXELS]);
+        assert_eq!(train.pixels()[4 * PIXELS..5 * PIXELS], set.pixels()[6 * PIXELS..7 * PIXELS]);
     }
 
     #[test]
@@ -426,10 +389,13 @@ mod tests {
     #[test]
     fn a_share_keeps_images_and_labels_together() {
         let set = read(file(&[batch(&digits(11))])).unwrap();
-        let whole: Vec<_> = set.all().iter().collect();
-        let parts: Vec<_> = (0..3).flat_map(|rank| set.share(rank, 3).iter()).collect();
+        let whole: Vec<_> = set.iter().collect();
+        let shares: Vec<_> = (0..3).map(|rank| set.share(rank, 3)).collect();
+        let parts: Vec<_> = shares.iter().flat_map(Digits::iter).collect();
         assert_eq!(parts, whole);
-        assert_eq!(set.share(0, 3).len(), 4);
+        assert_eq!(shares[0].len(), 4);
+        // Where the images are, and not a copy.
+        assert!(parts.iter().zip(&whole).all(|((part, _), (image, _))| std::ptr::eq(*part, *image)));
     }
 
     #[test]

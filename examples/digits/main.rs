@@ -4,8 +4,8 @@
 //!     ringfold run -n 4 -- target/release/examples/digits [FILE]
 //!
 //! `FILE` is an Arrow IPC file like `examples/data/digits.arrow`, which is the default. Each rank works on its share
-//! of the rows, and the gradients are all-reduced in every step. In the end every rank has the same weights to the
-//! bit, and rank 0 checks them against a training of its own on all rows.
+//! of the rows, a slice of Arrow arrays, and the gradients, Arrow arrays too, are all-reduced in every step. In the end
+//! every rank has the same weights to the bit, and rank 0 checks them against a training of its own on all rows.
 
 use std::env;
 use std::error::Error;
@@ -14,12 +14,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use ringfold::arrow::array::RecordBatch;
 use ringfold::{Communicator, ReduceOp};
 
 mod data;
 mod model;
 
-use data::{Dataset, Rows, Split};
+use data::{Digits, Split};
 use model::{Descent, TOLERANCE, Trained, accuracy, furthest, train};
 
 /// The digits that come with the source.
@@ -45,27 +46,27 @@ fn main() -> ExitCode {
 fn run(path: &Path) -> Result<(), Box<dyn Error>> {
     let comm = Communicator::from_env()?;
     let (rank, world) = (comm.rank(), comm.world_size());
-    let Split { train: training, test } = Dataset::read(path)?.split();
+    let Split { train: training, test } = Digits::read(path)?.split()?;
     if rank == 0 {
-        println!("{} rows to train on with {world} ranks, {} to test with", training.rows, test.rows);
+        println!("{} rows to train on with {world} ranks, {} to test with", training.len(), test.len());
     }
 
     let descent = Descent::default();
-    let trained = descend(&comm, training.share(rank, world), descent)?;
+    let trained = descend(&comm, &training.share(rank, world), descent)?;
     check_all_alike(&comm, &trained)?;
     if rank > 0 {
         return Ok(());
     }
     println!("mean loss {:.4} at step {}", trained.loss, descent.steps);
     if world > 1 {
-        let alone = train(&mut |_| Ok(()), training.all(), descent, &mut |_, _| ())?;
-        let apart = furthest(&trained.params, &alone.params);
+        let alone = train(&mut |sums| Ok(sums.clone()), &training, descent, &mut |_, _| ())?;
+        let apart = furthest(&trained.weights, &alone.weights);
         if apart > TOLERANCE {
             return Err(format!("a weight is {apart:e} away from that of a one-rank run").into());
         }
         println!("weights agree with a one-rank run within {apart:.1e} (allowed: {TOLERANCE:.0e})");
     }
-    let right = accuracy(&trained.params, test.all());
+    let right = accuracy(&trained.weights, &test);
     println!("test accuracy {right:.3}");
     if right < PASS {
         return Err(format!("the accuracy is below {PASS}").into());
@@ -74,10 +75,10 @@ fn run(path: &Path) -> Result<(), Box<dyn Error>> {
 }
 
 /// Trains together with the other ranks. Rank 0 says how far it is.
-fn descend(comm: &Communicator, rows: Rows<'_>, descent: Descent) -> Result<Trained, Box<dyn Error>> {
+fn descend(comm: &Communicator, rows: &Digits, descent: Descent) -> Result<Trained, Box<dyn Error>> {
     let bar = if comm.rank() == 0 { progress(descent.steps)? } else { ProgressBar::hidden() };
     let lines = comm.rank() == 0 && bar.is_hidden();
-    let mut reduce = |sums: &mut [f64]| Ok(comm.all_reduce(sums, ReduceOp::Sum)?);
+    let mut reduce = |sums: &RecordBatch| Ok(comm.all_reduce_record_batch(sums, ReduceOp::Sum)?);
     let trained = train(&mut reduce, rows, descent, &mut |taken, loss| {
         bar.set_message(format!("{loss:.4}"));
         bar.set_position(taken as u64);
@@ -91,18 +92,11 @@ fn descend(comm: &Communicator, rows: Rows<'_>, descent: Descent) -> Result<Trai
 
 /// Fails on every rank unless all have the same weights, to the bit.
 fn check_all_alike(comm: &Communicator, trained: &Trained) -> Result<(), Box<dyn Error>> {
-    let mut prints = vec![0; comm.world_size()];
-    comm.all_gather(&[fingerprint(&trained.params)], &mut prints)?;
-    match prints.iter().position(|&print| print != prints[0]) {
+    let weights = comm.all_gather_array(&trained.weights)?;
+    match weights.iter().position(|of_rank| **of_rank != *weights[0]) {
         Some(rank) => Err(format!("rank {rank} has other weights than rank 0").into()),
         None => Ok(()),
     }
-}
-
-/// A hash (FNV-1a) of the numbers' bits.
-fn fingerprint(numbers: &[f64]) -> u64 {
-    let bytes = numbers.iter().flat_map(|number| number.to_bits().to_le_bytes());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// A bar on standard error, hidden where that is no terminal.
