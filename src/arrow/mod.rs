@@ -57,18 +57,18 @@
 //! |---|---|
 //! | arrays and batches that are reduced, without nulls, at any offset, in lists and structs too | zero copy: read where they are |
 //! | the offsets of lists that do not begin at 0 | copied, since the result has others |
-//! | an array in several chunks | one copy, into one array; a single chunk is none |
+//! | an array in several chunks | one copy, into one array, before anything else; a single chunk is none |
 //! | with nulls that are skipped on any rank | one packing copy on every rank, with a neutral value for each null, in portions that stay in the caches: into the result's memory in `all_reduce`, else into memory beside it |
 //! | the result of a reduction | new memory, which becomes the array's without a copy; `all_reduce_array_into` writes to the caller's |
 //! | a table that is sent | one packing copy, into a message; validity that begins within a byte and offsets that do not begin at 0 are made anew before |
 //! | a table that comes | zero copy: the batch lies where its message arrived; in `all_gather` over shared memory it passes through 256 KiB of memory for each rank on the way |
 //! | what a rank would send to itself | zero copy: the batch that it passed; `gather` packs the root's too |
 //! | `all_to_all_list` | as a table, and one copy into one list |
-//! | `shuffle` | three copies: when rows are divided, into messages, and into one batch |
+//! | `shuffle` | three copies: when rows are divided, into messages, and into one batch. Columns of views are compacted meanwhile; in other verbs a part of an array of views goes with all that the whole one looks at |
 //! | C structures, lent or imported | zero copy; buffers whose alignment Rust does not allow are copied |
 //! | C structures, exported | zero copy: the owner lives until the callback is called |
 //!
-//! All that came in one call lies in one memory, which lives as long as any batch or array that refers to it. Results of 1 MiB or more
+//! All that came in one call lies in one memory, which lives as long as any batch or array that refers to it. Results of 32 KiB or more
 //! go back to the communicator when nobody has them any more, and are used again.
 //!
 //! # Nulls
@@ -76,7 +76,8 @@
 //! In reductions a null on any rank is an error on every rank, which names the column, the rank and how many there are. Under
 //! [`NullPolicy::Skip`](crate::NullPolicy::Skip) it counts as absent: the others' values are reduced, the result is null only where
 //! every rank has a null, and a mean is divided by the number of ranks that have a value. A value within a list or struct that is null is
-//! absent too. In tables nulls go along like any value, and in a shuffle null keys meet on one rank.
+//! absent too. Lists of any length must be alike on all ranks also where they are null: one that is null and empty does not go together with
+//! one that has values. In tables nulls go along like any value, and in a shuffle null keys meet on one rank.
 //!
 //! # Errors
 //!
@@ -95,7 +96,8 @@
 //!
 //! As in the other verbs: each call blocks until this rank has its result or the group has failed, every rank makes the same calls in
 //! the same order, and one thread at a time has a communicator. Results are immutable, and can be sent to, shared with and dropped on any thread.
-//! Deadlines, [`Order::Fixed`](crate::Order::Fixed) and other options of one call hold here too.
+//! [`Order::Fixed`](crate::Order::Fixed) and other options of one call hold here too; a deadline holds for each of the operations that a
+//! call is made of: the agreement, and one or several that move data.
 
 pub mod c_data;
 
