@@ -17,7 +17,7 @@ need() { # need COMMAND PACKAGE [OPTION]
     DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq "${@:2}" >/dev/null
 }
 
-step "what the tests need: a compiler for C++, CMake, Valgrind, Open MPI, MPICH, torchrun (200 MB, 850 MB on the disk)"
+step "what the tests need: a compiler for C++, CMake, Valgrind, Open MPI, MPICH, pyarrow, torchrun (300 MB, 1.1 GB on the disk)"
 need c++ g++
 need make make
 need cmake cmake
@@ -27,6 +27,8 @@ need python3 python3
 need mpirun.openmpi openmpi-bin
 need mpirun.mpich mpich
 need script bsdutils
+python3 -c 'import ensurepip' 2>/dev/null || need ensurepip python3-venv
+bash ffi/c/tests/support/pyarrow.sh >/dev/null
 cached="${XDG_CACHE_HOME:-$HOME/.cache}/ringfold-torch"
 PATH="$PATH:$cached/bin"
 # Where the system has no such package: some gigabytes, for it comes with libraries for GPUs.
@@ -39,6 +41,7 @@ cargo fmt --all --check
 step "clippy"
 cargo clippy --workspace --all-targets --all-features -- -D warnings
 cargo clippy -p ringfold --lib --no-default-features -- -D warnings
+cargo clippy -p ringfold-capi --lib --no-default-features -- -D warnings
 
 step "tests, doc examples and examples"
 cargo test --workspace --all-features

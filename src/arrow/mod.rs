@@ -20,6 +20,8 @@ mod output;
 mod partition;
 mod reduce;
 mod shuffle;
+mod single;
 mod tables;
 
 pub use message::decode;
+pub use single::{array_of, batch_of};
