@@ -5,7 +5,6 @@ results held to what pyarrow computes itself.
 """
 import ctypes as c
 import gc
-import os
 import sys
 from pathlib import Path
 
