@@ -17,6 +17,63 @@
 /* A tensor as DLPack 1 describes it: a program that uses one includes dlpack.h, or has the structure by other ways. */
 struct DLManagedTensorVersioned;
 
+/* Arrow's C data and stream interfaces, as https://arrow.apache.org/docs/format/CDataInterface.html defines them, under the guards
+ * that every header with them has: whichever comes first defines them. */
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#ifndef ARROW_C_DATA_INTERFACE
+#define ARROW_C_DATA_INTERFACE
+
+#define ARROW_FLAG_DICTIONARY_ORDERED 1
+#define ARROW_FLAG_NULLABLE 2
+#define ARROW_FLAG_MAP_KEYS_SORTED 4
+
+struct ArrowSchema {
+    const char *format;
+    const char *name;
+    const char *metadata;
+    int64_t flags;
+    int64_t n_children;
+    struct ArrowSchema **children;
+    struct ArrowSchema *dictionary;
+    void (*release)(struct ArrowSchema *);
+    void *private_data;
+};
+
+struct ArrowArray {
+    int64_t length;
+    int64_t null_count;
+    int64_t offset;
+    int64_t n_buffers;
+    int64_t n_children;
+    const void **buffers;
+    struct ArrowArray **children;
+    struct ArrowArray *dictionary;
+    void (*release)(struct ArrowArray *);
+    void *private_data;
+};
+
+#endif /* ARROW_C_DATA_INTERFACE */
+
+#ifndef ARROW_C_STREAM_INTERFACE
+#define ARROW_C_STREAM_INTERFACE
+
+struct ArrowArrayStream {
+    int (*get_schema)(struct ArrowArrayStream *, struct ArrowSchema *out);
+    int (*get_next)(struct ArrowArrayStream *, struct ArrowArray *out);
+    const char *(*get_last_error)(struct ArrowArrayStream *);
+    void (*release)(struct ArrowArrayStream *);
+    void *private_data;
+};
+
+#endif /* ARROW_C_STREAM_INTERFACE */
+
+#ifdef __cplusplus
+}
+#endif
+
 /**
  * The version of the header, as rf_version gives that of the library.
  */
@@ -377,6 +434,11 @@ typedef int32_t rf_order;
 typedef int32_t rf_check;
 
 /**
+ * What becomes of nulls, in reductions of Arrow data. 3 to 255 are reserved.
+ */
+typedef int32_t rf_nulls;
+
+/**
  * What can be said of one call; NULL in its place says nothing. Made ready by RF_OPTIONS_INIT or rf_options_init. All but the
  * deadline, `pack`, `request` and `prepared` must be alike on all ranks.
  */
@@ -425,6 +487,14 @@ typedef struct {
      * memory must stay until that is released.
      */
     rf_prepared **prepared;
+    /**
+     * What becomes of nulls. Only the functions that end in _arrow, or in _arrow_stream, meet any.
+     */
+    rf_nulls nulls;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
 } rf_options;
 
 /**
@@ -614,6 +684,21 @@ typedef struct {
 #define RF_CHECK_STRICT 3
 
 /**
+ * They are refused.
+ */
+#define RF_NULLS_UNSAID 0
+
+/**
+ * A null on any rank is an error on every rank, which names column and rank.
+ */
+#define RF_NULLS_REJECT 1
+
+/**
+ * What is there is combined, as in SQL: a mean is divided by how many ranks have a value, and where none has one the result is null.
+ */
+#define RF_NULLS_SKIP 2
+
+/**
  * Something is wrong.
  */
 #define RF_LEVEL_ERROR 1
@@ -734,7 +819,7 @@ typedef struct {
 #define RF_KIND_NONE 0
 
 /**
- * The call was refused: nothing was sent, nothing has changed, and the group is sound. Call it differently.
+ * The call was refused: nothing has changed, and the group is sound. Call it differently.
  */
 #define RF_KIND_REFUSED 1
 
@@ -776,7 +861,7 @@ const char *rf_version_string(void);
 /**
  * Whether this library can do something: 1 or 0. What can be asked: "dtype:bf16", "op:mean", "collective:all_to_all",
  * "algorithm:ring", "backend:shm", "key:deadline", and "feature:" with one of "started", "prepared", "batch",
- * "shared_tensors", "custom_reductions", "log", "device_tensors".
+ * "shared_tensors", "custom_reductions", "log", "dlpack", "arrow", "device_tensors".
  *
  * What the caller sees to:
  * `what` is NULL or ends with a zero.
@@ -1433,6 +1518,166 @@ rf_status rf_recv_dlpack(rf_comm *comm,
                          rf_error *error);
 
 /**
+ * Every rank's `out` becomes the reduction of all ranks' `input`, element by element: one type and length on all ranks. A struct at
+ * the top is a record batch, reduced column by column, whose names stand in errors; anything else is an array. Numbers of all
+ * types, in arrays, lists of one length, lists of any length that are alike on all ranks, structs; points in time have a min and a
+ * max.
+ *
+ * Of all functions that end in _arrow or _arrow_stream:
+ * - `input` is moved on success only: then its `release` is NULL, and its callback is called when nobody needs the memory any more,
+ *   on any thread, maybe much later. After an error it is the caller's and as it was. `schema` is read and stays the caller's.
+ * - `out` and `out_schema` are written on success only, without a look at what was there; the caller releases them. `out_schema` may
+ *   be NULL. `out` may be `input`, which is moved before.
+ * - Arrays are read where they are. What a rank gets back of its own, in verbs that move tables, shares memory with what it
+ *   passed.
+ * - Ranks compare what they bring before anything else happens. Where that does not go together, or one rank passes what cannot be
+ *   read, every rank gets the same error, of kind RF_KIND_REFUSED also where it is RF_MISMATCH, and the group goes on. What is
+ *   wrong with communicator or options is told to nobody else.
+ * - `options.nulls` says what becomes of nulls in reductions. Calls are neither started nor prepared.
+ *
+ * What the caller sees to:
+ * `comm` is a communicator; structures are NULL or as Arrow's C data and stream interfaces demand, and are left alone by others until
+ * the call returns; nobody writes to memory that was moved; release callbacks can be called on any thread. `options` is NULL or
+ * initialised; `error` is NULL or an initialised rf_error.
+ */
+rf_status rf_all_reduce_arrow(rf_comm *comm,
+                              const struct ArrowSchema *schema,
+                              struct ArrowArray *input,
+                              struct ArrowSchema *out_schema,
+                              struct ArrowArray *out,
+                              rf_op op,
+                              const rf_options *options,
+                              rf_error *error);
+
+/**
+ * The root's `out` becomes the reduction of all ranks' `input`, as in rf_all_reduce_arrow. Other ranks' `out` and `out_schema` may be
+ * NULL, and are set to released otherwise.
+ *
+ * What the caller sees to:
+ * As rf_all_reduce_arrow.
+ */
+rf_status rf_reduce_arrow(rf_comm *comm,
+                          const struct ArrowSchema *schema,
+                          struct ArrowArray *input,
+                          struct ArrowSchema *out_schema,
+                          struct ArrowArray *out,
+                          rf_op op,
+                          int64_t root,
+                          const rf_options *options,
+                          rf_error *error);
+
+/**
+ * Rank r's `out` becomes block r of the rows of the reduction of all ranks' `input`. Blocks differ by one row at most; the first ones
+ * are the longer. Not of lists of any length.
+ *
+ * What the caller sees to:
+ * As rf_all_reduce_arrow.
+ */
+rf_status rf_reduce_scatter_arrow(rf_comm *comm,
+                                  const struct ArrowSchema *schema,
+                                  struct ArrowArray *input,
+                                  struct ArrowSchema *out_schema,
+                                  struct ArrowArray *out,
+                                  rf_op op,
+                                  const rf_options *options,
+                                  rf_error *error);
+
+/**
+ * Every rank's `out` becomes the root's `input`, of any type that Arrow's IPC format has. Other ranks' `schema` and `input` are not
+ * looked at and may be NULL.
+ *
+ * What the caller sees to:
+ * As rf_all_reduce_arrow.
+ */
+rf_status rf_broadcast_arrow(rf_comm *comm,
+                             const struct ArrowSchema *schema,
+                             struct ArrowArray *input,
+                             struct ArrowSchema *out_schema,
+                             struct ArrowArray *out,
+                             int64_t root,
+                             const rf_options *options,
+                             rf_error *error);
+
+/**
+ * Sends each row of a record batch to the rank that its key belongs to; `out` becomes the rows that belong to this one, rank 0's first,
+ * each rank's in their order. `key` is the name of a column: of numbers, strings, bytes, times, or dictionaries of these. Equal keys
+ * meet on one rank, and so do nulls; rows are divided as by Spark's hash partitioning. One schema on all ranks; lengths are each
+ * rank's own.
+ *
+ * What the caller sees to:
+ * As rf_all_reduce_arrow.
+ */
+rf_status rf_shuffle_arrow(rf_comm *comm,
+                           const struct ArrowSchema *schema,
+                           struct ArrowArray *input,
+                           struct ArrowSchema *out_schema,
+                           struct ArrowArray *out,
+                           const char *key,
+                           const rf_options *options,
+                           rf_error *error);
+
+/**
+ * `out` becomes a stream of all ranks' `input`s: one array for each rank, in rank order. One schema on all ranks; lengths are each
+ * rank's own.
+ *
+ * What the caller sees to:
+ * As rf_all_reduce_arrow.
+ */
+rf_status rf_all_gather_arrow(rf_comm *comm,
+                              const struct ArrowSchema *schema,
+                              struct ArrowArray *input,
+                              struct ArrowArrayStream *out,
+                              const rf_options *options,
+                              rf_error *error);
+
+/**
+ * The root's `out` becomes a stream of all ranks' `input`s, as in rf_all_gather_arrow. Other ranks' `out` may be NULL, and is set to
+ * released otherwise.
+ *
+ * What the caller sees to:
+ * As rf_all_reduce_arrow.
+ */
+rf_status rf_gather_arrow(rf_comm *comm,
+                          const struct ArrowSchema *schema,
+                          struct ArrowArray *input,
+                          struct ArrowArrayStream *out,
+                          int64_t root,
+                          const rf_options *options,
+                          rf_error *error);
+
+/**
+ * Array r of the stream `input` goes to rank r; array r of the stream `out` came from rank r. One schema on all ranks, and as many
+ * arrays as there are ranks; empty ones have no rows.
+ *
+ * A stream can be read only once. So after an error `input` is a stream of the library's, which gives once more what was read,
+ * and then goes on with what is left of the caller's, its error included; where the stream could not say its schema it
+ * is as it was. It is read on the calling thread, which takes as long as its producer does.
+ *
+ * What the caller sees to:
+ * As rf_all_reduce_arrow.
+ */
+rf_status rf_all_to_all_arrow(rf_comm *comm,
+                              struct ArrowArrayStream *input,
+                              struct ArrowArrayStream *out,
+                              const rf_options *options,
+                              rf_error *error);
+
+/**
+ * rf_all_reduce_arrow of an array or a record batch in chunks, which may be others on each rank, with one length in all. Several are
+ * copied into one first. After an error `input` is as rf_all_to_all_arrow says.
+ *
+ * What the caller sees to:
+ * As rf_all_reduce_arrow.
+ */
+rf_status rf_all_reduce_arrow_stream(rf_comm *comm,
+                                     struct ArrowArrayStream *input,
+                                     struct ArrowSchema *out_schema,
+                                     struct ArrowArray *out,
+                                     rf_op op,
+                                     const rf_options *options,
+                                     rf_error *error);
+
+/**
  * RF_PENDING while the operation is under way, else what became of it. Does not block.
  *
  * What the caller sees to:
@@ -1602,7 +1847,7 @@ void rf_reduction_release(rf_reduction *reduction);
 #define RF_ERROR_INIT RF_STRUCT_(rf_error, (uint32_t)sizeof(rf_error), RF_OK, RF_KIND_NONE, 0, -1, -1, -1, -1, {0}, {0}, {0})
 #define RF_CONFIG_INIT \
     RF_STRUCT_(rf_config, (uint32_t)sizeof(rf_config), 0, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-#define RF_OPTIONS_INIT RF_STRUCT_(rf_options, (uint32_t)sizeof(rf_options), 0, 0, 0, 0, 0, 0, 0, 0, 0)
+#define RF_OPTIONS_INIT RF_STRUCT_(rf_options, (uint32_t)sizeof(rf_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 #define RF_EXCHANGE_INIT RF_STRUCT_(rf_exchange, (uint32_t)sizeof(rf_exchange), 0, -1, -1, 0, 0, 0)
 #define RF_REDUCTION_INIT \
     RF_STRUCT_(rf_reduction_config, (uint32_t)sizeof(rf_reduction_config), 0, 0, {0, 0, 0}, 0, 0, 0, 0, 0)

@@ -39,6 +39,7 @@ cargo fmt --all --check
 step "clippy"
 cargo clippy --workspace --all-targets --all-features -- -D warnings
 cargo clippy -p ringfold --lib --no-default-features -- -D warnings
+cargo clippy -p ringfold-capi --lib -- -D warnings
 
 step "tests, doc examples and examples"
 cargo test --workspace --all-features

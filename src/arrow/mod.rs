@@ -118,6 +118,8 @@ mod partition;
 mod reduce;
 mod seen;
 mod shuffle;
+mod single;
 mod tables;
 
 pub use message::decode;
+pub use single::{array_of, batch_of};

@@ -1,21 +1,21 @@
 //! Record batches that go from rank to rank as they are.
 
 use super::account::{Asked, Brings, Field, agree, settle, sized};
-use super::column::{arrow_error, extension, joined};
+use super::column::{extension, joined};
 use super::message::{Message, decode, decode_seen};
 use super::output::Output;
 use super::seen::{BLOCK, Seen};
+use super::single::batch_of;
 use crate::communicator::{Communicator, Options, Tensors, With};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::stream;
 use crate::reduce::ReduceOp;
 use crate::tensor::{DType, TensorRef};
-use arrow_array::{Array, ArrayRef, ListArray, RecordBatch, RecordBatchOptions, make_array};
+use arrow_array::{Array, ArrayRef, ListArray, RecordBatch};
 use arrow_buffer::{Buffer, OffsetBuffer};
 use arrow_schema::{DataType, Schema};
 use rustc_hash::FxHasher;
 use std::hash::Hash;
-use std::sync::Arc;
 
 /// From how many bytes on ranks make sure that all of them have the memory for what comes.
 const SURE: u64 = 1 << 20;
@@ -298,13 +298,9 @@ fn expected(batch: RecordBatch, own: Option<&RecordBatch>) -> Result<RecordBatch
     }
 }
 
-/// A batch of a single column.
+/// An array without a name as a batch.
 fn one_column(array: &dyn Array, nullable: bool) -> Result<RecordBatch> {
-    let field = arrow_schema::Field::new("", array.data_type().clone(), nullable);
-    let options = RecordBatchOptions::new().with_row_count(Some(array.len()));
-    let (schema, columns) = (Arc::new(Schema::new(vec![field])), vec![make_array(array.to_data())]);
-    RecordBatch::try_new_with_options(schema, columns, &options)
-        .map_err(|error| arrow_error("the array", &error))
+    batch_of(array, &arrow_schema::Field::new("", array.data_type().clone(), nullable))
 }
 
 impl With<'_> {

@@ -12,7 +12,9 @@ use ringfold::arrow::array::{
     types::Int64Type,
 };
 use ringfold::arrow::schema::{DataType, Field};
+use ringfold::arrow::{array_of, batch_of};
 use ringfold::{Communicator, Error, ErrorKind};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A table of every kind of column, with so many rows; the values tell whose it is.
@@ -105,6 +107,24 @@ fn single_arrays_and_lists_too() {
         assert_eq!(lists, (0..3).map(expected).collect::<Vec<_>>());
         let error = comm.all_to_all_list(&own.slice(0, 2)).unwrap_err();
         assert_eq!((error.kind(), error.culprit()), (ErrorKind::InvalidArgument, Some(0)), "{error}");
+    });
+}
+
+#[test]
+fn an_array_that_travels_as_a_table_keeps_its_name() {
+    on(Communicator::local(3), |comm| {
+        let field = Field::new("words", DataType::Utf8, false)
+            .with_metadata(HashMap::from([("a".to_owned(), "b".to_owned())]));
+        let array: ArrayRef = Arc::new(StringArray::from(vec!["one", "two"]));
+        let sent = (comm.rank() == 1).then(|| batch_of(&array, &field).unwrap());
+        let got = comm.broadcast_record_batch(sent.as_ref(), 1).unwrap();
+        assert_eq!(array_of(&got), Some((array.clone(), field.clone())));
+        // A table of one column is none.
+        let table = RecordBatch::try_from_iter([("", array.clone())]).unwrap();
+        let got = comm.broadcast_record_batch((comm.rank() == 0).then_some(&table), 0).unwrap();
+        assert_eq!(array_of(&got), None);
+        let nulls: ArrayRef = Arc::new(StringArray::from(vec![None, Some("x")]));
+        assert_eq!(batch_of(&nulls, &field).unwrap_err().kind(), ErrorKind::InvalidArgument);
     });
 }
 

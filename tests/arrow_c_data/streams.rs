@@ -1,12 +1,14 @@
 //! Streams: whole, empty, failing at the beginning and in the middle, and released once.
 
 use crate::hand::{Calls, floats, schema};
-use ringfold::arrow::array::{Int32Array, RecordBatch, StringArray};
+use ringfold::arrow::array::{ArrayRef, Int32Array, RecordBatch, StringArray};
 use ringfold::arrow::c_data::{
-    self, ArrowArray, ArrowArrayStream, ArrowSchema, Exported, Structure, export_stream, import_stream,
+    self, ArrowArray, ArrowArrayStream, ArrowSchema, Exported, Structure, export_chunks, export_stream,
+    import_chunks, import_stream,
 };
-use ringfold::arrow::schema::SchemaRef;
+use ringfold::arrow::schema::{DataType, Field, SchemaRef};
 use ringfold::{Error, ErrorKind};
+use std::collections::HashMap;
 use std::ffi::{c_char, c_int};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -98,6 +100,52 @@ fn a_source_that_panics_or_changes_its_schema_is_an_error() {
     let other = batch(1).project(&[1]).unwrap();
     let mut imported = import(&mut export_stream(batch(0).schema(), std::iter::once(Ok(other)))).unwrap();
     assert_eq!(imported.next().unwrap().unwrap_err().kind(), ErrorKind::InvalidArgument);
+}
+
+fn numbers(values: &[Option<i32>]) -> ringfold::Result<ArrayRef> {
+    Ok(Arc::new(Int32Array::from(values.to_vec())))
+}
+
+#[test]
+fn chunks_arrive_with_name_and_nulls_and_outlive_the_stream() {
+    let field = Field::new("n", DataType::Int32, true)
+        .with_metadata(HashMap::from([("unit".to_owned(), "m".to_owned())]));
+    let chunks = [numbers(&[Some(1), None]), numbers(&[]), numbers(&[Some(3)])];
+    let mut stream = export_chunks(field.clone(), chunks.clone().into_iter());
+    // SAFETY: made by this test, and alive until its end.
+    let imported = unsafe { import_chunks(stream.as_mut_ptr()) }.unwrap();
+    assert!(stream.release.is_none(), "it was moved");
+    assert_eq!(imported.field(), &field);
+    let read: Vec<_> = imported.map(Result::unwrap).collect();
+    drop(stream);
+    assert_eq!(read, chunks.map(Result::unwrap));
+}
+
+#[test]
+fn batches_can_be_read_as_chunks() {
+    let mut stream = export_stream(batch(0).schema(), (0..3).map(|rows| Ok(batch(rows))));
+    // SAFETY: as above.
+    let imported = unsafe { import_chunks(stream.as_mut_ptr()) }.unwrap();
+    let field = imported.field().clone();
+    let read: Vec<_> = imported.map(|chunk| c_data::to_batch(&chunk.unwrap(), &field).unwrap()).collect();
+    assert_eq!(read, [batch(0), batch(1), batch(2)]);
+}
+
+#[test]
+fn chunks_that_do_not_go_with_their_field_end_the_stream() {
+    let of_words: ArrayRef = Arc::new(StringArray::from(vec!["one"]));
+    for (wrong, words) in
+        [(Ok(of_words), "Utf8 in a stream of Int32"), (numbers(&[None]), "says it has none")]
+    {
+        let field = Field::new("n", DataType::Int32, false);
+        let mut stream = export_chunks(field, [numbers(&[Some(1)]), wrong, numbers(&[Some(2)])].into_iter());
+        // SAFETY: as above.
+        let mut imported = unsafe { import_chunks(stream.as_mut_ptr()) }.unwrap();
+        assert!(imported.next().unwrap().is_ok());
+        let error = imported.next().unwrap().unwrap_err();
+        assert!(error.message().contains(words), "{error}");
+        assert!(imported.next().is_none());
+    }
 }
 
 #[test]

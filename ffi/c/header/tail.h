@@ -7,7 +7,7 @@
 #define RF_ERROR_INIT RF_STRUCT_(rf_error, (uint32_t)sizeof(rf_error), RF_OK, RF_KIND_NONE, 0, -1, -1, -1, -1, {0}, {0}, {0})
 #define RF_CONFIG_INIT \
     RF_STRUCT_(rf_config, (uint32_t)sizeof(rf_config), 0, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-#define RF_OPTIONS_INIT RF_STRUCT_(rf_options, (uint32_t)sizeof(rf_options), 0, 0, 0, 0, 0, 0, 0, 0, 0)
+#define RF_OPTIONS_INIT RF_STRUCT_(rf_options, (uint32_t)sizeof(rf_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 #define RF_EXCHANGE_INIT RF_STRUCT_(rf_exchange, (uint32_t)sizeof(rf_exchange), 0, -1, -1, 0, 0, 0)
 #define RF_REDUCTION_INIT \
     RF_STRUCT_(rf_reduction_config, (uint32_t)sizeof(rf_reduction_config), 0, 0, {0, 0, 0}, 0, 0, 0, 0, 0)

@@ -17,7 +17,7 @@ use std::ffi::c_void;
 /// What all operations begin with. Small: where nothing is said of a call, nothing more is carried along.
 #[derive(Clone, Copy)]
 pub(crate) struct Begun<'a> {
-    comm: &'a rf_comm,
+    pub(crate) comm: &'a rf_comm,
     options: *const rf_options,
     pub(crate) rank: usize,
     pub(crate) world: usize,
@@ -51,7 +51,7 @@ impl<'a> Begun<'a> {
     }
 
     /// What is said of the call.
-    fn how(&self) -> Result<How<'a>> {
+    pub(crate) fn how(&self) -> Result<How<'a>> {
         // SAFETY: promised at the making.
         unsafe { How::read(self.options) }
     }

@@ -48,7 +48,7 @@ pub const RF_INTERNAL: rf_status = 17;
 pub type rf_kind = i32;
 /// There is nothing to be done.
 pub const RF_KIND_NONE: rf_kind = 0;
-/// The call was refused: nothing was sent, nothing has changed, and the group is sound. Call it differently.
+/// The call was refused: nothing has changed, and the group is sound. Call it differently.
 pub const RF_KIND_REFUSED: rf_kind = 1;
 /// No group was formed.
 pub const RF_KIND_SETUP: rf_kind = 2;
@@ -122,7 +122,7 @@ impl rf_error {
     pub(crate) fn fill(&mut self, fault: &Fault) {
         self.clear();
         self.status = fault.status;
-        self.kind = kind(fault.status);
+        self.kind = if fault.sound { RF_KIND_REFUSED } else { kind(fault.status) };
         put(&mut self.text, &fault.to_string());
         let Some(error) = &fault.error else { return };
         let number = |value: Option<usize>| value.map_or(-1, |value| value as i64);
@@ -161,16 +161,18 @@ pub(crate) struct Fault {
     pub(crate) status: rf_status,
     error: Option<Error>,
     text: Cow<'static, str>,
+    /// The group is as it was, whatever the status says.
+    sound: bool,
 }
 
 impl Fault {
     pub(crate) fn new(status: rf_status, text: impl Into<String>) -> Self {
-        Fault { status, error: None, text: Cow::Owned(text.into()) }
+        Fault { status, error: None, text: Cow::Owned(text.into()), sound: false }
     }
 
     /// One whose text is always the same.
     pub(crate) const fn told(status: rf_status, text: &'static str) -> Self {
-        Fault { status, error: None, text: Cow::Borrowed(text) }
+        Fault { status, error: None, text: Cow::Borrowed(text), sound: false }
     }
 
     /// An argument that cannot be right.
@@ -180,6 +182,29 @@ impl Fault {
 
     pub(crate) fn unsupported(text: impl Into<String>) -> Self {
         Fault::new(RF_UNSUPPORTED, format!("unsupported: {}", text.into()))
+    }
+
+    /// The same of a call that found out, before anything happened, that ranks differ: the group goes on.
+    #[cfg(feature = "arrow")]
+    pub(crate) fn of_a_sound_group(self) -> Self {
+        Fault { sound: self.status == RF_MISMATCH, ..self }
+    }
+
+    /// As an error that other ranks can be told.
+    #[cfg(feature = "arrow")]
+    pub(crate) fn into_error(self) -> Error {
+        if let Some(error) = self.error {
+            return error;
+        }
+        let kind = match self.status {
+            RF_UNSUPPORTED => ErrorKind::Unsupported,
+            _ => ErrorKind::InvalidArgument,
+        };
+        let text = self.text.trim_start_matches("invalid argument: ").trim_start_matches("unsupported: ");
+        match text.split_once("; to do: ") {
+            Some((what, remedy)) => Error::new(kind, what).remedy(remedy),
+            None => Error::new(kind, text),
+        }
     }
 }
 
@@ -212,7 +237,7 @@ impl From<Error> for Fault {
             // Internal, and what this crate does not know.
             _ => RF_INTERNAL,
         };
-        Fault { status, error: Some(error), text: Cow::Borrowed("") }
+        Fault { status, error: Some(error), text: Cow::Borrowed(""), sound: false }
     }
 }
 

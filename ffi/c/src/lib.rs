@@ -4,6 +4,7 @@
 //! Each export is a [`guard`](guard::guarded) and a call. Casts between handles and values are in [`handle`] alone.
 #![expect(non_camel_case_types, reason = "the names are those of the header")]
 
+pub mod arrow;
 pub mod collective;
 pub mod comm;
 pub mod config;
@@ -13,6 +14,8 @@ pub mod error;
 pub mod exchange;
 pub mod guard;
 pub mod handle;
+#[cfg_attr(not(feature = "arrow"), path = "lending_nothing.rs")]
+pub mod lending;
 pub mod log;
 pub mod memory;
 pub mod operand;

@@ -1,12 +1,15 @@
 //! What can be said of one call.
 
 use crate::error::{Fault, Result};
-use crate::guard::{sized, text};
+use crate::guard::{reserved, sized, text};
 use crate::handle::{Handle, Place};
 use crate::prepared::rf_prepared;
 use crate::reduction::rf_reduction;
 use crate::request::rf_request;
-use crate::types::{RF_CHECK_UNSAID, RF_CUSTOM, RF_ORDER_UNSAID, check, order, rf_check, rf_op, rf_order};
+use crate::types::{
+    RF_CHECK_UNSAID, RF_CUSTOM, RF_NULLS_UNSAID, RF_ORDER_UNSAID, check, nulls, order, rf_check, rf_nulls,
+    rf_op, rf_order,
+};
 use core::reduce::Reduction;
 use core::{Algorithm, Options};
 use std::ffi::{c_char, c_void};
@@ -41,6 +44,10 @@ pub struct rf_options {
     /// Not NULL: the call is checked, but not carried out, and a handle goes there by which it can be run again and again. Its
     /// memory must stay until that is released.
     pub prepared: *mut *mut rf_prepared,
+    /// What becomes of nulls. Only the functions that end in _arrow, or in _arrow_stream, meet any.
+    pub nulls: rf_nulls,
+    /// 0.
+    pub reserved: u32,
 }
 
 impl rf_options {
@@ -56,6 +63,8 @@ impl rf_options {
             reduction: std::ptr::null(),
             request: std::ptr::null_mut(),
             prepared: std::ptr::null_mut(),
+            nulls: RF_NULLS_UNSAID,
+            reserved: 0,
         }
     }
 }
@@ -110,6 +119,10 @@ impl<'a> How<'a> {
         if let Some(check) = check(given.check).ok_or_else(|| unknown("check", given.check))? {
             options = options.check(check);
         }
+        if let Some(nulls) = nulls(given.nulls).ok_or_else(|| unknown("policy of nulls", given.nulls))? {
+            options = options.nulls(nulls);
+        }
+        reserved("the options", given.reserved)?;
         match given.deadline_ns {
             0 => {}
             ..0 => return Err(Fault::invalid(format!("deadline_ns is {}", given.deadline_ns))),

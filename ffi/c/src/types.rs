@@ -1,6 +1,6 @@
 //! Numbers that mean something. They never change; new ones come from the reserved ranges.
 
-use core::{Check, DType, Order, ReduceOp};
+use core::{Check, DType, NullPolicy, Order, ReduceOp};
 
 /// The element type of a tensor, as DLPack describes it: a kind of number, the bits of one, and 1. Any other number of
 /// lanes is unsupported.
@@ -99,6 +99,24 @@ pub(crate) fn check(check: rf_check) -> Option<Option<Check>> {
         RF_CHECK_AUTO => Some(Check::Auto),
         RF_CHECK_NORMAL => Some(Check::Normal),
         RF_CHECK_STRICT => Some(Check::Strict),
+        _ => return None,
+    })
+}
+
+/// What becomes of nulls, in reductions of Arrow data. 3 to 255 are reserved.
+pub type rf_nulls = i32;
+/// They are refused.
+pub const RF_NULLS_UNSAID: rf_nulls = 0;
+/// A null on any rank is an error on every rank, which names column and rank.
+pub const RF_NULLS_REJECT: rf_nulls = 1;
+/// What is there is combined, as in SQL: a mean is divided by how many ranks have a value, and where none has one the result is null.
+pub const RF_NULLS_SKIP: rf_nulls = 2;
+
+pub(crate) fn nulls(nulls: rf_nulls) -> Option<Option<NullPolicy>> {
+    Some(match nulls {
+        RF_NULLS_UNSAID => None,
+        RF_NULLS_REJECT => Some(NullPolicy::Reject),
+        RF_NULLS_SKIP => Some(NullPolicy::Skip),
         _ => return None,
     })
 }

@@ -24,7 +24,7 @@ pub extern "C" fn rf_version_string() -> *const c_char {
 
 /// Whether this library can do something: 1 or 0. What can be asked: "dtype:bf16", "op:mean", "collective:all_to_all",
 /// "algorithm:ring", "backend:shm", "key:deadline", and "feature:" with one of "started", "prepared", "batch",
-/// "shared_tensors", "custom_reductions", "log", "device_tensors".
+/// "shared_tensors", "custom_reductions", "log", "dlpack", "arrow", "device_tensors".
 ///
 /// # Safety
 /// `what` is NULL or ends with a zero.
@@ -41,6 +41,7 @@ pub unsafe extern "C" fn rf_supports(what: *const c_char) -> i32 {
             "algorithm" => Algorithm::named(name).is_ok(),
             "backend" => name.parse::<BackendChoice>().is_ok(),
             "key" => keys::Key::named(name).is_some(),
+            "feature" if name == "arrow" => cfg!(feature = "arrow"),
             "feature" => matches!(
                 name,
                 "started" | "prepared" | "batch" | "shared_tensors" | "custom_reductions" | "log" | "dlpack"

@@ -19,6 +19,7 @@ const SOURCES: &[&str] = &[
     "options",
     "collective",
     "dlpack",
+    "arrow",
     "request",
     "prepared",
     "memory",
@@ -28,11 +29,14 @@ const SOURCES: &[&str] = &[
 /// The parts that no Rust item stands for.
 const HEAD: &str = include_str!("../header/head.h");
 const TAIL: &str = include_str!("../header/tail.h");
+const ARROW: &str = include_str!("../header/arrow.h");
 
 fn generated() -> String {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut config = cbindgen::Config::from_file(here.join("cbindgen.toml")).unwrap();
     config.header = Some(HEAD.trim_end().to_owned());
+    let includes = config.after_includes.take().unwrap_or_default();
+    config.after_includes = Some(format!("{}\n{}", includes.trim_end(), ARROW.trim_end()));
     config.trailer = Some(TAIL.trim_end().to_owned());
     let mut builder = cbindgen::Builder::new().with_config(config);
     for source in SOURCES {

@@ -54,7 +54,7 @@ fn examples_run_with_one_two_and_four_ranks() {
             }
         }
     }
-    assert!(seen >= 5 * 2 * 3 + 3, "only {seen} runs: are the examples there?");
+    assert!(seen >= 6 * 2 * 3 + 3, "only {seen} runs: are the examples there?");
 }
 
 #[test]
@@ -86,6 +86,61 @@ fn tensors_of_other_frameworks_are_used_where_they_are() {
     for (ranks, backend) in [(1, "auto"), (2, "shm"), (3, "shm"), (2, "tcp")] {
         for said in run(&program, ranks, &room, &[], &[("RINGFOLD_BACKEND", backend)]) {
             assert_eq!(said, "borrowed, used and left alone\n", "{ranks} ranks, {backend}");
+        }
+    }
+}
+
+#[test]
+fn arrows_data_is_moved_where_it_went_well() {
+    let room = room("arrow");
+    let program = compile(&program("arrow.c"), C99, &[], &room);
+    for (ranks, backend) in [(1, "auto"), (2, "shm"), (3, "shm"), (2, "tcp"), (4, "tcp")] {
+        for said in run(&program, ranks, &room, &[], &[("RINGFOLD_BACKEND", backend)]) {
+            assert_eq!(said, "moved where it went well, and only there\n", "{ranks} ranks, {backend}");
+        }
+    }
+}
+
+#[test]
+fn a_column_of_arrows_is_summed() {
+    let room = room("arrow_example");
+    let program = compile(&example("arrow.c"), C99, &[], &room);
+    let said = run(&program, 3, &room, &[], &[]);
+    assert_eq!(said[2], "rank 2 of 3: null 20 40 90\n");
+}
+
+/// The structures of Arrow's interfaces as another project's header has them, whose names say so.
+const ANOTHER: &str = "#include <stdint.h>
+#ifndef ARROW_C_DATA_INTERFACE
+#define ARROW_C_DATA_INTERFACE
+struct ArrowSchema { const char *another_format; };
+struct ArrowArray { int64_t another_length; };
+#endif
+#ifndef ARROW_C_STREAM_INTERFACE
+#define ARROW_C_STREAM_INTERFACE
+struct ArrowArrayStream { void *another_data; };
+#endif
+";
+
+#[test]
+fn the_header_goes_with_another_that_has_arrows_structures() {
+    let room = room("another");
+    fs::write(room.join("another.h"), ANOTHER).unwrap();
+    let uses = "int main(void) { return sizeof(struct ArrowArrayStream) > 0 && array.FIELD == 0 && rf_version() > 0 ? 0 : 1; }\n";
+    for (name, includes, field) in [
+        ("alone", &["<ringfold.h>"][..], "length"),
+        ("before", &["\"another.h\"", "<ringfold.h>"], "another_length"),
+        ("behind", &["<ringfold.h>", "\"another.h\""], "length"),
+        ("twice", &["<ringfold.h>", "<ringfold.h>"], "null_count"),
+    ] {
+        let source = room.join(name).with_extension("c");
+        let includes: String = includes.iter().map(|file| format!("#include {file}\n")).collect();
+        let code = format!("{includes}static struct ArrowArray array;\n{}", uses.replace("FIELD", field));
+        fs::write(&source, code).unwrap();
+        for language in [C99, Cpp17] {
+            let include = format!("-I{}", room.display());
+            let program = compile(&source, language, &[&include], &room);
+            support::succeed(&mut std::process::Command::new(program));
         }
     }
 }
@@ -164,12 +219,15 @@ fn the_address_sanitizer_finds_nothing() {
         (program("operations.c"), 2),
         (program("bad_input.c"), 1),
         (program("dlpack.c"), 2),
+        (program("arrow.c"), 1),
+        (program("arrow.c"), 2),
         (program("threads.c"), 1),
         (program("logged.c"), 1),
         (example("all_reduce.c"), 2),
         (example("errors.c"), 2),
         (example("started.c"), 2),
         (example("shared.c"), 2),
+        (example("arrow.c"), 2),
     ] {
         let program = compile(&source, C99, ADDRESSES, &room);
         run(&program, ranks, &room, &[], &[]);
@@ -201,6 +259,7 @@ fn valgrind_finds_nothing() {
     check(&program("operations.c"), 1);
     check(&program("bad_input.c"), 1);
     check(&program("dlpack.c"), 2);
+    check(&program("arrow.c"), 2);
     check(&program("threads.c"), 1);
     check(&example("all_reduce.c"), 2);
     check(&example("errors.c"), 2);

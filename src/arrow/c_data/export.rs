@@ -5,13 +5,14 @@ use super::panic_text;
 use super::schema::told;
 use crate::ErrorKind;
 use crate::error::{Error, Result};
-use arrow_array::{Array, RecordBatch, StructArray};
+use arrow_array::{Array, ArrayRef, RecordBatch, StructArray};
 use arrow_data::ffi::FFI_ArrowArray;
 use arrow_schema::ffi::FFI_ArrowSchema;
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef};
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
+use std::sync::Arc;
 
 /// Exports an array with its field. Nothing is copied but bitmaps that begin within a byte; the memory stays until both the structure
 /// is released and nothing in this process refers to it.
@@ -33,7 +34,7 @@ pub fn export(array: &dyn Array, field: &Field) -> Result<(Exported<ArrowArray>,
         .remedy("make the field nullable"));
     }
     let schema = export_field(field)?;
-    Ok((FFI_ArrowArray::new(&array.to_data()).into(), schema))
+    Ok((array_of(array), schema))
 }
 
 /// Exports a record batch as a struct array, with its schema and the schema's metadata.
@@ -42,7 +43,7 @@ pub fn export(array: &dyn Array, field: &Field) -> Result<(Exported<ArrowArray>,
 /// As [`export_field`].
 pub fn export_batch(batch: &RecordBatch) -> Result<(Exported<ArrowArray>, Exported<ArrowSchema>)> {
     let schema = export_schema(batch.schema_ref())?;
-    Ok((array_of(batch.clone()), schema))
+    Ok((array_of(&StructArray::from(batch.clone())), schema))
 }
 
 /// Exports a field: type, name, nullability and metadata.
@@ -57,8 +58,8 @@ fn export_schema(schema: &Schema) -> Result<Exported<ArrowSchema>> {
     FFI_ArrowSchema::try_from(schema).map(Into::into).map_err(|error| Error::invalid(told(error)))
 }
 
-fn array_of(batch: RecordBatch) -> Exported<ArrowArray> {
-    FFI_ArrowArray::new(&StructArray::from(batch).into_data()).into()
+fn array_of(array: &dyn Array) -> Exported<ArrowArray> {
+    FFI_ArrowArray::new(&array.to_data()).into()
 }
 
 /// Exports batches as a stream, which asks for one whenever its consumer does, on the consumer's thread.
@@ -86,7 +87,17 @@ pub fn export_stream(
     schema: SchemaRef,
     batches: impl Iterator<Item = Result<RecordBatch>> + Send + 'static,
 ) -> Exported<ArrowArrayStream> {
-    let source = Source { schema, batches: Some(Box::new(batches)), last_error: None };
+    let rows = DataType::Struct(schema.fields().clone());
+    let field = Field::new("", rows, false).with_metadata(schema.metadata().clone());
+    export_chunks(field, batches.map(|batch| Ok(Arc::new(StructArray::from(batch?)) as ArrayRef)))
+}
+
+/// Exports arrays of one type as a stream, such as the chunks of a chunked array; otherwise as [`export_stream`].
+pub fn export_chunks(
+    field: Field,
+    chunks: impl Iterator<Item = Result<ArrayRef>> + Send + 'static,
+) -> Exported<ArrowArrayStream> {
+    let source = Source { field, chunks: Some(Box::new(chunks)), last_error: None };
     let stream = ArrowArrayStream {
         get_schema: Some(get_schema),
         get_next: Some(get_next),
@@ -98,27 +109,29 @@ pub fn export_stream(
     unsafe { Exported::new(stream) }
 }
 
-/// What a stream of ours gets its batches from.
+/// What a stream of ours gets its arrays from.
 struct Source {
-    schema: SchemaRef,
+    field: Field,
     /// None after the end or an error.
-    batches: Option<Box<dyn Iterator<Item = Result<RecordBatch>> + Send>>,
+    chunks: Option<Box<dyn Iterator<Item = Result<ArrayRef>> + Send>>,
     last_error: Option<CString>,
 }
 
 impl Source {
-    fn next(&mut self) -> Result<Option<RecordBatch>> {
-        let Some(batches) = &mut self.batches else { return Ok(None) };
-        let next = match batches.next().transpose()? {
-            Some(batch) if same_types(batch.schema_ref(), &self.schema) => Some(batch),
-            Some(batch) => {
-                let (other, own) = (batch.schema(), &self.schema);
-                return Err(Error::invalid(format!("a batch of {other} in a stream of {own}")));
+    fn next(&mut self) -> Result<Option<ArrayRef>> {
+        let Some(chunks) = &mut self.chunks else { return Ok(None) };
+        let next = chunks.next().transpose()?;
+        match &next {
+            Some(chunk) if !same_types(chunk.data_type(), self.field.data_type()) => {
+                let (other, own) = (chunk.data_type(), self.field.data_type());
+                return Err(Error::invalid(format!("an array of {other} in a stream of {own}")));
             }
-            None => None,
-        };
-        if next.is_none() {
-            self.batches = None;
+            Some(chunk) if chunk.null_count() > 0 && !self.field.is_nullable() => {
+                let nulls = chunk.null_count();
+                return Err(Error::invalid(format!("{nulls} nulls in a stream that says it has none")));
+            }
+            Some(_) => {}
+            None => self.chunks = None,
         }
         Ok(next)
     }
@@ -130,7 +143,7 @@ impl Source {
             Err(Error::new(ErrorKind::UserPanic, format!("the source of the stream panicked: {why}")))
         });
         let Err(error) = result else { return 0 };
-        self.batches = None;
+        self.chunks = None;
         let text = error.to_string().replace('\0', "\\0");
         self.last_error = CString::new(text).ok();
         match error.kind() {
@@ -141,11 +154,14 @@ impl Source {
     }
 }
 
-fn same_types(one: &Schema, other: &Schema) -> bool {
-    let types = |schema: &Schema| -> Vec<DataType> {
-        schema.fields().iter().map(|field| field.data_type().clone()).collect()
-    };
-    types(one) == types(other)
+/// Of record batches the columns' types count, not their names.
+fn same_types(one: &DataType, other: &DataType) -> bool {
+    let types =
+        |fields: &Fields| -> Vec<DataType> { fields.iter().map(|field| field.data_type().clone()).collect() };
+    match (one, other) {
+        (DataType::Struct(one), DataType::Struct(other)) => types(one) == types(other),
+        _ => one == other,
+    }
 }
 
 // What the specification's callbacks return, by the numbers of Linux.
@@ -170,7 +186,7 @@ unsafe extern "C" fn get_schema(stream: *mut ArrowArrayStream, out: *mut ArrowSc
     // SAFETY: the consumer calls the callback with its stream.
     let Some(source) = (unsafe { source(stream) }) else { return EINVAL };
     source.answer(|source| {
-        let schema = export_schema(&source.schema)?.into_raw();
+        let schema = export_field(&source.field)?.into_raw();
         // SAFETY: the consumer passes memory for a schema.
         unsafe { out.write(schema) };
         Ok(())
@@ -181,7 +197,7 @@ unsafe extern "C" fn get_next(stream: *mut ArrowArrayStream, out: *mut ArrowArra
     // SAFETY: the consumer calls the callback with its stream.
     let Some(source) = (unsafe { source(stream) }) else { return EINVAL };
     source.answer(|source| {
-        let array = source.next()?.map_or_else(ArrowArray::released, |batch| array_of(batch).into_raw());
+        let array = source.next()?.map_or_else(ArrowArray::released, |chunk| array_of(&chunk).into_raw());
         // SAFETY: the consumer passes memory for an array.
         unsafe { out.write(array) };
         Ok(())

@@ -50,9 +50,9 @@ mod values;
 
 pub use abi::{ArrowArray, ArrowArrayStream, ArrowDeviceArray, ArrowSchema, Exported, Structure};
 pub use device::{DeviceType, lend_device};
-pub use export::{export, export_batch, export_field, export_stream};
+pub use export::{export, export_batch, export_chunks, export_field, export_stream};
 pub use lease::{Lease, Lent};
-pub use stream::{Batches, import_stream};
+pub use stream::{Batches, Chunks, import_chunks, import_stream};
 
 use crate::error::{Error, Result};
 use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StructArray};

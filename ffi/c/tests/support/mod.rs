@@ -19,22 +19,49 @@ pub(crate) fn root() -> PathBuf {
 /// for; several test binaries may ask at once.
 pub(crate) fn installed() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("capi-installed");
-        fs::create_dir_all(&place).unwrap();
-        let lock = fs::File::create(place.join("lock")).unwrap();
-        lock.lock().unwrap();
-        let mut make = Command::new("make");
-        make.arg("-C").arg(here()).args(["install", "PREFIX=/usr"]);
-        make.arg(format!("DESTDIR={}", place.display())).arg(format!("TARGET={}", target().display()));
-        make.env("CARGO", env!("CARGO"));
-        // Of a make that cargo runs in, and of the cargo that runs the tests.
-        for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "CARGO_MAKEFLAGS"] {
-            make.env_remove(name);
-        }
-        succeed(&mut make);
-        place
-    })
+    BUILT.get_or_init(|| install("capi-installed", &target(), "--features arrow"))
+}
+
+/// The same of the library without Arrow, which is built in a directory of its own.
+pub(crate) fn installed_without_arrow() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| install("capi-without-arrow", &target().join("without-arrow"), ""))
+}
+
+fn install(name: &str, target: &Path, flags: &str) -> PathBuf {
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::create_dir_all(&place).unwrap();
+    let lock = fs::File::create(place.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let mut make = Command::new("make");
+    make.arg("-C").arg(here()).args(["install", "PREFIX=/usr"]);
+    make.arg(format!("DESTDIR={}", place.display())).arg(format!("TARGET={}", target.display()));
+    make.arg(format!("CARGOFLAGS={flags}"));
+    make.env("CARGO", env!("CARGO"));
+    // Of a make that cargo runs in, and of the cargo that runs the tests.
+    for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "CARGO_MAKEFLAGS"] {
+        make.env_remove(name);
+    }
+    succeed(&mut make);
+    place
+}
+
+/// The command `ringfold`, built when it is first asked for.
+pub(crate) fn launcher() -> PathBuf {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args([
+        "build",
+        "--quiet",
+        "-p",
+        "ringfold",
+        "--bin",
+        "ringfold",
+        "--all-features",
+        "--manifest-path",
+    ]);
+    cargo.arg(root().join("Cargo.toml")).arg("--target-dir").arg(target());
+    succeed(&mut cargo);
+    target().join("debug/ringfold")
 }
 
 pub(crate) fn library() -> PathBuf {
@@ -89,6 +116,17 @@ pub(crate) enum Language {
 
 /// A program against the library in `library()`, with every warning an error.
 pub(crate) fn compile(source: &Path, language: Language, extra: &[&str], into: &Path) -> PathBuf {
+    compile_against(installed(), source, language, extra, into)
+}
+
+/// A program against a library that is installed there.
+pub(crate) fn compile_against(
+    installed: &Path,
+    source: &Path,
+    language: Language,
+    extra: &[&str],
+    into: &Path,
+) -> PathBuf {
     let program = into.join(source.file_stem().unwrap());
     let mut compiler = match language {
         Language::C99 => Command::new("cc"),
@@ -99,8 +137,8 @@ pub(crate) fn compile(source: &Path, language: Language, extra: &[&str], into: &
         Language::Cpp17 => compiler.args(["-x", "c++", "-std=c++17"]),
     };
     compiler.args(["-Wall", "-Wextra", "-Werror", "-pedantic", "-g"]).args(extra);
-    compiler.arg("-I").arg(installed().join("usr/include")).arg(source).arg("-o").arg(&program);
-    let library = library();
+    compiler.arg("-I").arg(installed.join("usr/include")).arg(source).arg("-o").arg(&program);
+    let library = installed.join("usr/lib");
     compiler.arg("-L").arg(&library).args(["-lringfold", "-lpthread", "-ldl"]);
     compiler.arg(format!("-Wl,-rpath,{}", library.display()));
     succeed(&mut compiler);
