@@ -237,6 +237,13 @@ fn check(array: &ArrayData, message: &[u8], seen: &Seen) -> Result<(), ArrowErro
             return Err(wrong("lists of more items than there are bytes"));
         }
     }
+    if let DataType::ListView(item) | DataType::LargeListView(item) = array.data_type() {
+        // Which Arrow's check does not look at, and those who make such arrays do.
+        let nulls = array.child_data().iter().any(|items| items.null_count() > 0);
+        if nulls && !item.is_nullable() {
+            return Err(wrong("items that are null and may not be"));
+        }
+    }
     array.validate_data()?;
     array.child_data().iter().try_for_each(|child| check(child, message, seen))
 }
