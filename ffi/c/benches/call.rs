@@ -30,13 +30,15 @@ struct Options {
     size: u32,
     order: i32,
     check: i32,
-    reserved: u32,
+    pack: u32,
     deadline_ns: i64,
     algorithm: *const i8,
     stream: *mut c_void,
     reduction: *const c_void,
     request: *mut *mut c_void,
     prepared: *mut *mut c_void,
+    nulls: i32,
+    reserved_too: u32,
 }
 
 type Create = unsafe extern "C" fn(*const c_void, *mut *mut c_void, *mut c_void) -> i32;
@@ -89,13 +91,15 @@ fn main() {
         size: size_of::<Options>() as u32,
         order: 0,
         check: 0,
-        reserved: 0,
+        pack: 0,
         deadline_ns: 0,
         algorithm: null(),
         stream: null_mut(),
         reduction: null(),
         request: null_mut(),
         prepared: &raw mut run_again,
+        nulls: 0,
+        reserved_too: 0,
     };
     // SAFETY: as the header says; the memory outlives the prepared operation.
     assert_eq!(unsafe { all_reduce(handle, at, at, 2, F32, SUM, &raw const options, null_mut()) }, 0);
