@@ -229,7 +229,8 @@ impl Launch {
     /// for a minute. [`StartError`] says more where it is the program that could not be started.
     pub fn start(self) -> std::result::Result<Running, StartError> {
         order::check(&self)?;
-        Running::start(self)
+        let programs = order::programs(&self)?;
+        Running::start(self, programs)
     }
 }
 

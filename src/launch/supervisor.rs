@@ -4,7 +4,7 @@ use super::child::{Rank, open_end};
 use super::group::{Group, alive};
 use super::guard::Guard;
 use super::lines::Look;
-use super::order::{World, check_cpus, free_port, programs};
+use super::order::{World, check_cpus, free_port};
 use super::pump::{Pump, Streams, To};
 use super::running::Shared;
 use super::spawn::{Gang, Order, Setback, Step};
@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::error::{Cause, CauseKind};
 use crate::transport::control::{Server, after, readiness, wait};
 use nix::poll::{PollFd, PollFlags};
+use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -72,9 +73,12 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     /// Starts all ranks, and tells their processes; or none, and tells why.
-    pub(super) fn start(launch: Launch, shared: Arc<Shared>) -> Result<(Supervisor, Vec<u32>), StartError> {
+    pub(super) fn start(
+        launch: Launch,
+        programs: Vec<CString>,
+        shared: Arc<Shared>,
+    ) -> Result<(Supervisor, Vec<u32>), StartError> {
         check_cpus(&launch)?;
-        let programs = programs(&launch)?;
         let id = fastrand::u64(1..);
         let heartbeat = launch.heartbeat.unwrap_or(Config::default().heartbeat_deadline);
         let server = host_for_launch(launch.ranks, id, launch.generation, heartbeat)?;
