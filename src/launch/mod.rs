@@ -220,7 +220,7 @@ impl Launch {
     /// Starts all ranks: when this returns, either all of them run or none. No rank executes anything before there is a
     /// process for each.
     ///
-    /// Blocks until all have executed the program, which takes some milliseconds, and a minute at most.
+    /// Blocks until all have executed the program, which takes some milliseconds, and two minutes at most.
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for no ranks or no program, for a rank that there is not, a

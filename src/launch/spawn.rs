@@ -425,3 +425,95 @@ fn set_signals() -> nix::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::signal::kill;
+    use nix::sys::wait::waitpid;
+    use nix::unistd::pause;
+    use std::path::PathBuf;
+
+    /// What leaves a file, and the file.
+    fn order(name: &str) -> (Order, PathBuf) {
+        let file = std::env::temp_dir().join(format!("ringfold-spawn-{name}-{}", std::process::id()));
+        let string = |text: &str| CString::new(text).unwrap();
+        let arguments = vec![string("touch"), string(file.to_str().unwrap())];
+        (Order { program: string("/usr/bin/touch"), arguments, environment: Vec::new(), cpus: None }, file)
+    }
+
+    /// So many processes that stand at the gate.
+    fn at_gate(gang: &mut Gang, count: usize, order: &Order) -> Vec<Rank> {
+        let fork = |number| {
+            let rank = gang.fork(number, order, (Input::Null, Output::Null)).unwrap();
+            gang.place(number, &rank, order).unwrap();
+            rank
+        };
+        let mut ranks: Vec<Rank> = (0..count).map(fork).collect();
+        gang.gather(&mut ranks).unwrap();
+        ranks
+    }
+
+    fn ends(ranks: Vec<Rank>) -> Vec<i32> {
+        let end = |rank: Rank| match waitpid(rank.group.leader(), None).unwrap() {
+            nix::sys::wait::WaitStatus::Exited(_, status) => status,
+            other => panic!("{other:?}"),
+        };
+        ranks.into_iter().map(end).collect()
+    }
+
+    #[test]
+    fn a_gate_that_is_not_opened_lets_nobody_execute() {
+        let (order, file) = order("shut");
+        let mut gang = Gang::new().unwrap();
+        let ranks = at_gate(&mut gang, 3, &order);
+        assert!(ranks.iter().all(|rank| !has_executed(rank.group.leader())));
+        drop(gang);
+        assert_eq!(ends(ranks), [127; 3], "they end by themselves");
+        assert!(!file.exists());
+    }
+
+    #[test]
+    fn a_stranger_that_holds_the_pipe_open_does_not_hold_up_a_launch() {
+        let (order, file) = order("open");
+        let mut gang = Gang::new().unwrap();
+        let ranks = at_gate(&mut gang, 2, &order);
+        // SAFETY: the child only waits to be killed.
+        let stranger = match unsafe { fork() }.unwrap() {
+            ForkResult::Child => loop {
+                pause();
+            },
+            ForkResult::Parent { child } => child,
+        };
+        gang.open().unwrap().await_execution(&ranks).unwrap();
+        assert_eq!(ends(ranks), [0; 2]);
+        assert!(file.exists());
+        kill(stranger, Signal::SIGKILL).unwrap();
+        waitpid(stranger, None).unwrap();
+        std::fs::remove_file(file).unwrap();
+    }
+
+    #[test]
+    fn who_ends_at_the_gate_or_before_is_named() {
+        let (order, _) = order("ended");
+        let mut gang = Gang::new().unwrap();
+        let mut ranks = at_gate(&mut gang, 2, &order);
+        let third = gang.fork(2, &order, (Input::Null, Output::Null)).unwrap();
+        kill(third.group.leader(), Signal::SIGKILL).unwrap();
+        ranks.push(third);
+        // It may have said that it is there before it was killed; the others have, and were heard.
+        let setback = gang.gather(&mut ranks).unwrap_err();
+        assert_eq!(setback, Setback::Ended { rank: 2, status: Status::Killed(9) });
+        drop(gang);
+        for rank in ranks {
+            waitpid(rank.group.leader(), None).unwrap();
+        }
+    }
+
+    #[test]
+    fn reports_are_read_as_they_are_written() {
+        let report = Report { number: 70_000, step: 4, errno: 7 };
+        let read = Report::read(&report.bytes());
+        assert_eq!((read.number, read.step, read.errno), (70_000, 4, 7));
+    }
+}
