@@ -25,6 +25,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{
     ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, getpid, getppid, pipe2, read, setpgid, write,
 };
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -180,25 +181,22 @@ impl Gang {
         }
     }
 
-    /// Waits until all of them stand at the gate.
+    /// Waits until all of them stand at the gate, alive.
     pub(super) fn gather(&mut self, ranks: &mut [Rank]) -> Result<(), Setback> {
         let until = after(PATIENCE);
-        let mut here = vec![false; ranks.len()];
-        while let Some(missing) = here.iter().position(|here| !here) {
-            let told = self.reports.hear(until, |number| here[number] = true)?;
-            if told == Told::Something {
-                continue;
-            }
-            for (rank, process) in ranks.iter_mut().enumerate() {
-                if let Some(status) = process.look() {
-                    return Err(Setback::Ended { rank, status });
+        let mut missing: BTreeSet<usize> = (0..ranks.len()).collect();
+        while let Some(&rank) = missing.first() {
+            let told = self.reports.hear(until, |number| {
+                missing.remove(&number);
+            })?;
+            if told != Told::Something {
+                all_alive(ranks)?;
+                if Instant::now() >= until {
+                    return Err(Setback::Late { rank, step: Step::Gate });
                 }
             }
-            if Instant::now() >= until {
-                return Err(Setback::Late { rank: missing, step: Step::Gate });
-            }
         }
-        Ok(())
+        all_alive(ranks)
     }
 
     /// Opens the gate.
@@ -208,6 +206,15 @@ impl Gang {
         opened.map_err(|errno| Setback::Refused { rank: 0, step: Step::Gate, errno })?;
         Ok(self.reports)
     }
+}
+
+fn all_alive(ranks: &mut [Rank]) -> Result<(), Setback> {
+    for (rank, process) in ranks.iter_mut().enumerate() {
+        if let Some(status) = process.look() {
+            return Err(Setback::Ended { rank, status });
+        }
+    }
+    Ok(())
 }
 
 /// What is to be a process's output.
@@ -501,7 +508,7 @@ mod tests {
         let third = gang.fork(2, &order, (Input::Null, Output::Null)).unwrap();
         kill(third.group.leader(), Signal::SIGKILL).unwrap();
         ranks.push(third);
-        // It may have said that it is there before it was killed; the others have, and were heard.
+        // It may have said that it is there before it was killed; the others have.
         let setback = gang.gather(&mut ranks).unwrap_err();
         assert_eq!(setback, Setback::Ended { rank: 2, status: Status::Killed(9) });
         drop(gang);

@@ -339,8 +339,9 @@ impl Supervisor {
             let mut fds = vec![PollFd::new(self.shared.bell.as_fd(), PollFlags::POLLIN)];
             fds.extend(ends.iter().flatten().map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN)));
             wait(&mut fds, Some(until));
-            let mut ended: Vec<bool> = fds[1..].iter().map(|fd| readiness(fd).0).collect();
-            ends.retain(|_| !ended.remove(0));
+            let ended: Vec<bool> = fds[1..].iter().map(|fd| readiness(fd).0).collect();
+            let mut ended = ended.into_iter();
+            ends.retain(|_| !ended.next().unwrap_or(false));
         }
         self.shared.bell.silence();
     }
