@@ -184,6 +184,11 @@ pub(super) fn read_process() -> Result<Config> {
     read(|name| std::env::var_os(name))
 }
 
+/// All variables of this process, as processes that it starts inherit them.
+pub(crate) fn inherited() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os()
+}
+
 /// The variables of this process that begin with `RINGFOLD_` and mean nothing to this version, in order.
 pub fn unknown() -> Vec<String> {
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());

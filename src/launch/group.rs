@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpgid};
 use std::fs;
 
 /// The process group of a rank, whose leader has not been reaped: its number is nobody else's.
@@ -11,8 +11,8 @@ pub(super) struct Group(Pid);
 
 impl Group {
     /// The group that this process leads.
-    pub(super) fn led_by(pid: u32) -> Group {
-        Group(Pid::from_raw(pid as i32))
+    pub(super) fn led_by(pid: Pid) -> Group {
+        Group(pid)
     }
 
     pub(super) fn leader(self) -> Pid {
@@ -37,41 +37,83 @@ impl Group {
     }
 }
 
-/// Whether any process of these groups is alive. A leader that has ended and waits to be reaped is not.
-pub(super) fn any_alive(groups: &[Group]) -> bool {
-    let Ok(processes) = fs::read_dir("/proc") else { return false };
-    processes.flatten().any(|entry| {
-        let name = entry.file_name();
-        let is_process = name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
-        is_process
-            && fs::read(entry.path().join("stat"))
-                .ok()
-                .and_then(|stat| alive_in(&stat))
-                .is_some_and(|group| groups.contains(&Group(Pid::from_raw(group))))
-    })
+/// The processes of these groups that are alive. A leader that has ended and waits to be reaped is not.
+pub(super) fn alive(groups: &[Group]) -> Vec<Pid> {
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // Asking for the group is a hundred times cheaper than reading what a file says of it.
+    pids.map(Pid::from_raw)
+        .filter(|&pid| getpgid(Some(pid)).is_ok_and(|group| groups.contains(&Group(group))))
+        .filter(|&pid| stat(pid).is_some_and(|stat| stat.alive))
+        .collect()
 }
 
-/// From `/proc/PID/stat`: the process group of a process that is no zombie.
-fn alive_in(stat: &[u8]) -> Option<i32> {
+/// Whether a process is no longer the copy of its parent that a fork makes: it has executed something, or has ended.
+/// Where the system does not tell, it has.
+pub(super) fn has_executed(pid: Pid) -> bool {
+    stat(pid).is_none_or(|stat| !stat.alive || stat.executed)
+}
+
+/// What `/proc/PID/stat` says of a process.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    /// It is no zombie.
+    alive: bool,
+    /// It has executed something since it was forked.
+    executed: bool,
+}
+
+fn stat(pid: Pid) -> Option<Stat> {
+    stat_in(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn stat_in(stat: &[u8]) -> Option<Stat> {
+    /// `PF_FORKNOEXEC` of Linux.
+    const FORKED: u32 = 0x40;
     // The name, in parentheses, is the process's own choice and may hold anything.
     let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
     let mut fields = std::str::from_utf8(&stat[after_name..]).ok()?.split_ascii_whitespace();
-    let (state, _parent, group) = (fields.next()?, fields.next()?, fields.next()?);
-    if matches!(state, "Z" | "X") { None } else { group.parse().ok() }
+    let state = fields.next()?;
+    // Then parent, group, session, terminal and its foreground group.
+    let flags: u32 = fields.nth(5)?.parse().ok()?;
+    Some(Stat { alive: !matches!(state, "Z" | "X"), executed: flags & FORKED == 0 })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::wait::waitpid;
+    use nix::unistd::{ForkResult, fork, getpgrp, getpid, pause};
 
     #[test]
-    fn the_group_is_read_whatever_the_name_is() {
-        assert_eq!(alive_in(b"12 (a) Z 7) (b) S 1 345 345 0 -1"), Some(345));
-        assert_eq!(alive_in(b"12 (sh) Z 1 345 345 0 -1"), None);
-        assert_eq!(alive_in(b"12 (\xff\xfe) R 1 9 9"), Some(9));
-        assert_eq!(alive_in(b""), None);
-        let own = nix::unistd::getpgrp();
-        assert!(any_alive(&[Group(own)]));
-        assert!(!any_alive(&[]));
+    fn processes_are_read_whatever_their_names_are() {
+        let read = |text: &[u8]| stat_in(text).map(|stat| (stat.alive, stat.executed));
+        assert_eq!(read(b"12 (a) Z 7) (b) S 1 345 345 0 -1 4194304 9"), Some((true, true)));
+        assert_eq!(read(b"12 (sh) Z 1 345 345 0 -1 4194304"), Some((false, true)));
+        assert_eq!(read(b"12 (\xff\xfe) R 1 9 9 0 -1 64"), Some((true, false)));
+        assert_eq!((read(b"12 (sh) R 1 9"), read(b"")), (None, None));
+    }
+
+    #[test]
+    fn this_process_is_alive_in_its_group() {
+        assert!(alive(&[Group(getpgrp())]).contains(&getpid()));
+        assert_eq!(alive(&[]), []);
+        assert!(has_executed(getpid()));
+    }
+
+    #[test]
+    fn a_process_that_was_only_forked_has_executed_nothing_until_it_ends() {
+        // SAFETY: the child only waits to be killed.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => loop {
+                pause();
+            },
+            ForkResult::Parent { child } => {
+                assert!(!has_executed(child));
+                kill(child, Signal::SIGKILL).unwrap();
+                waitpid(child, None).unwrap();
+                assert!(has_executed(child));
+            }
+        }
     }
 }

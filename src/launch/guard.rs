@@ -1,7 +1,12 @@
 //! What ends the ranks' process groups when the launching process is killed and cannot do it.
 
+use super::child::open_end;
+use super::group::Group;
+use crate::transport::control::{after, wait};
+use nix::poll::{PollFd, PollFlags};
+use nix::unistd::Pid;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -20,6 +25,9 @@ exit 0"#;
 /// How long it may take to end.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How often to look where the system cannot tell.
+const LOOK: Duration = Duration::from_millis(1);
+
 /// A shell that holds the other end of a connection: it reads the end of it when this process is gone, however that
 /// happened. The kernel's own means (a signal at the parent's death) reach the ranks, but not their children.
 #[derive(Debug)]
@@ -35,11 +43,12 @@ impl Guard {
         Guard(started.ok())
     }
 
-    /// Gives one more process group into its care.
-    pub(super) fn watch(&mut self, group: i32) {
+    /// Gives process groups into its care.
+    pub(super) fn watch(&mut self, groups: &[Group]) {
         if let Some((_, link)) = &mut self.0 {
+            let lines: String = groups.iter().map(|group| format!("{}\n", group.leader())).collect();
             // This fails where somebody has ended the guard: then there is none.
-            let _ = link.write_all(format!("{group}\n").as_bytes());
+            let _ = link.write_all(lines.as_bytes());
         }
     }
 
@@ -48,14 +57,18 @@ impl Guard {
         let Some((mut child, mut link)) = self.0.take() else { return };
         let _ = link.write_all(b"done\n");
         drop(link);
-        let until = Instant::now() + PATIENCE;
+        let until = after(PATIENCE);
+        let end = open_end(Pid::from_raw(child.id() as i32));
         while matches!(child.try_wait(), Ok(None)) {
             if Instant::now() >= until {
                 let _ = child.kill();
                 let _ = child.wait();
                 return;
             }
-            std::thread::sleep(Duration::from_millis(1));
+            match &end {
+                Some(end) => wait(&mut [PollFd::new(end.as_fd(), PollFlags::POLLIN)], Some(until)),
+                None => std::thread::sleep(LOOK),
+            }
         }
     }
 }

@@ -7,6 +7,12 @@
 //! A launch hosts the store of its group, and tells every process by its environment which rank it is. One thread
 //! starts the processes and watches over them; where output is prefixed another one carries it.
 //!
+//! # All or none
+//! What can be wrong with a launch by itself (a program that is not there, a CPU that may not be used) is found before
+//! anything is started. Then every rank's process is made, prepared, and held at a gate, and only where all of them stand
+//! there it opens for all at once: where one cannot be made, none has executed anything. A process that then cannot
+//! execute its program after all (it has just been removed, or this rank's variables are too long) ends the others at once.
+//!
 //! # When a rank fails
 //! A rank fails by a status other than 0 or by a signal. The store then tells the others, which get
 //! [`PeerDead`](crate::ErrorKind::PeerDead) from whatever they are doing and have 250 ms to say so and to end by
@@ -27,9 +33,12 @@ mod child;
 mod group;
 mod guard;
 mod lines;
+mod order;
 mod outcome;
+mod program;
 mod pump;
 mod running;
+mod spawn;
 mod supervisor;
 
 pub use outcome::{Failure, Outcome, Status};
@@ -38,7 +47,8 @@ pub use running::{Running, Signaller};
 /// A signal, as [`Signaller::signal`] sends it.
 pub use nix::sys::signal::Signal;
 
-use crate::error::{Error, Result};
+use crate::error::Error;
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
@@ -86,6 +96,10 @@ pub struct Launch {
     program: OsString,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    /// Of one rank alone.
+    environment_of: Vec<(usize, OsString, OsString)>,
+    /// Those to which ranks are bound.
+    cpus: BTreeMap<usize, Vec<usize>>,
     output: Output,
     /// On standard output, and on standard error.
     colours: (bool, bool),
@@ -103,6 +117,8 @@ impl Launch {
             program: OsString::new(),
             arguments: Vec::new(),
             environment: Vec::new(),
+            environment_of: Vec::new(),
+            cpus: BTreeMap::new(),
             output: Output::default(),
             colours: (false, false),
             input: Input::default(),
@@ -112,7 +128,7 @@ impl Launch {
         }
     }
 
-    /// The program: a path, or a name that is looked for in `PATH`.
+    /// The program: a path, or a name that is looked for in the `PATH` that the rank is given.
     pub fn program(mut self, program: impl AsRef<OsStr>) -> Self {
         self.program = program.as_ref().to_owned();
         self
@@ -134,6 +150,33 @@ impl Launch {
     /// which it does not override.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.environment.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// A variable of one rank alone. It outdoes those of [`env`](Launch::env), and not those that say who is which rank.
+    ///
+    /// ```no_run
+    /// # use ringfold::launch::Launch;
+    /// let launch = Launch::new(2).program("./train").env_of(0, "CUDA_VISIBLE_DEVICES", "0");
+    /// let running = launch.env_of(1, "CUDA_VISIBLE_DEVICES", "1").start()?;
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    pub fn env_of(mut self, rank: usize, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.environment_of.push((rank, name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Binds a rank to these CPUs, as the system numbers them (up to 1023), before it executes its program; what it starts
+    /// inherits that. The last call for a rank counts. Default: the CPUs of the thread that starts the launch.
+    ///
+    /// ```no_run
+    /// # use ringfold::launch::Launch;
+    /// let launch = Launch::new(2).program("./train").pin(0, 0..4).pin(1, [4, 5, 6, 7]);
+    /// # launch.start()?;
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    pub fn pin(mut self, rank: usize, cpus: impl IntoIterator<Item = usize>) -> Self {
+        self.cpus.insert(rank, cpus.into_iter().collect());
         self
     }
 
@@ -174,24 +217,20 @@ impl Launch {
         self
     }
 
-    /// Starts all ranks: when this returns, either all of them run or none.
+    /// Starts all ranks: when this returns, either all of them run or none. No rank executes anything before there is a
+    /// process for each.
+    ///
+    /// Blocks until all have executed the program, which takes some milliseconds, and two minutes at most.
     ///
     /// # Errors
-    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for no ranks or no program; [`StartError`] says more
-    /// where a program could not be started.
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for no ranks or no program, for a rank that there is not, a
+    /// CPU that this process may not use, and texts that no process can be given; [`Io`](crate::ErrorKind::Io) where the
+    /// system refuses a process or the program; [`Deadline`](crate::ErrorKind::Deadline) where a program cannot be executed
+    /// for a minute. [`StartError`] says more where it is the program that could not be started.
     pub fn start(self) -> std::result::Result<Running, StartError> {
-        self.check()?;
-        Running::start(self)
-    }
-
-    fn check(&self) -> Result<()> {
-        if self.ranks == 0 || u32::try_from(self.ranks).is_err() {
-            return Err(Error::invalid(format!("a launch of {} ranks", self.ranks)).remedy("start 1 or more"));
-        }
-        if self.program.is_empty() {
-            return Err(Error::invalid("a launch without a program").remedy("say which program to start"));
-        }
-        Ok(())
+        order::check(&self)?;
+        let programs = order::programs(&self)?;
+        Running::start(self, programs)
     }
 }
 

@@ -5,6 +5,7 @@ use super::supervisor::Supervisor;
 use super::{Launch, Outcome, Signal, StartError};
 use crate::error::{Error, ErrorKind};
 use crate::transport::control::Bell;
+use std::ffi::CString;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -52,7 +53,8 @@ pub struct Running {
 }
 
 impl Running {
-    pub(super) fn start(launch: Launch) -> Result<Running, StartError> {
+    /// Starts the program that has been found for each rank.
+    pub(super) fn start(launch: Launch, programs: Vec<CString>) -> Result<Running, StartError> {
         let shared =
             Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), bell: Bell::new()? });
         let (started, answer) = mpsc::channel();
@@ -61,7 +63,7 @@ impl Running {
         let thread = std::thread::Builder::new()
             .name("ringfold-launch".into())
             .spawn(move || {
-                let supervisor = match Supervisor::start(launch, of_thread) {
+                let supervisor = match Supervisor::start(launch, programs, of_thread) {
                     Ok((supervisor, pids)) => {
                         let _ = started.send(Ok(pids));
                         supervisor

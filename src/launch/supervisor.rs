@@ -1,17 +1,20 @@
 //! The thread that starts the ranks, watches over them and ends them.
 
-use super::child::{Rank, World, free_port};
-use super::group::any_alive;
+use super::child::{Rank, open_end};
+use super::group::{Group, alive};
 use super::guard::Guard;
 use super::lines::Look;
+use super::order::{World, check_cpus, free_port};
 use super::pump::{Pump, Streams, To};
 use super::running::Shared;
+use super::spawn::{Gang, Order, Setback, Step};
 use super::{Failure, Launch, Outcome, Output, Signal, StartError, Status};
 use crate::bootstrap::host_for_launch;
 use crate::config::Config;
 use crate::error::{Cause, CauseKind};
 use crate::transport::control::{Server, after, readiness, wait};
 use nix::poll::{PollFd, PollFlags};
+use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -70,11 +73,17 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     /// Starts all ranks, and tells their processes; or none, and tells why.
-    pub(super) fn start(launch: Launch, shared: Arc<Shared>) -> Result<(Supervisor, Vec<u32>), StartError> {
+    pub(super) fn start(
+        launch: Launch,
+        programs: Vec<CString>,
+        shared: Arc<Shared>,
+    ) -> Result<(Supervisor, Vec<u32>), StartError> {
+        check_cpus(&launch)?;
         let id = fastrand::u64(1..);
         let heartbeat = launch.heartbeat.unwrap_or(Config::default().heartbeat_deadline);
         let server = host_for_launch(launch.ranks, id, launch.generation, heartbeat)?;
         let world = World { launch: &launch, id, store: server.address(), torch_port: free_port()? };
+        let orders = world.orders(programs)?;
         let mut supervisor = Supervisor {
             shared,
             guard: Guard::start(),
@@ -89,9 +98,9 @@ impl Supervisor {
             reports: Vec::new(),
             server,
         };
-        match supervisor.start_all(&world) {
+        match supervisor.start_all(&world, &orders) {
             Ok(()) => {
-                let pids = supervisor.ranks.iter().map(|rank| rank.child.id()).collect();
+                let pids = supervisor.ranks.iter().map(Rank::pid).collect();
                 Ok((supervisor, pids))
             }
             Err(error) => {
@@ -101,41 +110,39 @@ impl Supervisor {
         }
     }
 
-    fn start_all(&mut self, world: &World<'_>) -> Result<(), StartError> {
-        let size = world.launch.ranks;
+    fn start_all(&mut self, world: &World<'_>, orders: &[Order]) -> Result<(), StartError> {
+        let cannot_start = |setback| world.cannot_start(setback);
+        let refused = |rank| move |errno| Setback::Refused { rank, step: Step::Fork, errno };
+        let mut gang = Gang::new().map_err(refused(0)).map_err(cannot_start)?;
         let mut streams = Streams::default();
-        let (on_stdout, on_stderr) = world.launch.colours;
-        let look = |colours, look| if colours { look } else { Look::Plain };
-        for number in 0..size {
-            let mut rank = world.start(number)?;
-            let (stdout, stderr) = (rank.child.stdout.take(), rank.child.stderr.take());
-            self.guard.watch(rank.group.leader().as_raw());
-            self.shared.lock().groups.push(rank.group);
+        for (number, order) in orders.iter().enumerate() {
+            let io = (world.launch.input, world.launch.output);
+            let rank = gang.fork(number, order, io).map_err(refused(number)).map_err(cannot_start)?;
             self.ranks.push(rank);
-            if let Some(pipe) = stdout {
-                streams.add(OwnedFd::from(pipe), To::Stdout, number, size, look(on_stdout, Look::Colour))?;
-            }
-            if let Some(pipe) = stderr {
-                streams.add(
-                    OwnedFd::from(pipe),
-                    To::Stderr,
-                    number,
-                    size,
-                    look(on_stderr, Look::Reversed),
-                )?;
-            }
+            let rank = &mut self.ranks[number];
+            gang.place(number, rank, order).map_err(cannot_start)?;
+            add_streams(&mut streams, rank, number, world.launch)?;
         }
+        gang.gather(&mut self.ranks).map_err(cannot_start)?;
+        // Whatever they start from here on is in the guard's care, and hears signals.
+        let groups: Vec<Group> = self.ranks.iter().map(|rank| rank.group).collect();
+        self.guard.watch(&groups);
+        self.shared.lock().groups = groups;
         if world.launch.output == Output::Prefixed {
             self.pump = Some(Pump::start(streams)?);
         }
-        Ok(())
+        let reports = gang.open().map_err(cannot_start)?;
+        reports.await_execution(&self.ranks).map_err(cannot_start)
     }
 
     /// Takes back what has been started.
     fn cancel(mut self) {
         self.shared.lock().kill = true;
         self.watch();
-        self.clear();
+        self.clear(false);
+        if let Some(pump) = self.pump.take() {
+            pump.finish();
+        }
         self.guard.done();
     }
 
@@ -144,8 +151,8 @@ impl Supervisor {
         // Whoever waits is told something, whatever happens here.
         let settle = Settle { shared: Arc::clone(&self.shared), outcome: Some(self.outcome()) };
         self.watch();
-        self.await_afterglow();
-        self.clear();
+        let silent = self.await_afterglow();
+        self.clear(silent);
         if let Some(pump) = self.pump.take() {
             if self.shared.lock().dropped { pump.abandon() } else { pump.finish() }
         }
@@ -223,7 +230,7 @@ impl Supervisor {
                 culprit: number,
                 // Its status is the rank's own word. It counts for more than what the store makes of a closed link.
                 reporter: number,
-                detail: format!("rank {number} (pid {}) {status}", rank.child.id()),
+                detail: format!("rank {number} (pid {}) {status}", rank.pid()),
             };
             self.reports.push((Instant::now() + delay, cause));
         }
@@ -280,38 +287,63 @@ impl Supervisor {
             return false;
         }
         for (number, rank) in self.ranks.iter_mut().enumerate().filter(|(_, rank)| rank.status.is_none()) {
-            tracing::error!(rank = number, pid = rank.child.id(), "a rank does not end when it is killed");
+            tracing::error!(rank = number, pid = rank.pid(), "a rank does not end when it is killed");
             rank.status = Some(Status::Unknown);
         }
         true
     }
 
-    /// What the ranks have started may end by itself: it may have something to write down.
-    fn await_afterglow(&self) {
-        self.await_silence(AFTERGLOW, |kill| !kill);
+    /// What the ranks have started may end by itself: it may have something to write down. Whether it has.
+    fn await_afterglow(&self) -> bool {
+        self.await_silence(AFTERGLOW, |kill| !kill)
     }
 
-    /// Ends what is left of the groups and lets their numbers go.
-    fn clear(&mut self) {
-        self.shared.lock().groups.iter().for_each(|group| group.signal(Signal::SIGKILL));
-        self.await_silence(AFTERGLOW, |_| true);
+    /// Ends what is left of the groups, if anything is, and lets their numbers go.
+    fn clear(&mut self, silent: bool) {
+        if !silent {
+            self.shared.lock().groups.iter().for_each(|group| group.signal(Signal::SIGKILL));
+            self.await_silence(AFTERGLOW, |_| true);
+        }
         self.shared.lock().groups.clear();
         self.ranks.iter_mut().for_each(Rank::reap);
     }
 
-    /// Waits until nothing of the groups is alive, for as long as that is of use.
-    fn await_silence(&self, patience: Duration, of_use: impl Fn(bool) -> bool) {
-        let until = Instant::now() + patience;
-        loop {
-            let (groups, kill) = {
-                let state = self.shared.lock();
-                (state.groups.clone(), state.kill)
-            };
-            if !of_use(kill) || Instant::now() >= until || !any_alive(&groups) {
-                return;
+    /// Waits until nothing of the groups is alive, for as long as that is of use. Whether nothing is.
+    fn await_silence(&self, patience: Duration, of_use: impl Fn(bool) -> bool) -> bool {
+        let until = after(patience);
+        let still_of_use = || of_use(self.shared.lock().kill) && Instant::now() < until;
+        while still_of_use() {
+            let groups = self.shared.lock().groups.clone();
+            let mut left: Vec<Option<OwnedFd>> = alive(&groups).into_iter().map(open_end).collect();
+            if left.is_empty() {
+                return true;
             }
-            std::thread::sleep(LOOK);
+            // Those that were found, and then whatever they have started meanwhile.
+            while !left.is_empty() && still_of_use() {
+                self.await_any(&mut left, until);
+            }
         }
+        false
+    }
+
+    /// Waits until one of these processes has ended, and leaves it out; or until somebody rings.
+    fn await_any(&self, ends: &mut Vec<Option<OwnedFd>>, until: Instant) {
+        if ends.iter().any(Option::is_none) {
+            // The system cannot tell: look again in a while.
+            wait(
+                &mut [PollFd::new(self.shared.bell.as_fd(), PollFlags::POLLIN)],
+                Some(until.min(after(LOOK))),
+            );
+            ends.clear();
+        } else {
+            let mut fds = vec![PollFd::new(self.shared.bell.as_fd(), PollFlags::POLLIN)];
+            fds.extend(ends.iter().flatten().map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN)));
+            wait(&mut fds, Some(until));
+            let ended: Vec<bool> = fds[1..].iter().map(|fd| readiness(fd).0).collect();
+            let mut ended = ended.into_iter();
+            ends.retain(|_| !ended.next().unwrap_or(false));
+        }
+        self.shared.bell.silence();
     }
 
     fn outcome(&self) -> Outcome {
@@ -322,7 +354,7 @@ impl Supervisor {
         let first = blamed.or(self.failed.first().copied()).or_else(told);
         let first_failure = first.map(|rank| Failure {
             rank,
-            pid: self.ranks[rank].child.id(),
+            pid: self.ranks[rank].pid(),
             status: status(&self.ranks[rank]),
             cause: verdict.cloned(),
         });
@@ -331,6 +363,24 @@ impl Supervisor {
         let statuses = self.ranks.iter().map(status).collect();
         Outcome { first_failure, statuses, ended, timed_out: self.timed_out }
     }
+}
+
+/// Takes a rank's output, where it has been given pipes.
+fn add_streams(
+    streams: &mut Streams,
+    rank: &mut Rank,
+    number: usize,
+    launch: &Launch,
+) -> crate::error::Result<()> {
+    let (on_stdout, on_stderr) = launch.colours;
+    let look = |colours, look| if colours { look } else { Look::Plain };
+    if let Some(pipe) = rank.stdout.take() {
+        streams.add(pipe, To::Stdout, number, launch.ranks, look(on_stdout, Look::Colour))?;
+    }
+    if let Some(pipe) = rank.stderr.take() {
+        streams.add(pipe, To::Stderr, number, launch.ranks, look(on_stderr, Look::Reversed))?;
+    }
+    Ok(())
 }
 
 /// Settles the outcome, if only by being dropped.

@@ -4,9 +4,12 @@
 
 mod colours;
 mod ending;
+mod gang;
 mod group;
+mod kills;
 mod library;
 mod output;
+mod scene;
 mod signals;
 
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -153,4 +156,10 @@ fn field(pid: u32, index: usize) -> Option<String> {
 #[test]
 fn rank() {
     group::rank();
+}
+
+/// Not a test: what processes do that launch something in other tests. See [`scene`].
+#[test]
+fn launcher() {
+    scene::launcher();
 }
