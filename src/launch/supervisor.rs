@@ -1,5 +1,6 @@
 //! The thread that starts the ranks, watches over them and ends them.
 
+use super::beside::Beside;
 use super::child::{Rank, World, free_port};
 use super::group::any_alive;
 use super::guard::Guard;
@@ -7,7 +8,7 @@ use super::lines::Look;
 use super::pump::{Pump, Streams, To};
 use super::running::Shared;
 use super::{Failure, Launch, Outcome, Output, Signal, StartError, Status};
-use crate::bootstrap::host_for_launch;
+use crate::bootstrap::host_and_hear;
 use crate::config::Config;
 use crate::error::{Cause, CauseKind};
 use crate::transport::control::{Server, after, readiness, wait};
@@ -56,6 +57,7 @@ pub(super) struct Supervisor {
     ranks: Vec<Rank>,
     pump: Option<Pump>,
     generation: u32,
+    beside: Beside,
     /// When the whole has to be over.
     limit: Option<Instant>,
     stage: Stage,
@@ -73,7 +75,7 @@ impl Supervisor {
     pub(super) fn start(launch: Launch, shared: Arc<Shared>) -> Result<(Supervisor, Vec<u32>), StartError> {
         let id = fastrand::u64(1..);
         let heartbeat = launch.heartbeat.unwrap_or(Config::default().heartbeat_deadline);
-        let server = host_for_launch(launch.ranks, id, launch.generation, heartbeat)?;
+        let server = host_and_hear(launch.ranks, id, launch.generation, heartbeat, launch.hear.clone())?;
         let world = World { launch: &launch, id, store: server.address(), torch_port: free_port()? };
         let mut supervisor = Supervisor {
             shared,
@@ -81,6 +83,7 @@ impl Supervisor {
             ranks: Vec::with_capacity(launch.ranks),
             pump: None,
             generation: launch.generation,
+            beside: launch.beside.clone(),
             limit: launch.timeout.map(after),
             stage: Stage::Running,
             timed_out: false,
@@ -126,7 +129,7 @@ impl Supervisor {
             }
         }
         if world.launch.output == Output::Prefixed {
-            self.pump = Some(Pump::start(streams)?);
+            self.pump = Some(Pump::start(streams, self.beside.clone())?);
         }
         Ok(())
     }
@@ -205,6 +208,7 @@ impl Supervisor {
             }
             let Some(status) = rank.look() else { continue };
             tracing::debug!(rank = number, %status, "a rank has ended");
+            self.beside.tell_end(number, status);
             if !status.success() && !self.ended.contains(&number) {
                 // Among those seen at once, a signal tells of the cause rather than of its consequences.
                 failed.push((!matches!(status, Status::Killed(_)), number));
