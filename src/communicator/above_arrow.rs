@@ -1,4 +1,4 @@
-//! What the rooms above may know of a communicator and of a call's options, besides what everybody may.
+//! What the room for Arrow data may know of a communicator and of a call's options, besides what everybody may.
 
 use super::{Call, Communicator, Options, Tensors, With};
 use crate::error::{Error, Result};

@@ -5,8 +5,11 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-type Ended = dyn Fn(usize, Status) + Send + Sync;
-type Around = dyn Fn(&mut dyn FnMut()) + Send + Sync;
+/// Is told of a rank's end: the rank, and how it has ended.
+pub type Ended = dyn Fn(usize, Status) + Send + Sync;
+
+/// Is given what writes lines, and calls that once.
+pub type Around = dyn Fn(&mut dyn FnMut()) + Send + Sync;
 
 /// Functions that a launch calls while it lives. Send, Sync and Clone.
 ///

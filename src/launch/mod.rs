@@ -33,7 +33,7 @@ mod pump;
 mod running;
 mod supervisor;
 
-pub use beside::Beside;
+pub use beside::{Around, Beside, Ended};
 pub use outcome::{Failure, Outcome, Status};
 pub use running::{Running, Signaller};
 

@@ -47,11 +47,11 @@ impl Reporter {
     }
 
     /// From now on this function makes the messages: after [`news`](Reporter::news), ahead of the goodbye, and once a
-    /// second to see whether there is something new. It takes the place of the one before it, and `None` of all.
-    pub fn tell_by(&self, source: Option<Source>) {
+    /// second to see whether there is something new. It takes the place of the one before it.
+    pub fn tell_by(&self, source: Source) {
         let shared = self.shared();
         let mut state = shared.lock();
-        let source = source.filter(|_| shared.tells && !state.cut);
+        let source = (shared.tells && !state.cut).then_some(source);
         // What was there is dropped without the lock: it is somebody else's code.
         let before = std::mem::replace(&mut state.source, source);
         drop(state);
