@@ -286,6 +286,7 @@ impl Supervisor {
         for (number, rank) in self.ranks.iter_mut().enumerate().filter(|(_, rank)| rank.status.is_none()) {
             tracing::error!(rank = number, pid = rank.child.id(), "a rank does not end when it is killed");
             rank.status = Some(Status::Unknown);
+            self.beside.tell_end(number, Status::Unknown);
         }
         true
     }

@@ -140,7 +140,7 @@ impl Collector for Collected {
         let total = total.map(|(view, progress)| (of(view), progress.total as f64));
         family(
             encoder,
-            (G, "ringfold_task_progress_total", "How much a task has to do, in its units"),
+            (G, "ringfold_task_progress_goal", "How much a task has to do, in its units"),
             total,
         )?;
         let reported = tasks().filter_map(|view| {
@@ -226,7 +226,7 @@ mod tests {
         ] {
             assert!(plain.lines().any(|other| other == line), "no {line:?} in\n{plain}");
         }
-        assert!(!plain.contains("progress_total{"), "nobody knows the total: {plain}");
+        assert!(!plain.contains("progress_goal{"), "nobody knows the total: {plain}");
         let open = exposition(monitor.snapshot(), Form::OpenMetrics);
         assert!(open.ends_with("# EOF\n") && open.contains("# TYPE ringfold_sent_bytes counter\n"), "{open}");
     }

@@ -1,6 +1,6 @@
 use super::*;
-use crate::Communicator;
 use crate::collective::Collective;
+use crate::communicator::Communicator;
 
 fn full() -> Report {
     let mut report = Report::new();

@@ -52,7 +52,7 @@ pub enum Reach {
 /// The text is in Prometheus' own format, or in OpenMetrics where the client asks for it. Its names:
 ///
 /// - `ringfold_attempt`, `ringfold_tasks{state}`;
-/// - `ringfold_task_state{task, state}`, `ringfold_task_progress_done{task}`, `ringfold_task_progress_total{task}`,
+/// - `ringfold_task_state{task, state}`, `ringfold_task_progress_done{task}`, `ringfold_task_progress_goal{task}`,
 ///   `ringfold_task_report_timestamp_seconds{task}`;
 /// - `ringfold_metric_NAME{task}` for the tasks' own numbers;
 /// - `ringfold_collective_operations_total{task, collective}` and likewise `_failures_`, `_bytes_` and `_seconds_`;
