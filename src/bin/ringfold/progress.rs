@@ -149,7 +149,9 @@ impl Clock {
         // Before a hundredth is done nobody can tell.
         if let Some(fraction) = now.fraction().filter(|fraction| (0.01..1.0).contains(fraction)) {
             let left = Duration::from_secs((elapsed.as_secs_f64() * (1.0 / fraction - 1.0)) as u64);
-            text += &format!(", about {} left", HumanDuration(left));
+            if left > Duration::ZERO {
+                text += &format!(", about {} left", HumanDuration(left));
+            }
         }
         text
     }

@@ -17,7 +17,7 @@ Examples:
   ringfold run -n 4 -- ./train --epochs 3          four ranks; lines of rank 2 begin with [2]
   ringfold run -n 2 --env OMP_NUM_THREADS=1 -- ./train
   ringfold run -n 8 --timeout 30min -- python train.py
-  ringfold run -n 1 --no-prefix -- ./train         for the program's own progress bars, and debuggers
+  ringfold run -n 1 --no-prefix -- ./train         for bars of its own, and debuggers
   ringfold run -n 4 --progress --metrics 127.0.0.1:9090 -- ./train
 
 Each rank finds in its environment who it is (RINGFOLD_RANK, RINGFOLD_WORLD_SIZE, ...) and where the group meets
