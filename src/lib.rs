@@ -41,6 +41,8 @@ mod communicator;
 #[cfg(feature = "arrow")]
 pub mod arrow;
 
+pub mod task;
+
 pub use backend::Counters;
 pub use collective::{Collective, Order};
 pub use communicator::{

@@ -15,7 +15,7 @@ const FLOORS: &[&[&str]] = &[
     &["backend"],
     &["bootstrap", "launch"],
     &["communicator"],
-    &["arrow"],
+    &["arrow", "task"],
 ];
 
 /// Uses within a floor: (who, whom).

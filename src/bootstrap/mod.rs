@@ -18,7 +18,7 @@ pub use callback::{CallbackExchange, Gathered};
 pub use host::Shared;
 pub use reading::{Landmark, Sight};
 pub use record::Peer;
-pub use store::{StoreExchange, host_for_launch};
+pub use store::{StoreExchange, host_and_hear, host_for_launch};
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
@@ -208,6 +208,7 @@ impl<'a> Form<'a> {
                 generation: self.config.generation,
                 heartbeat_deadline: self.config.heartbeat_deadline,
                 host_rank: Some(0),
+                hear: None,
             },
         )
     }

@@ -3,7 +3,7 @@
 use super::interface;
 use crate::error::{Error, ErrorKind, Result};
 use crate::transport::Exchange;
-use crate::transport::control::{ControlLink, Server, ServerConfig};
+use crate::transport::control::{ControlLink, Ear, Server, ServerConfig};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::time::{Duration, Instant};
@@ -48,8 +48,23 @@ pub fn host_for_launch(
     generation: u32,
     heartbeat_deadline: Duration,
 ) -> Result<Server> {
+    host_and_hear(world, world_id, generation, heartbeat_deadline, None)
+}
+
+/// The same for a launcher that wants to hear what ranks tell of their work.
+///
+/// # Errors
+/// As [`Server::start`].
+pub fn host_and_hear(
+    world: usize,
+    world_id: u64,
+    generation: u32,
+    heartbeat_deadline: Duration,
+    hear: Option<Ear>,
+) -> Result<Server> {
     let listener = super::bind(Ipv4Addr::LOCALHOST.into())?;
-    Server::start(listener, ServerConfig { world, world_id, generation, heartbeat_deadline, host_rank: None })
+    let host_rank = None;
+    Server::start(listener, ServerConfig { world, world_id, generation, heartbeat_deadline, host_rank, hear })
 }
 
 /// Listens where rank 0's store has to: at the address given, or at its port on the interface given.

@@ -53,6 +53,11 @@ pub(super) trait Kind: Send + Sync {
     fn ground(&self) -> Option<&Arc<Ground>> {
         None
     }
+
+    /// What tells the store; `None` where there is none.
+    fn reporter(&self) -> Option<&Reporter> {
+        None
+    }
 }
 
 /// What communicators of one world share in a process: dropped with the last of them.
@@ -174,6 +179,10 @@ impl Kind for Sockets {
     fn host(&self, number: usize) -> usize {
         self.world.topology.host(number)
     }
+
+    fn reporter(&self) -> Option<&Reporter> {
+        Some(&self.world.reporter)
+    }
 }
 
 /// How often a rank that shares memory looks again before it sleeps, whether or not it has a CPU of its own: after the
@@ -236,6 +245,10 @@ impl Kind for Sharers {
 
     fn host(&self, number: usize) -> usize {
         self.world.topology.host(number)
+    }
+
+    fn reporter(&self) -> Option<&Reporter> {
+        Some(&self.world.reporter)
     }
 
     fn ground(&self) -> Option<&Arc<Ground>> {

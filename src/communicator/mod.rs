@@ -7,11 +7,12 @@
 //! [`execute`] checks it (unless it repeats a [`recent`] one) and has strided tensors [`packed`] where that is asked for, [`sequencer`] gives it its place and schedule, and [`line`] drives the backend: on the caller's
 //! thread, or handed to the one of [`progress`], which reports to a [`completion`]. [`options`] is what can be said of
 //! one call, [`abort`] stops a group from outside, [`told`] is what can be seen of it, [`start`] makes communicators, and [`split`] makes groups within a group
-//! of the same [kind](kin). [`above`](self) is what rooms above may know.
+//! of the same [kind](kin). [`above`](self) and [`above_arrow`](self) are what rooms above may know.
 
 mod abort;
-#[cfg(feature = "arrow")]
 mod above;
+#[cfg(feature = "arrow")]
+mod above_arrow;
 mod batch;
 mod bucket;
 mod buffer;

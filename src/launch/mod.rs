@@ -29,6 +29,7 @@
 //! Ranks are never in the foreground process group of a terminal: they write to it and cannot read from it. The
 //! first rank can read this process's standard input where that is a file or a pipe, see [`Input`].
 
+mod beside;
 mod child;
 mod group;
 mod guard;
@@ -41,6 +42,7 @@ mod running;
 mod spawn;
 mod supervisor;
 
+pub use beside::{Around, Beside, Ended};
 pub use outcome::{Failure, Outcome, Status};
 pub use running::{Running, Signaller};
 
@@ -48,8 +50,10 @@ pub use running::{Running, Signaller};
 pub use nix::sys::signal::Signal;
 
 use crate::error::Error;
+use crate::transport::control::{Ear, Hear};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where the ranks' output goes.
@@ -107,6 +111,8 @@ pub struct Launch {
     heartbeat: Option<Duration>,
     timeout: Option<Duration>,
     generation: u32,
+    hear: Option<Ear>,
+    beside: Beside,
 }
 
 impl Launch {
@@ -125,6 +131,8 @@ impl Launch {
             heartbeat: None,
             timeout: None,
             generation: 0,
+            hear: None,
+            beside: Beside::default(),
         }
     }
 
@@ -214,6 +222,20 @@ impl Launch {
     /// Which attempt this is. Default: 0.
     pub fn generation(mut self, generation: u32) -> Self {
         self.generation = generation;
+        self
+    }
+
+    /// Whom to tell what ranks tell of their work: the rank, and its message. Called on the store's thread, which watches
+    /// over the group meanwhile, so it must not block; see [`Ear`]. Default: nobody.
+    pub fn hear(mut self, hear: Arc<Hear>) -> Self {
+        self.hear = Some(Ear::new(hear));
+        self
+    }
+
+    /// Who stands beside the launch while it lives: who is told of each rank's end, and who steps aside for lines.
+    /// Default: nobody.
+    pub fn beside(mut self, beside: Beside) -> Self {
+        self.beside = beside;
         self
     }
 

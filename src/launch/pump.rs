@@ -3,6 +3,7 @@
 //! It may block where the streams' reader does not read; ranks that go on writing then wait in their turn. The
 //! thread that watches over the ranks does not.
 
+use super::beside::Beside;
 use super::lines::{LONGEST, Lines, Look};
 use crate::error::{Error, Result};
 use crate::transport::control::{Bell, readiness, wait};
@@ -59,12 +60,12 @@ pub(super) struct Pump {
 }
 
 impl Pump {
-    pub(super) fn start(streams: Streams) -> Result<Pump> {
+    pub(super) fn start(streams: Streams, beside: Beside) -> Result<Pump> {
         let shared = Arc::new(Shared { bell: Bell::new()?, finish: AtomicBool::new(false) });
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("ringfold-output".into())
-            .spawn(move || run(streams.0, &of_thread))
+            .spawn(move || run(streams.0, &of_thread, &beside))
             .map_err(|error| Error::io("starting the output's thread", error))?;
         Ok(Pump { shared, thread })
     }
@@ -86,7 +87,7 @@ impl Pump {
     }
 }
 
-fn run(mut sources: Vec<Source>, shared: &Shared) {
+fn run(mut sources: Vec<Source>, shared: &Shared, beside: &Beside) {
     let mut buffer = vec![0; LONGEST];
     let mut out = Vec::new();
     while !sources.is_empty() {
@@ -108,7 +109,7 @@ fn run(mut sources: Vec<Source>, shared: &Shared) {
             if !goes_on {
                 source.lines.finish(&mut out);
             }
-            if write_all(source.to, &out).is_err() {
+            if !out.is_empty() && beside.write(|| write_all(source.to, &out)).is_err() {
                 closed = Some(source.to);
             }
             out.clear();

@@ -1,5 +1,6 @@
 //! The thread that starts the ranks, watches over them and ends them.
 
+use super::beside::Beside;
 use super::child::{Rank, open_end};
 use super::group::{Group, alive};
 use super::guard::Guard;
@@ -9,7 +10,7 @@ use super::pump::{Pump, Streams, To};
 use super::running::Shared;
 use super::spawn::{Gang, Order, Setback, Step};
 use super::{Failure, Launch, Outcome, Output, Signal, StartError, Status};
-use crate::bootstrap::host_for_launch;
+use crate::bootstrap::host_and_hear;
 use crate::config::Config;
 use crate::error::{Cause, CauseKind};
 use crate::transport::control::{Server, after, readiness, wait};
@@ -59,6 +60,7 @@ pub(super) struct Supervisor {
     ranks: Vec<Rank>,
     pump: Option<Pump>,
     generation: u32,
+    beside: Beside,
     /// When the whole has to be over.
     limit: Option<Instant>,
     stage: Stage,
@@ -81,7 +83,7 @@ impl Supervisor {
         check_cpus(&launch)?;
         let id = fastrand::u64(1..);
         let heartbeat = launch.heartbeat.unwrap_or(Config::default().heartbeat_deadline);
-        let server = host_for_launch(launch.ranks, id, launch.generation, heartbeat)?;
+        let server = host_and_hear(launch.ranks, id, launch.generation, heartbeat, launch.hear.clone())?;
         let world = World { launch: &launch, id, store: server.address(), torch_port: free_port()? };
         let orders = world.orders(programs)?;
         let mut supervisor = Supervisor {
@@ -90,6 +92,7 @@ impl Supervisor {
             ranks: Vec::with_capacity(launch.ranks),
             pump: None,
             generation: launch.generation,
+            beside: launch.beside.clone(),
             limit: launch.timeout.map(after),
             stage: Stage::Running,
             timed_out: false,
@@ -129,7 +132,7 @@ impl Supervisor {
         self.guard.watch(&groups);
         self.shared.lock().groups = groups;
         if world.launch.output == Output::Prefixed {
-            self.pump = Some(Pump::start(streams)?);
+            self.pump = Some(Pump::start(streams, self.beside.clone())?);
         }
         let reports = gang.open().map_err(cannot_start)?;
         reports.await_execution(&self.ranks).map_err(cannot_start)
@@ -212,6 +215,7 @@ impl Supervisor {
             }
             let Some(status) = rank.look() else { continue };
             tracing::debug!(rank = number, %status, "a rank has ended");
+            self.beside.tell_end(number, status);
             if !status.success() && !self.ended.contains(&number) {
                 // Among those seen at once, a signal tells of the cause rather than of its consequences.
                 failed.push((!matches!(status, Status::Killed(_)), number));
@@ -289,6 +293,7 @@ impl Supervisor {
         for (number, rank) in self.ranks.iter_mut().enumerate().filter(|(_, rank)| rank.status.is_none()) {
             tracing::error!(rank = number, pid = rank.pid(), "a rank does not end when it is killed");
             rank.status = Some(Status::Unknown);
+            self.beside.tell_end(number, Status::Unknown);
         }
         true
     }

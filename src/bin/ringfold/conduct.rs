@@ -22,6 +22,11 @@ pub(crate) fn say(what: impl std::fmt::Display) {
 
 /// Starts the ranks, passes signals on to them, waits, says what failed. The exit status to end with.
 pub(crate) fn conduct(launch: Launch) -> ExitCode {
+    conduct_and(launch, || (), || ())
+}
+
+/// The same, with something to do when all ranks have started, and when all have ended, before anything is said of that.
+pub(crate) fn conduct_and(launch: Launch, started: impl FnOnce(), ended: impl FnOnce()) -> ExitCode {
     let signals = match Signals::new(FORWARDED.into_iter().filter(|&signal| !is_ignored(signal))) {
         Ok(signals) => signals,
         Err(error) => {
@@ -36,10 +41,12 @@ pub(crate) fn conduct(launch: Launch) -> ExitCode {
             return ExitCode::from(refusal(&error));
         }
     };
+    started();
     let asked = Arc::new(AtomicI32::new(0));
     let (of_thread, signaller) = (Arc::clone(&asked), running.signaller());
     std::thread::spawn(move || forward(signals, &signaller, &of_thread));
     let outcome = running.wait();
+    ended();
     tell(&outcome, asked.load(Ordering::Relaxed));
     ExitCode::from(outcome.code())
 }

@@ -1,6 +1,7 @@
 //! `ringfold run`: a program as the ranks of a group on this host.
 
-use crate::conduct::conduct;
+use crate::conduct::{conduct_and, say};
+use crate::monitoring::{MonitorArgs, Watching};
 use clap::Args;
 use ringfold::Config;
 use ringfold::config::environment::{self, parse_duration};
@@ -16,7 +17,8 @@ Examples:
   ringfold run -n 4 -- ./train --epochs 3          four ranks; lines of rank 2 begin with [2]
   ringfold run -n 2 --env OMP_NUM_THREADS=1 -- ./train
   ringfold run -n 8 --timeout 30min -- python train.py
-  ringfold run -n 1 --no-prefix -- ./train         for progress bars and debuggers
+  ringfold run -n 1 --no-prefix -- ./train         for bars of its own, and debuggers
+  ringfold run -n 4 --progress --metrics 127.0.0.1:9090 -- ./train
 
 Each rank finds in its environment who it is (RINGFOLD_RANK, RINGFOLD_WORLD_SIZE, ...) and where the group meets
 (RINGFOLD_STORE); programs for torchrun find RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
@@ -47,6 +49,8 @@ pub(crate) struct RunArgs {
     /// Let every rank write a trace into this directory; `ringfold trace merge` makes one of them
     #[arg(long, value_name = "DIR")]
     trace: Option<PathBuf>,
+    #[command(flatten)]
+    monitor: MonitorArgs,
     /// The program and its arguments
     #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     program: Vec<OsString>,
@@ -87,5 +91,13 @@ pub(crate) fn command(arguments: &RunArgs) -> ExitCode {
     if let Ok(config) = Config::from_env() {
         launch = launch.heartbeat(config.heartbeat_deadline);
     }
-    conduct(launch)
+    let mut watching = match Watching::start(&arguments.monitor, arguments.ranks as usize) {
+        Ok(watching) => watching,
+        Err(error) => {
+            say(error);
+            return ExitCode::FAILURE;
+        }
+    };
+    let (launch, monitor) = (watching.watch(launch), watching.monitor());
+    conduct_and(launch, || monitor.started(), || watching.end_display())
 }

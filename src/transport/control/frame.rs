@@ -3,8 +3,8 @@
 //! A frame is a header of 8 bytes (the length of the body as 32 bits, the kind as 8, three zeros) and a body. Each
 //! kind has its own limit, which is looked at before anything is allocated or waited for. Numbers are little-endian.
 
-use super::MESSAGE_LIMIT;
 use super::hello::{Refusal, printable};
+use super::{MESSAGE_LIMIT, TELL_LIMIT};
 use crate::error::{Cause, CauseKind};
 
 /// Bytes ahead of every body.
@@ -76,6 +76,11 @@ pub enum Frame {
     Report(Cause),
     /// The group's first failure, for good.
     Verdict(Cause),
+    /// What a rank tells the store's host of its work. From version 2 on.
+    Tell {
+        /// The message.
+        message: Vec<u8>,
+    },
     /// The rank leaves in good order.
     Goodbye,
     /// The rank that hosts the store has left in good order: from now on the loss of the store is no failure.
@@ -115,6 +120,7 @@ mod kind {
     pub(super) const VERDICT: u8 = 9;
     pub(super) const GOODBYE: u8 = 10;
     pub(super) const HOST_LEFT: u8 = 11;
+    pub(super) const TELL: u8 = 12;
 }
 
 const CAUSE_FIXED: usize = 24;
@@ -128,6 +134,7 @@ fn body_limit(kind: u8) -> Option<usize> {
         kind::QUERY => 8,
         kind::MISSING => 16 + 2 * 4 * LIST_LIMIT,
         kind::REPORT | kind::VERDICT => CAUSE_FIXED + Cause::DETAIL_LIMIT,
+        kind::TELL => TELL_LIMIT,
         kind::HEARTBEAT | kind::GOODBYE | kind::HOST_LEFT => 0,
         _ => return None,
     })
@@ -243,6 +250,7 @@ impl Body<'_> {
             kind::VERDICT => Frame::Verdict(self.cause()?),
             kind::GOODBYE => Frame::Goodbye,
             kind::HOST_LEFT => Frame::HostLeft,
+            kind::TELL => Frame::Tell { message: self.rest() },
             _ => return None,
         };
         self.0.is_empty().then_some(frame)
@@ -250,7 +258,7 @@ impl Body<'_> {
 }
 
 /// The bytes of a frame on the wire. Texts and lists beyond their limits are cut; a message beyond
-/// [`MESSAGE_LIMIT`] is the caller's to refuse.
+/// [`MESSAGE_LIMIT`] or [`TELL_LIMIT`] is the caller's to refuse.
 pub fn encode(frame: &Frame) -> Vec<u8> {
     let mut bytes = vec![0u8; HEADER];
     let kind = match frame {
@@ -303,6 +311,10 @@ pub fn encode(frame: &Frame) -> Vec<u8> {
         }
         Frame::Goodbye => kind::GOODBYE,
         Frame::HostLeft => kind::HOST_LEFT,
+        Frame::Tell { message } => {
+            bytes.extend_from_slice(message);
+            kind::TELL
+        }
     };
     let length = (bytes.len() - HEADER) as u32;
     bytes[..4].copy_from_slice(&length.to_le_bytes());

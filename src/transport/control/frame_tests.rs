@@ -25,7 +25,7 @@ fn any_frame(random: &mut fastrand::Rng) -> Frame {
         reporter: random.u32(..) as usize,
         detail: (0..random.usize(0..64)).map(|_| random.alphanumeric()).collect(),
     };
-    match random.u8(0..11) {
+    match random.u8(0..12) {
         0 => Frame::Welcome {
             version: random.u16(..),
             heartbeat: random.u32(..),
@@ -40,6 +40,11 @@ fn any_frame(random: &mut fastrand::Rng) -> Frame {
         7 => Frame::Report(cause(random)),
         8 => Frame::Verdict(cause(random)),
         9 => Frame::Goodbye,
+        10 => {
+            let mut message = message(random);
+            message.truncate(TELL_LIMIT);
+            Frame::Tell { message }
+        }
         _ => Frame::HostLeft,
     }
 }
@@ -88,6 +93,11 @@ fn a_huge_length_is_refused_by_its_header_alone() {
     bytes[..4].copy_from_slice(&u32::MAX.to_le_bytes());
     let refused = FrameError::TooLong { kind: 3, length: u32::MAX, limit: 8 + MESSAGE_LIMIT };
     assert_eq!(decode(&bytes[..HEADER]), Err(refused));
+    let mut tell = encode(&Frame::Tell { message: vec![0; TELL_LIMIT] });
+    assert_eq!(frame_length(&tell), Ok(Some(HEADER + TELL_LIMIT)));
+    let length = TELL_LIMIT as u32 + 1;
+    tell[..4].copy_from_slice(&length.to_le_bytes());
+    assert_eq!(frame_length(&tell), Err(FrameError::TooLong { kind: 12, length, limit: TELL_LIMIT }));
     let mut heartbeat = encode(&Frame::Heartbeat);
     heartbeat[0] = 1;
     assert_eq!(frame_length(&heartbeat), Err(FrameError::TooLong { kind: 7, length: 1, limit: 0 }));

@@ -1,18 +1,20 @@
 //! A rank's end of the control plane.
 
+use super::MESSAGE_LIMIT;
 use super::buffer::FrameBuffer;
 use super::frame::{self, Frame};
 use super::hello::Hello;
 use super::notice::{Bell, after};
 use super::server::check_heartbeat;
+use super::tell::Source;
 use super::watch::Watch;
-use super::{MESSAGE_LIMIT, VERSIONS};
 use crate::error::{Cause, Error, ErrorKind, Result};
 use crate::observe::{self, Poison};
 use std::collections::VecDeque;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,10 +46,14 @@ pub(super) struct Gather {
 }
 
 /// What callers and the watch thread share.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct State {
     pub(super) outgoing: Vec<Vec<u8>>,
     pub(super) reports: VecDeque<Cause>,
+    /// What this rank tells, until it is sent.
+    pub(super) told: Option<Vec<u8>>,
+    /// Who makes what this rank tells.
+    pub(super) source: Option<Source>,
     pub(super) gather: Option<Gather>,
     /// The answer to a query: the round, who never came, who has not contributed.
     pub(super) missing: Option<(u64, Vec<u32>, Vec<u32>)>,
@@ -60,12 +66,21 @@ pub(super) struct State {
     pub(super) ended: bool,
 }
 
-#[derive(Debug)]
 pub(super) struct Shared {
     pub(super) bell: Bell,
+    /// Whether the store understands what ranks tell.
+    pub(super) tells: bool,
+    /// The source has something new.
+    pub(super) news: AtomicBool,
     pub(super) state: Mutex<State>,
     pub(super) changed: Condvar,
     pub(super) poison: Arc<Poison>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("tells", &self.tells).finish_non_exhaustive()
+    }
 }
 
 impl Shared {
@@ -95,11 +110,16 @@ pub struct ControlLink {
     round: Mutex<u64>,
 }
 
-/// Tells the store of a failure. Cheap to clone; Send and Sync; outlives the link without effect.
+/// Tells the store of failures, and its host of this rank's work. Cheap to clone; Send and Sync; outlives the link without
+/// effect.
 #[derive(Debug, Clone)]
 pub struct Reporter(Arc<Shared>);
 
 impl Reporter {
+    pub(super) fn shared(&self) -> &Shared {
+        &self.0
+    }
+
     /// Hands a cause to the watch thread, which sends it. Does not wait for anything but a short lock.
     ///
     /// The answer is the group's verdict, which need not be this cause, as poison. Where the store has left in good
@@ -152,7 +172,7 @@ impl ControlLink {
         let until = after(config.timeout);
         let mut inbox = FrameBuffer::default();
         let mut pause = Duration::from_millis(2);
-        let (stream, (heartbeat, host_rank)) = loop {
+        let (stream, (version, heartbeat, host_rank)) = loop {
             let fault = match attempt(&address, &hello, until, &mut inbox) {
                 Ok(Attempt::Welcomed(stream, welcome)) => break (stream, welcome),
                 Ok(Attempt::Refused(_, error)) => {
@@ -176,8 +196,14 @@ impl ControlLink {
         };
         let local = stream.local_addr().map_err(|e| Error::io("asking for the control link's address", e))?;
         stream.set_nonblocking(true).map_err(|e| Error::io("preparing the control link", e))?;
-        let shared =
-            Arc::new(Shared { bell: Bell::new()?, state: Mutex::default(), changed: Condvar::new(), poison });
+        let shared = Arc::new(Shared {
+            bell: Bell::new()?,
+            tells: version >= 2,
+            news: AtomicBool::new(false),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            poison,
+        });
         let waker = Arc::downgrade(&shared);
         shared.poison.on_set(move || {
             let shared = waker.upgrade();
@@ -227,7 +253,7 @@ impl ControlLink {
         &self.shared.poison
     }
 
-    /// A handle for telling the store of failures.
+    /// A handle for telling the store of failures, and its host of this rank's work.
     pub fn reporter(&self) -> Reporter {
         Reporter(Arc::clone(&self.shared))
     }
@@ -392,8 +418,8 @@ pub(crate) fn lives_at(address: SocketAddr, world_id: u64, generation: u32, pati
 }
 
 enum Attempt {
-    /// The stream, the store's heartbeat deadline and its host's rank.
-    Welcomed(TcpStream, (Duration, Option<usize>)),
+    /// The stream, the version that is spoken, the store's heartbeat deadline and its host's rank.
+    Welcomed(TcpStream, (u16, Duration, Option<usize>)),
     Refused(super::Refusal, Error),
 }
 
@@ -430,11 +456,14 @@ fn attempt(
         match inbox.next_frame() {
             Ok(None) => {}
             Ok(Some(Frame::Welcome { version, heartbeat, host_rank })) => {
-                if version < VERSIONS.0 || version > VERSIONS.1 {
+                if version < hello.versions.0 || version > hello.versions.1 {
                     return Err(format!("the store speaks version {version} of the protocol"));
                 }
                 let heartbeat = Duration::from_millis(heartbeat.into());
-                return Ok(Attempt::Welcomed(stream, (heartbeat, host_rank.map(|host| host as usize))));
+                return Ok(Attempt::Welcomed(
+                    stream,
+                    (version, heartbeat, host_rank.map(|host| host as usize)),
+                ));
             }
             Ok(Some(Frame::Refuse { reason, text })) => {
                 return Ok(Attempt::Refused(reason, refused(address, reason, &text)));

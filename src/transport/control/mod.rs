@@ -14,11 +14,13 @@
 //!  | <- part (one a rank) -------- |
 //!  | -- heartbeat, report -------> |   at any time after the welcome
 //!  | <- heartbeat, verdict ------- |
+//!  | -- tell --------------------> |   what a rank tells of its work, from version 2 on; the newest counts
 //!  | -- goodbye -----------------> |   whoever closes without one has died
 //! ```
 
 mod admission;
 mod buffer;
+mod ear;
 #[doc(hidden)]
 pub mod frame;
 mod hello;
@@ -28,11 +30,14 @@ mod notice;
 mod rounds;
 mod server;
 mod server_loop;
+mod tell;
 mod watch;
 
+pub use ear::{Ear, Hear};
 pub use hello::{Hello, Refusal};
 pub use link::{ControlLink, LinkConfig, Reporter};
 pub use server::{Server, ServerConfig};
+pub use tell::Source;
 
 pub(crate) use hello::hostname;
 pub(crate) use link::lives_at;
@@ -42,6 +47,12 @@ use std::time::Duration;
 
 /// The longest message of one rank in one round, in bytes.
 pub const MESSAGE_LIMIT: usize = 64 * 1024;
+
+/// The longest message that a rank tells the store's host, in bytes.
+pub const TELL_LIMIT: usize = 16 * 1024;
+
+/// How long a rank waits between two messages to the store's host.
+pub const TELL_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long the store collects causes, after the first, before it gives its verdict.
 pub const SETTLE: Duration = Duration::from_millis(20);
@@ -53,5 +64,6 @@ pub const SETTLE_DEATH: Duration = Duration::from_millis(1);
 /// The same while nothing but deadlines is heard of: they pass on one rank after another.
 pub const SETTLE_DEADLINE: Duration = Duration::from_millis(150);
 
-/// The oldest and the newest version of the protocol that this build speaks.
-pub const VERSIONS: (u16, u16) = (1, 1);
+/// The oldest and the newest version of the protocol that this build speaks. Version 2 knows what a rank tells; ranks and
+/// stores of version 1 go without.
+pub const VERSIONS: (u16, u16) = (1, 2);

@@ -1,5 +1,6 @@
 //! The store's handle: starting it, asking it, ending it.
 
+use super::ear::Ear;
 use super::notice::Bell;
 use super::server_loop::Engine;
 use crate::error::{Cause, Error, Result};
@@ -23,6 +24,8 @@ pub struct ServerConfig {
     pub heartbeat_deadline: Duration,
     /// The rank in whose process the store lives; `None` for a launcher, which is no rank.
     pub host_rank: Option<usize>,
+    /// Whom to tell what ranks tell of their work; `None` where nobody wants to know.
+    pub hear: Option<Ear>,
 }
 
 /// What the handle and the thread share.

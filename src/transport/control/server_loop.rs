@@ -30,6 +30,8 @@ struct Link {
     inbox: FrameBuffer,
     outbox: Outbox,
     hello: Hello,
+    /// What both ends speak.
+    version: u16,
     heard: Instant,
     next_beat: Instant,
     /// Its silence has been told.
@@ -291,6 +293,7 @@ impl Engine {
             inbox: FrameBuffer::default(),
             outbox: Outbox::default(),
             hello,
+            version,
             heard: now,
             next_beat: now + self.beat(),
             blamed: false,
@@ -391,6 +394,16 @@ impl Engine {
                     // What a rank has heard from another over a link it passes on as that one's.
                     None if cause.reporter < self.config.world => self.judge.hear(cause, now),
                     None => self.judge.hear(Cause { reporter: rank, ..cause }, now),
+                }
+            }
+            Frame::Tell { message } => {
+                if self.links[rank].as_ref().is_some_and(|link| link.version < 2) {
+                    return self.garbage(rank, "it tells, by a version of the protocol that does not", now);
+                }
+                if let Some(ear) = &self.config.hear
+                    && !ear.hear(rank, &message)
+                {
+                    self.config.hear = None;
                 }
             }
             Frame::Goodbye => {

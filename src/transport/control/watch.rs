@@ -5,6 +5,7 @@ use super::frame::{self, Frame};
 use super::hello::Hello;
 use super::link::Shared;
 use super::notice::{readiness, unacknowledged, wait};
+use super::tell::Teller;
 use crate::error::{Cause, CauseKind};
 use nix::poll::{PollFd, PollFlags};
 use std::io::ErrorKind;
@@ -22,6 +23,7 @@ pub(super) struct Watch {
     stream: Option<TcpStream>,
     inbox: FrameBuffer,
     outbox: Outbox,
+    teller: Teller,
     rank: usize,
     generation: u32,
     host_rank: Option<usize>,
@@ -51,6 +53,7 @@ impl Watch {
             stream: Some(stream),
             inbox,
             outbox: Outbox::default(),
+            teller: Teller::new(now),
             rank: hello.rank,
             generation: hello.generation,
             host_rank,
@@ -99,7 +102,12 @@ impl Watch {
         self.stream.as_ref()?;
         Some(match self.leave_by {
             Some(by) => by,
-            None => self.next_beat.min(self.heard + self.deadline),
+            None => {
+                // While something else waits to be sent, what is told waits for that.
+                let tell = self.teller.due().filter(|_| self.outbox.is_empty());
+                let next = self.next_beat.min(self.heard + self.deadline);
+                tell.map_or(next, |tell| tell.min(next))
+            }
         })
     }
 
@@ -136,6 +144,11 @@ impl Watch {
             }
             for cause in reports {
                 self.push(&Frame::Report(cause));
+            }
+            if self.shared.tells && (leaving || self.outbox.is_empty()) {
+                for message in self.teller.take(&self.shared, Instant::now(), leaving) {
+                    self.push(&Frame::Tell { message });
+                }
             }
             if leaving {
                 self.push(&Frame::Goodbye);
@@ -243,9 +256,12 @@ impl Watch {
         }
         let mut state = self.shared.lock();
         state.cut = true;
+        state.told = None;
+        let source = state.source.take();
         let leaving = state.leaving;
         let reports = std::mem::take(&mut state.reports);
         drop(state);
+        drop(source);
         if leaving || self.leave_by.is_some() {
             // The end was wanted.
         } else if self.host_left {

@@ -1,0 +1,3 @@
+//! Groups of tasks.
+
+pub mod monitor;
