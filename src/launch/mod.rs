@@ -33,6 +33,7 @@ mod child;
 mod group;
 mod guard;
 mod lines;
+mod newborn;
 mod order;
 mod outcome;
 mod program;
