@@ -34,6 +34,7 @@ mod child;
 mod group;
 mod guard;
 mod lines;
+mod newborn;
 mod order;
 mod outcome;
 mod program;

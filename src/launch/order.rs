@@ -1,7 +1,8 @@
 //! What each rank is to execute, with what, and where: all that can be wrong with it is found before anything is started.
 
+use super::newborn::Step;
 use super::program::{cannot_start, find};
-use super::spawn::{Order, PATIENCE, Setback, Step};
+use super::spawn::{Order, PATIENCE, Setback};
 use super::{Launch, StartError};
 use crate::config::environment as names;
 use crate::error::{Error, ErrorKind, Result};
