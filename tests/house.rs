@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Floors from the bottom. A module may use its own floor's other modules only where this says so.
 const FLOORS: &[&[&str]] = &[
     &["error", "config", "observe"],
-    &["memory", "tensor", "reduce"],
+    &["memory", "tensor", "reduce", "device"],
     &["collective"],
     &["plan"],
     &["transport"],
@@ -19,8 +19,13 @@ const FLOORS: &[&[&str]] = &[
 ];
 
 /// Uses within a floor: (who, whom).
-const WITHIN: &[(&str, &str)] =
-    &[("config", "error"), ("observe", "error"), ("reduce", "tensor"), ("launch", "bootstrap")];
+const WITHIN: &[(&str, &str)] = &[
+    ("config", "error"),
+    ("observe", "error"),
+    ("reduce", "tensor"),
+    ("device", "memory"),
+    ("launch", "bootstrap"),
+];
 
 /// The modules that hold unsafe code, as ARCHITECTURE.md argues.
 const UNSAFE: &[&str] =

@@ -310,6 +310,19 @@ pub const KEYS: &[Key] = &[
         show: |c| c.trace.as_ref().map(|path| path.display().to_string()),
     },
     Key {
+        name: "devices",
+        environment: names::DEVICES,
+        builder: "with_devices",
+        call: None,
+        default: "auto",
+        meaning: "Where devices are looked for: auto (the NVIDIA driver, else AMD's), none, nvml, amd, script:/path as Spark has them, file:/path of a described machine, or a list such as 0,1 or GPU-8932f937.",
+        set: |c, _, text| {
+            c.devices = Some(text.to_owned());
+            Ok(())
+        },
+        show: |c| c.devices.clone(),
+    },
+    Key {
         name: "log",
         environment: names::LOG,
         builder: "with_log",

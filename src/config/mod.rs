@@ -64,6 +64,8 @@ pub struct Config {
     pub check: Option<String>,
     /// The directory for traces, where some are wanted: see [`observe::trace`](crate::observe::trace).
     pub trace: Option<PathBuf>,
+    /// Where devices are looked for: see [`Discovery::parse`](crate::device::Discovery::parse), which reads it.
+    pub devices: Option<String>,
     /// What to log, as a filter: see `observe::log`. The library itself does not look at it.
     pub log: Option<String>,
     /// The table by which algorithms are chosen, or a part of it, as [`Table`](crate::plan::select::Table) is written.
@@ -120,6 +122,7 @@ impl Default for Config {
             backend: BackendChoice::Auto,
             check: None,
             trace: None,
+            devices: None,
             log: None,
             table: None,
             launcher: Launcher::None,
@@ -321,6 +324,12 @@ impl Config {
     /// Sets the directory for traces.
     pub fn with_trace(mut self, directory: impl Into<PathBuf>) -> Self {
         self.trace = Some(directory.into());
+        self
+    }
+
+    /// Sets where devices are looked for: `auto`, `none`, `nvml`, `amd`, `script:/path`, `file:/path`, or a list such as `0,1`.
+    pub fn with_devices(mut self, devices: impl Into<String>) -> Self {
+        self.devices = Some(devices.into());
         self
     }
 

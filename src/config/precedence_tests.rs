@@ -27,6 +27,7 @@ const ROWS: &[Row] = &[
         c.with_table("barrier: .. recursive_doubling")
     }),
     ("trace", "/a", "/b", "/c", |c| c.with_trace("/c")),
+    ("devices", "auto", "none", "0,1", |c| c.with_devices("0,1")),
     ("log", "info", "debug", "trace", |c| c.with_log("trace")),
 ];
 

@@ -24,6 +24,8 @@ pub enum ErrorKind {
     Configuration,
     /// The group could not be formed: a rank is missing, is there twice, or speaks another version.
     Bootstrap,
+    /// There is not enough of what was asked for: devices, CPUs, memory. Nothing was started and nothing is held.
+    Unavailable,
     /// The operating system refused something that is not about a peer.
     Io,
     /// Ranks asked for different things under the same sequence number.
@@ -54,6 +56,7 @@ impl ErrorKind {
             ErrorKind::Unsupported => "unsupported",
             ErrorKind::Configuration => "configuration",
             ErrorKind::Bootstrap => "bootstrap",
+            ErrorKind::Unavailable => "resources unavailable",
             ErrorKind::Io => "input/output",
             ErrorKind::Mismatch => "mismatch",
             ErrorKind::PeerDead => "peer dead",

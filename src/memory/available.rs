@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 ///
 /// The system itself refuses shared memory only when it is too late: a page too many ends in the killing of some process,
 /// and not by rule that of who has asked for it.
-pub(super) fn available() -> Option<u64> {
+pub(crate) fn available() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| of_machine(&text));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let mounts = Path::new("/sys/fs/cgroup");

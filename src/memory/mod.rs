@@ -24,6 +24,7 @@ mod segment;
 pub(crate) mod stream;
 
 pub use arena::{Arena, Block};
+pub(crate) use available::available;
 pub use origin::Origin;
 pub use pages::Pages;
 pub use recycler::{Recycled, Recycler};
