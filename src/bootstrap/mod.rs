@@ -131,6 +131,9 @@ fn join_place(config: &Config, rank: usize, world: usize, until: Instant) -> Res
 
 /// Joins by somebody else's all-gather, which is used once. Blocks as [`join`] does.
 ///
+/// Where every rank has a [number of its attempt](Config::attempt_id), the generation is the highest of them: an engine counts
+/// upwards, so that whoever is left of an attempt before belongs to an older one.
+///
 /// Rank 0 hosts the store, on [`Config::interface`]; without one on loopback, which serves ranks on one host.
 ///
 /// # Errors
@@ -154,13 +157,15 @@ fn join_by(exchange: &mut dyn Exchange, config: &Config) -> Result<Joined> {
         }
     }
     let until = after(config.init_deadline);
-    let form = Form::new(config, rank, world, until)?;
+    let mut form = Form::new(config, rank, world, until)?;
     let ip = form.own_ip()?;
     let listener = bind(ip)?;
     let own_id = if config.world_id == 0 { fastrand::u64(1..) } else { config.world_id };
-    let server = if rank == 0 { Some(form.serve(bind(ip)?, own_id)?) } else { None };
+    // The store is bound now and serves later: which generation it is of may follow from the exchange.
+    let meeting = if rank == 0 { Some(bind(ip)?) } else { None };
     let mut record = form.record(address_of(&listener)?, own_id);
-    record.store = server.as_ref().map(Server::address);
+    record.attempt = config.attempt_id;
+    record.store = meeting.as_ref().map(address_of).transpose()?;
     let messages = exchange.all_gather(&record.encode(), form.left())?;
     let first = messages.first().map(|m| Record::decode(m, 0)).transpose()?;
     let (Some(store), world_id) = first.map_or((None, 0), |r| (r.store, r.world_id)) else {
@@ -168,10 +173,22 @@ fn join_by(exchange: &mut dyn Exchange, config: &Config) -> Result<Joined> {
     };
     let expected = (config.world_id != 0).then_some(config.world_id);
     let peers = form.peers(&messages, expected)?;
+    if let Some(generation) = record::generation(&messages)? {
+        form.generation = generation;
+    }
+    let server = meeting.map(|listener| form.serve(listener, own_id)).transpose()?;
     let link = form.connect(store, world_id)?;
     // Nobody goes on before the store knows everybody: whoever dies from here on is noticed.
     link.all_gather(&[], form.left())?;
     form.joined(link, server, peers, listener, world_id)
+}
+
+/// The table of a configuration.
+pub(crate) fn table(config: &Config) -> Result<Table> {
+    let Some(text) = &config.table else { return Ok(Table::default()) };
+    text.parse().map_err(|error: Error| {
+        Error::new(ErrorKind::Configuration, error.message()).remedy(error.what_to_do().unwrap_or_default())
+    })
 }
 
 /// What the steps of forming a group have in common.
@@ -179,20 +196,15 @@ struct Form<'a> {
     config: &'a Config,
     rank: usize,
     world: usize,
+    generation: u32,
     until: Instant,
     table: Table,
 }
 
 impl<'a> Form<'a> {
     fn new(config: &'a Config, rank: usize, world: usize, until: Instant) -> Result<Self> {
-        let table = match &config.table {
-            None => Table::default(),
-            Some(text) => text.parse().map_err(|error: Error| {
-                Error::new(ErrorKind::Configuration, error.message())
-                    .remedy(error.what_to_do().unwrap_or_default())
-            })?,
-        };
-        Ok(Form { config, rank, world, until, table })
+        let table = table(config)?;
+        Ok(Form { config, rank, world, generation: config.generation, until, table })
     }
 
     fn left(&self) -> Duration {
@@ -205,7 +217,7 @@ impl<'a> Form<'a> {
             ServerConfig {
                 world: self.world,
                 world_id,
-                generation: self.config.generation,
+                generation: self.generation,
                 heartbeat_deadline: self.config.heartbeat_deadline,
                 host_rank: Some(0),
                 hear: None,
@@ -218,7 +230,7 @@ impl<'a> Form<'a> {
         address: impl std::net::ToSocketAddrs + std::fmt::Display,
         world_id: u64,
     ) -> Result<ControlLink> {
-        let hello = Hello::new(self.rank, self.world, world_id, self.config.generation);
+        let hello = Hello::new(self.rank, self.world, world_id, self.generation);
         let times = LinkConfig { heartbeat_deadline: self.config.heartbeat_deadline, timeout: self.left() };
         ControlLink::connect(address, hello, times, Arc::new(Poison::new()))
     }
@@ -292,7 +304,7 @@ impl<'a> Form<'a> {
         Ok(Joined {
             rank: self.rank,
             world: self.world,
-            generation: self.config.generation,
+            generation: self.generation,
             world_id,
             link,
             server,

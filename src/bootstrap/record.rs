@@ -4,11 +4,12 @@ use crate::collective::Collective;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::select::Table;
 use crate::transport::control::hostname;
+use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// The version of the record; ranks of another one are refused.
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 
 /// A rank as the others know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +31,9 @@ pub struct Peer {
 pub(super) struct Record {
     version: u16,
     generation: u32,
+    /// The number of its attempt, as an engine counts them, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) attempt: Option<u64>,
     pub(super) world_id: u64,
     rank: usize,
     world: usize,
@@ -60,6 +64,7 @@ impl Record {
         Record {
             version: VERSION,
             generation,
+            attempt: None,
             world_id,
             rank,
             world,
@@ -134,6 +139,31 @@ pub(super) fn peers(
     Ok(peers)
 }
 
+/// The generation that follows from the numbers of all ranks' attempts: the highest, as far as 32 bits hold it. `None` where no rank
+/// has one.
+pub(super) fn generation(messages: &[Vec<u8>]) -> Result<Option<u32>> {
+    let mut attempts = Vec::with_capacity(messages.len());
+    for (rank, message) in messages.iter().enumerate() {
+        attempts.push(Record::decode(message, rank)?.attempt);
+    }
+    let Some(highest) = attempts.iter().flatten().max() else { return Ok(None) };
+    if let Some(rank) = attempts.iter().position(Option::is_none) {
+        let text = format!("rank {rank} does not say which attempt it is, and others do");
+        return Err(Error::new(ErrorKind::Configuration, text)
+            .blame(rank)
+            .remedy("give every rank the number of its attempt, or none"));
+    }
+    let mut seen = FxHashSet::default();
+    if let Some(rank) = attempts.iter().position(|attempt| !seen.insert(attempt)) {
+        let number = attempts[rank].unwrap_or_default();
+        let text = format!("rank {rank} says that it is attempt {number}, and so does another");
+        return Err(Error::new(ErrorKind::Bootstrap, text).blame(rank).remedy(
+            "pass the number that the engine gives to each attempt at each task (in Spark taskAttemptId)",
+        ));
+    }
+    Ok(Some(*highest as u32))
+}
+
 /// Ranks that choose by different tables would run different schedules. Every rank has the same records before it, and so
 /// finds the same one that differs from most, of equally many from the lowest rank's.
 fn agree_on_tables(peers: &[Peer], tables: &[(u64, Option<String>)]) -> Result<()> {
@@ -205,7 +235,7 @@ mod tests {
     fn a_record_of_another_group_is_a_typed_error_that_blames_its_rank() {
         type Case = (fn(&mut Record), &'static str);
         let spoil: [Case; 6] = [
-            (|r| r.version = 3, "version 3"),
+            (|r| r.version = 4, "version 4"),
             (|r| r.generation = 4, "generation 4"),
             (|r| r.rank = 0, "rank 0"),
             (|r| r.world = 3, "world size 3"),
@@ -222,6 +252,21 @@ mod tests {
         let garbage = peers(&[b"{".to_vec()], 1, 0, None).unwrap_err();
         assert_eq!(garbage.culprit(), Some(0));
         assert!(peers(&[], 1, 0, None).is_err());
+    }
+
+    #[test]
+    fn the_generation_follows_from_attempts() {
+        let of = |attempts: &[Option<u64>]| {
+            let mut records = records(attempts.len());
+            records.iter_mut().zip(attempts).for_each(|(record, attempt)| record.attempt = *attempt);
+            generation(&records.iter().map(Record::encode).collect::<Vec<_>>())
+        };
+        assert_eq!(of(&[None, None]).unwrap(), None);
+        assert_eq!(of(&[Some(7), Some(9), Some(8)]).unwrap(), Some(9));
+        let missing = of(&[Some(7), None]).unwrap_err();
+        assert_eq!((missing.kind(), missing.culprit()), (ErrorKind::Configuration, Some(1)));
+        let twice = of(&[Some(7), Some(3), Some(7)]).unwrap_err();
+        assert_eq!((twice.kind(), twice.culprit()), (ErrorKind::Bootstrap, Some(2)));
     }
 
     #[test]

@@ -45,6 +45,10 @@ pub const STORE_HOST: &str = "RINGFOLD_STORE_HOST";
 pub const INTERFACE: &str = "RINGFOLD_INTERFACE";
 /// The generation of the group.
 pub const GENERATION: &str = "RINGFOLD_GENERATION";
+/// The number that an engine gave this attempt at a task.
+pub const ATTEMPT_ID: &str = "RINGFOLD_ATTEMPT_ID";
+/// What a launcher tells a task of itself, as [`task::TaskDescription`](crate::task::TaskDescription) is written.
+pub const TASK: &str = "RINGFOLD_TASK";
 /// The identity of the launch; decimal, or hexadecimal after `0x`.
 pub const WORLD_ID: &str = "RINGFOLD_WORLD_ID";
 /// How long an operation may take.
@@ -67,6 +71,8 @@ pub const TRACE: &str = "RINGFOLD_TRACE";
 pub const DEVICES: &str = "RINGFOLD_DEVICES";
 /// What is logged.
 pub const LOG: &str = "RINGFOLD_LOG";
+/// The list of NVIDIA devices that a process sees.
+pub const CUDA_VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
 /// The configuration file; no other is looked for.
 pub const CONFIG: &str = "RINGFOLD_CONFIG";
 
@@ -201,7 +207,7 @@ pub fn unknown() -> Vec<String> {
 
 /// The value of `CUDA_VISIBLE_DEVICES`, where it is set. An empty one makes no device visible, so it is not the same as none.
 pub fn visible_devices() -> Option<String> {
-    std::env::var_os("CUDA_VISIBLE_DEVICES").map(|value| value.to_string_lossy().into_owned())
+    std::env::var_os(CUDA_VISIBLE_DEVICES).map(|value| value.to_string_lossy().into_owned())
 }
 
 /// The directory in which this user's programs keep what lives no longer than they: `XDG_RUNTIME_DIR`, where it is set to a path from the

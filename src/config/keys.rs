@@ -193,6 +193,32 @@ pub const KEYS: &[Key] = &[
         show: |c| Some(c.generation.to_string()),
     },
     Key {
+        name: "attempt_id",
+        environment: names::ATTEMPT_ID,
+        builder: "with_attempt_id",
+        call: None,
+        default: "none",
+        meaning: "The number of this attempt at a task, which an engine gives to no other (Spark: taskAttemptId). Where ranks meet by an exchange and all have one, the generation is the highest of them.",
+        set: |c, name, text| {
+            c.attempt_id = Some(number(name, text, WHOLE)?);
+            Ok(())
+        },
+        show: |c| c.attempt_id.map(|id| id.to_string()),
+    },
+    Key {
+        name: "task",
+        environment: names::TASK,
+        builder: "with_task",
+        call: None,
+        default: "what `ringfold run` and task groups say",
+        meaning: "What a launcher tells a task: attempt number, resources, properties, as JSON.",
+        set: |c, _, text| {
+            c.task = Some(text.to_owned());
+            Ok(())
+        },
+        show: |c| c.task.clone(),
+    },
+    Key {
         name: "world_id",
         environment: names::WORLD_ID,
         builder: "with_world_id",

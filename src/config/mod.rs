@@ -46,6 +46,11 @@ pub struct Config {
     pub interface: Option<String>,
     /// The generation of the group: an older one is refused.
     pub generation: u32,
+    /// The number that an engine gave this attempt at a task, unlike any before it: Spark's `taskAttemptId`. Where all ranks
+    /// that meet by an exchange have one, the generation follows from them.
+    pub attempt_id: Option<u64>,
+    /// What a launcher tells this process of its task, as JSON: see [`task::TaskDescription`](crate::task::TaskDescription).
+    pub task: Option<String>,
     /// The launch: ranks of another one are refused.
     pub world_id: u64,
     /// How long an operation may take.
@@ -113,6 +118,8 @@ impl Default for Config {
             launcher_hosts_store: false,
             interface: None,
             generation: 0,
+            attempt_id: None,
+            task: None,
             world_id: 0,
             deadline: Duration::from_secs(30 * 60),
             init_deadline: Duration::from_secs(120),
@@ -263,6 +270,18 @@ impl Config {
     /// Sets the generation.
     pub fn with_generation(mut self, generation: u32) -> Self {
         self.generation = generation;
+        self
+    }
+
+    /// Sets the number of this attempt at a task, as an engine counts them over all tasks and attempts.
+    pub fn with_attempt_id(mut self, attempt_id: u64) -> Self {
+        self.attempt_id = Some(attempt_id);
+        self
+    }
+
+    /// Sets what a launcher tells of this task, as JSON.
+    pub fn with_task(mut self, task: impl Into<String>) -> Self {
+        self.task = Some(task.into());
         self
     }
 

@@ -16,6 +16,8 @@ const ROWS: &[Row] = &[
     ("port", "1", "2", "3", |c| c.with_port(3)),
     ("interface", "lo", "eth0", "eth1", |c| c.with_interface("eth1")),
     ("generation", "1", "2", "3", |c| c.with_generation(3)),
+    ("attempt_id", "1", "2", "3", |c| c.with_attempt_id(3)),
+    ("task", "{}", "{ }", "{  }", |c| c.with_task("{  }")),
     ("world_id", "0x1", "0x2", "0x3", |c| c.with_world_id(3)),
     ("deadline", "1s", "20ms", "3s", |c| c.with_deadline(Duration::from_secs(3))),
     ("init_deadline", "1s", "2s", "3s", |c| c.with_init_deadline(Duration::from_secs(3))),
