@@ -8,7 +8,7 @@ use crate::backend::{Buffers, Operation, Piece, Pieces};
 use crate::collective::{Collective, Order, Request};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::select::Table;
-use crate::plan::{Algorithm, Reach, Schedule};
+use crate::plan::{Algorithm, Reach, Schedule, Topology};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ pub(super) struct Sequencer {
     table: Table,
     /// What the ranks can reach of each other.
     reach: Reach,
+    /// Whether rings know hosts: there are several, one with several ranks, and nobody has written a table.
+    host_rings: bool,
     defaults: Options,
     deadline: Duration,
     sequence: u64,
@@ -43,6 +45,7 @@ impl Sequencer {
         Sequencer {
             table,
             reach: Reach::Messages,
+            host_rings: false,
             defaults,
             deadline,
             sequence: 0,
@@ -57,6 +60,13 @@ impl Sequencer {
         Sequencer { reach, ..self }
     }
 
+    /// The same of a group whose ranks are on these hosts. Where the default table says `ring`, the ring goes from host to host, so that
+    /// neighbours are near each other in whatever order ranks are placed.
+    pub(super) fn on(self, topology: &Topology) -> Self {
+        let host_rings = topology.shares_hosts() && self.table == Table::default();
+        Sequencer { host_rings, ..self }
+    }
+
     /// One with the same table and defaults, for a group within this one.
     pub(super) fn sibling(&self) -> Self {
         Sequencer::new(self.table.clone(), self.defaults.clone(), self.deadline)
@@ -69,7 +79,16 @@ impl Sequencer {
 
     /// The schedule for a request for which nobody asks for another.
     pub(super) fn select(&self, request: &Request) -> Result<Schedule> {
-        self.table.select_within(self.reach, request)
+        self.select_within(self.reach, request)
+    }
+
+    fn select_within(&self, reach: Reach, request: &Request) -> Result<Schedule> {
+        let schedule = self.table.select_within(reach, request)?;
+        if !self.host_rings || schedule.algorithm.name() != "ring" {
+            return Ok(schedule);
+        }
+        let of_hosts = Algorithm::named("hierarchical_ring")?;
+        Ok(if of_hosts.supports(request) { self.table.schedule(request, of_hosts) } else { schedule })
     }
 
     /// The options of a call: what it says, else what the communicator says.
@@ -111,7 +130,7 @@ impl Sequencer {
                 }
                 self.table.schedule(request, algorithm)
             }
-            None => self.table.select_within(reach, request)?,
+            None => self.select_within(reach, request)?,
         };
         let strict = match options.check.unwrap_or_default() {
             _ if is_message => false,
@@ -219,4 +238,28 @@ fn out_of_reach(algorithm: Algorithm) -> Error {
 /// Whether an operation has been refused before it began.
 fn is_refusal(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::Unsupported)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::DType;
+
+    #[test]
+    fn rings_of_several_hosts_go_from_host_to_host() {
+        let chosen = |hosts: &[u8], table: &str, collective, bytes: usize| {
+            let sequencer = Sequencer::new(table.parse().unwrap(), Options::new(), Duration::MAX);
+            let request = Request::new(collective, hosts.len(), DType::F32, bytes / 4);
+            sequencer.on(&Topology::of_hosts(hosts)).select(&request).unwrap().algorithm.name()
+        };
+        let (large, apart) = (64 << 20, [0, 1, 0, 1]);
+        for collective in [Collective::AllReduce, Collective::ReduceScatter, Collective::AllGather] {
+            assert_eq!(chosen(&apart, "", collective, large), "hierarchical_ring");
+            // One host, or one rank a host: nothing to be gained. A table of one's own means what it says.
+            assert_eq!(chosen(&[0; 4], "", collective, large), "ring");
+            assert_eq!(chosen(&[0, 1, 2, 3], "", collective, large), "ring");
+            assert_eq!(chosen(&apart, &format!("{collective}: .. ring"), collective, large), "ring");
+        }
+        assert_eq!(chosen(&apart, "", Collective::AllReduce, 8), "recursive_doubling");
+    }
 }

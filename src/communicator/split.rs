@@ -4,6 +4,7 @@ use super::kin::{Founding, OFFER};
 use super::line::Line;
 use super::{Communicator, With};
 use crate::error::{Error, ErrorKind, Result};
+use crate::plan::Topology;
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -131,7 +132,8 @@ impl Communicator {
         };
         let found = self.kind.found(brought, &founding);
         let (backend, kind) = found.map_err(|error| self.line.complete(error))?;
-        let sequencer = self.sequencer.borrow().sibling().within(backend.reach());
+        let hosts = Topology::of_hosts(numbers.iter().map(|&number| kind.host(number)));
+        let sequencer = self.sequencer.borrow().sibling().within(backend.reach()).on(&hosts);
         let line =
             Line::new(self.numbers[self.rank], Arc::clone(&self.line.hosts), backend, self.line.held());
         Ok(Communicator {

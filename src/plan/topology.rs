@@ -57,6 +57,12 @@ impl Topology {
         hosts
     }
 
+    /// Whether there are several hosts, of which one has several ranks.
+    pub(crate) fn shares_hosts(&self) -> bool {
+        let hosts = self.host_of.iter().max().map_or(0, |&last| last as usize + 1);
+        hosts > 1 && hosts < self.host_of.len()
+    }
+
     /// A number that tells topologies apart between ranks; 0 for one host.
     pub(crate) fn hash(&self) -> u32 {
         self.host_of
