@@ -41,7 +41,6 @@ mod communicator;
 
 #[cfg(feature = "arrow")]
 pub mod arrow;
-
 pub mod task;
 
 pub use backend::Counters;

@@ -52,6 +52,21 @@ impl AbortHandle {
         self.poison.cause().cloned()
     }
 
+    /// Whether [`failure`](AbortHandle::failure) would tell of one. One atomic load.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.poison.is_set()
+    }
+
+    /// Spoils the group by a failure of this rank's, in words that begin with who it is.
+    pub(crate) fn fail(&self, kind: CauseKind, detail: String) {
+        self.spoil(kind, detail);
+    }
+
+    /// Lets a function be called when the group has failed, at once where it has: see [`Poison::on_set`].
+    pub(crate) fn on_failure(&self, wake: impl Fn() -> bool + Send + Sync + 'static) {
+        self.poison.on_set(wake);
+    }
+
     /// Tells the group that this rank's thread is panicking.
     pub(super) fn panicked(&self) {
         self.spoil(CauseKind::UserPanic, format!("rank {} panicked and left the group", self.rank));

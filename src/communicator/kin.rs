@@ -66,6 +66,7 @@ pub(super) type Held = Arc<Mutex<Box<dyn Any + Send>>>;
 /// Ranks that are threads.
 pub(super) struct Threads {
     pub(super) family: Family,
+    pub(super) generation: u32,
 }
 
 impl Kind for Threads {
@@ -75,8 +76,9 @@ impl Kind for Threads {
 
     fn found(&self, _: Box<dyn Any>, founding: &Founding<'_>) -> Result<(Box<dyn Backend>, Arc<dyn Kind>)> {
         let transport = self.family.child(founding.key, founding.members, founding.rank);
-        let kind = Threads { family: transport.family() };
-        let backend = Planned::new("channel", transport, 0, founding.communicator, STAGING);
+        let generation = self.generation;
+        let kind = Threads { family: transport.family(), generation };
+        let backend = Planned::new("channel", transport, generation, founding.communicator, STAGING);
         Ok((Box::new(backend.among(Arc::clone(founding.numbers))), Arc::new(kind)))
     }
 

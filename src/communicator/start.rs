@@ -87,19 +87,44 @@ impl Communicator {
     /// Where `world` is 0.
     pub fn local(world: usize) -> Vec<Communicator> {
         assert!(world > 0, "a group has one rank at least");
-        channel(world)
-            .into_iter()
-            .map(|transport| {
-                let rank = transport.rank();
-                let abort = AbortHandle::new(rank, 0, transport.poison(), Arc::new(transport.reporter()));
-                let kind = Arc::new(Threads { family: transport.family() });
-                let place = Place { rank, world, generation: 0, hosts: Arc::default(), kind, abort };
-                let backend = Planned::new("channel", transport, 0, 0, STAGING);
-                let sequencer = Sequencer::new(Table::default(), Options::new(), Config::default().deadline);
-                place.assemble(Box::new(backend), sequencer, Box::new(()))
-            })
-            .collect()
+        threads(world, 0, &Sequencer::new(Table::default(), Options::new(), Config::default().deadline))
     }
+
+    /// The same with the generation, deadline, table, algorithm and check of a configuration.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](ErrorKind::InvalidArgument) for a group of 0; [`Configuration`](ErrorKind::Configuration) for a table,
+    /// an algorithm or a check that there is not.
+    ///
+    /// ```
+    /// use ringfold::{Communicator, Config};
+    /// let comms = Communicator::local_with(2, &Config::default().with_generation(3))?;
+    /// assert_eq!((comms.len(), comms[1].generation()), (2, 3));
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    pub fn local_with(world: usize, config: &Config) -> Result<Vec<Communicator>> {
+        if world == 0 {
+            return Err(Error::invalid("a group of 0 ranks"));
+        }
+        let table = bootstrap::table(config)?;
+        Ok(threads(world, config.generation, &Sequencer::new(table, defaults(config)?, config.deadline)))
+    }
+}
+
+/// A group of threads, in rank order.
+fn threads(world: usize, generation: u32, sequencer: &Sequencer) -> Vec<Communicator> {
+    channel(world)
+        .into_iter()
+        .map(|transport| {
+            let rank = transport.rank();
+            let abort =
+                AbortHandle::new(rank, generation, transport.poison(), Arc::new(transport.reporter()));
+            let kind = Arc::new(Threads { family: transport.family(), generation });
+            let place = Place { rank, world, generation, hosts: Arc::default(), kind, abort };
+            let backend = Planned::new("channel", transport, generation, 0, STAGING);
+            place.assemble(Box::new(backend), sequencer.sibling(), Box::new(()))
+        })
+        .collect()
 }
 
 struct Place {
@@ -160,6 +185,7 @@ fn formed(joined: Joined, config: &Config, defaults: Options) -> Result<Communic
     };
     let abort = facts.abort_handle(rank);
     let topology = facts.topology.clone();
+    let hosts_of_ranks = topology.clone();
     let (backend, kind, sentinel): (Box<dyn Backend>, Arc<dyn Kind>, _) = match shared {
         Ok(Shared { ground, seat, seats, sentinel, processes }) => {
             let kind = Sharers { world: facts, ground, processes };
@@ -180,7 +206,7 @@ fn formed(joined: Joined, config: &Config, defaults: Options) -> Result<Communic
     };
     let hosts = peers.into_iter().map(|peer| peer.host).collect();
     let place = Place { rank, world, generation, hosts, kind, abort };
-    let sequencer = Sequencer::new(table, defaults, config.deadline);
+    let sequencer = Sequencer::new(table, defaults, config.deadline).on(&hosts_of_ranks);
     Ok(place.assemble(backend, sequencer, Box::new((sentinel, link, server))))
 }
 

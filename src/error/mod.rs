@@ -46,6 +46,8 @@ pub enum ErrorKind {
     UserPanic,
     /// A peer sent bytes that are no frame of this protocol.
     Protocol,
+    /// A task of a group failed, in the last of its attempts.
+    TaskFailed,
 }
 
 impl ErrorKind {
@@ -67,6 +69,7 @@ impl ErrorKind {
             ErrorKind::Aborted => "aborted",
             ErrorKind::UserPanic => "user panic",
             ErrorKind::Protocol => "protocol",
+            ErrorKind::TaskFailed => "task failed",
         }
     }
 }

@@ -240,6 +240,17 @@ impl Launch {
         self
     }
 
+    /// Who is told of each rank's end, besides whoever else stands beside the launch.
+    pub(crate) fn told_of_ends(mut self, ended: Arc<Ended>) -> Self {
+        self.beside = self.beside.ended(ended);
+        self
+    }
+
+    /// How many ranks it starts.
+    pub fn ranks(&self) -> usize {
+        self.ranks
+    }
+
     /// Starts all ranks: when this returns, either all of them run or none. No rank executes anything before there is a
     /// process for each.
     ///

@@ -1,7 +1,7 @@
 //! The state of a group of tasks, as far as it has been told.
 
 use super::report::Report;
-use crate::launch::{Beside, Launch};
+use crate::launch::Launch;
 use crate::transport::control::Hear;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -207,14 +207,13 @@ impl Monitor {
         Arc::new(move |task, message| monitor.told(task, message))
     }
 
-    /// Has a launch tell this monitor what its ranks tell and how each of them ends. What else stands beside the launch is
-    /// given as `beside`, whose function for ends is replaced.
-    pub fn watch(&self, launch: Launch, beside: Beside) -> Launch {
+    /// Has a launch tell this monitor what its ranks tell and how each of them ends, in place of whoever was told of that before.
+    pub fn watch(&self, launch: Launch) -> Launch {
         let monitor = self.clone();
         let ended = move |task, status: crate::launch::Status| {
             monitor.ended(task, if status.success() { Ok(()) } else { Err(status.to_string()) });
         };
-        launch.hear(self.ear()).beside(beside.ended(Arc::new(ended)))
+        launch.hear(self.ear()).told_of_ends(Arc::new(ended))
     }
 
     /// A listener, which first hears of every task as it is now.

@@ -1,19 +1,23 @@
 //! A task's side of the monitor.
 
+use super::board::Monitor;
 use super::report::Report;
+use super::totals::Totals;
 use crate::backend::Meter;
 use crate::communicator::Communicator;
 use crate::error::Result;
 use crate::transport::control;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-/// Tells whoever has launched the group how far this task is. Send, Sync and Clone; clones tell of the same task.
+/// Tells whoever has started the group how far this task is. Send, Sync and Clone; clones tell of the same task.
 ///
 /// A call takes a short lock and looks at one word: some ten nanoseconds. What is sent is the newest state, ten times a
 /// second at most, by the thread that watches over the rank; the last one is sent ahead of the rank's goodbye, whether or not
-/// the reporter is still there. What the communicator has counted goes with it, and is told once a second even where nothing else
-/// has changed. Where nobody hears it (threads, a store of an older version) nothing is sent.
+/// the reporter is still there. What the communicators have counted goes with it, and is told once a second even where nothing else
+/// has changed. A task that is a thread tells its group's [`Monitor`] by itself, as often and when it ends. Where nobody hears it (threads
+/// without a group, a store of an older version) nothing is sent.
 ///
 /// A rank has one reporter: a second one takes the place of the first.
 ///
@@ -33,22 +37,63 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Clone)]
 pub struct Reporter {
     state: Arc<State>,
-    link: Option<control::Reporter>,
+    listener: Listener,
 }
 
 struct State {
     report: Mutex<Report>,
-    meter: Arc<Meter>,
+    meters: Mutex<Meters>,
 }
 
+/// Who hears what is told.
+#[derive(Clone)]
+enum Listener {
+    Nobody,
+    /// The host of the group's store.
+    Store(control::Reporter),
+    /// The monitor of this process's group, of which it is this task; and when it was told last.
+    Monitor(Monitor, usize, Arc<Mutex<Option<Instant>>>),
+}
+
+/// What communicators count, and what those have counted that are gone.
+#[derive(Default)]
+struct Meters {
+    gone: Totals,
+    live: Vec<Arc<Meter>>,
+}
+
+impl Meters {
+    /// The sums of all of them.
+    fn totals(&mut self) -> Totals {
+        let mut totals = std::mem::take(&mut self.gone);
+        // Nobody else has the meter of a communicator that is gone.
+        for meter in self.live.extract_if(.., |meter| Arc::strong_count(meter) == 1) {
+            totals += Totals::from(&meter.snapshot());
+        }
+        self.gone = totals.clone();
+        for meter in &self.live {
+            totals += Totals::from(&meter.snapshot());
+        }
+        totals
+    }
+}
+
+/// How often a monitor in the same process is told.
+const PAUSE: Duration = Duration::from_millis(100);
+
 impl State {
+    fn of(communicator: &Communicator) -> Arc<State> {
+        let meters = Meters { live: vec![communicator.meter()], ..Meters::default() };
+        Arc::new(State { report: Mutex::default(), meters: Mutex::new(meters) })
+    }
+
     fn lock(&self) -> MutexGuard<'_, Report> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn report(&self) -> Report {
         let mut report = self.lock().clone();
-        report.set_counters(&self.meter.snapshot());
+        report.set_counters(self.meters.lock().unwrap_or_else(PoisonError::into_inner).totals());
         report
     }
 }
@@ -56,13 +101,36 @@ impl State {
 impl Reporter {
     /// The reporter of this rank, with the counters of this communicator. Its number as a task is its rank in the world.
     pub fn of(communicator: &Communicator) -> Reporter {
-        let state = Arc::new(State { report: Mutex::default(), meter: communicator.meter() });
-        let link = communicator.reporter();
-        if let Some(link) = &link {
-            let source = Arc::clone(&state);
-            link.tell_by(Arc::new(move || Some(source.report().encode())));
+        let state = State::of(communicator);
+        let listener = match communicator.reporter() {
+            Some(link) => {
+                let source = Arc::clone(&state);
+                link.tell_by(Arc::new(move || Some(source.report().encode())));
+                Listener::Store(link)
+            }
+            None => Listener::Nobody,
+        };
+        Reporter { state, listener }
+    }
+
+    /// The reporter of a task that is a thread of the process that has the monitor.
+    pub(crate) fn to(monitor: &Monitor, task: usize, communicator: &Communicator) -> Reporter {
+        let listener = Listener::Monitor(monitor.clone(), task, Arc::default());
+        Reporter { state: State::of(communicator), listener }
+    }
+
+    /// Tells what this communicator counts, too.
+    pub fn include(&self, communicator: &Communicator) {
+        let mut meters = self.state.meters.lock().unwrap_or_else(PoisonError::into_inner);
+        meters.live.push(communicator.meter());
+    }
+
+    /// Tells the newest state now, where it is told within this process.
+    pub(crate) fn flush(&self) {
+        if let Listener::Monitor(monitor, task, told) = &self.listener {
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            monitor.report(*task, self.state.report());
         }
-        Reporter { state, link }
     }
 
     /// Says how far the task is: so much of so much; a total of 0 is one that nobody knows. Does not block.
@@ -101,13 +169,24 @@ impl Reporter {
 
     /// Whether there is somebody to whom it can be sent. Whether they listen is not known.
     pub fn is_heard(&self) -> bool {
-        self.link.as_ref().is_some_and(control::Reporter::tells)
+        match &self.listener {
+            Listener::Nobody => false,
+            Listener::Store(link) => link.tells(),
+            Listener::Monitor(..) => true,
+        }
     }
 
     #[inline]
     fn news(&self) {
-        if let Some(link) = &self.link {
-            link.news();
+        match &self.listener {
+            Listener::Nobody => {}
+            Listener::Store(link) => link.news(),
+            Listener::Monitor(_, _, told) => {
+                let told = *told.lock().unwrap_or_else(PoisonError::into_inner);
+                if told.is_none_or(|told| told.elapsed() >= PAUSE) {
+                    self.flush();
+                }
+            }
         }
     }
 }

@@ -39,6 +39,30 @@ pub struct OperationTotals {
     pub seconds: f64,
 }
 
+impl std::ops::AddAssign for Totals {
+    /// Those of one more communicator.
+    fn add_assign(&mut self, other: Totals) {
+        for (name, more) in other.operations {
+            let of = self.operations.entry(name).or_default();
+            of.completed += more.completed;
+            of.failed += more.failed;
+            of.bytes += more.bytes;
+            of.seconds += more.seconds;
+        }
+        self.bytes_sent += other.bytes_sent;
+        self.bytes_received += other.bytes_received;
+        self.messages_sent += other.messages_sent;
+        self.messages_received += other.messages_received;
+        self.waits += other.waits;
+        self.waiting_seconds += other.waiting_seconds;
+        self.plans_made += other.plans_made;
+        self.plans_found += other.plans_found;
+        self.connections_made += other.connections_made;
+        self.connections_lost += other.connections_lost;
+        self.scratch_bytes += other.scratch_bytes;
+    }
+}
+
 impl Totals {
     /// Leaves out what no communicator counts: a stranger may have written it.
     pub(super) fn sane(mut self) -> Self {

@@ -1,0 +1,47 @@
+//! Where the tasks of a group go.
+
+use super::group::TaskGroup;
+use crate::config::environment;
+use crate::device::{Assigned, Claim, TaskRequest, allot, default_directory};
+use crate::error::{Error, ErrorKind, Result};
+use std::time::Duration;
+
+/// How long to wait for other groups that are looking for devices, too.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Where each task goes, and what holds its devices for as long as the group runs.
+pub(super) struct Placed {
+    pub(super) tasks: Vec<Assigned>,
+    /// The tasks in the order in which a ring follows the links of their devices; empty where there are none.
+    pub(super) ring: Vec<usize>,
+    _claim: Option<Claim>,
+}
+
+/// Compares what is asked for with what there is, and takes it. Does not look where nothing is asked for.
+pub(super) fn place(group: &TaskGroup) -> Result<Placed> {
+    if group.tasks == 0 || u32::try_from(group.tasks).is_err() {
+        let told = Error::invalid(format!("a group of {} tasks", group.tasks));
+        return Err(told.remedy("let it have 1 or more"));
+    }
+    group.request.check()?;
+    if asks_for_nothing(&group.request) {
+        let tasks = vec![Assigned::default(); group.tasks];
+        return Ok(Placed { tasks, ring: Vec::new(), _claim: None });
+    }
+    let directory = default_directory(environment::runtime_directory().as_deref());
+    let requests = vec![group.request.clone(); group.tasks];
+    let allotted = allot(&group.discovery, &directory, &requests, &group.policy, PATIENCE)?;
+    let ring = allotted.assignment.ring();
+    let tasks = allotted.assignment.tasks;
+    if let Some(other) = tasks.iter().find(|task| task.host != tasks[0].host) {
+        let text =
+            format!("tasks would go to {} and {}, and they start on one host", tasks[0].host, other.host);
+        return Err(Error::new(ErrorKind::Configuration, text)
+            .remedy("describe the host that the group starts on, and no other"));
+    }
+    Ok(Placed { tasks, ring, _claim: Some(allotted.claim) })
+}
+
+fn asks_for_nothing(request: &TaskRequest) -> bool {
+    request.cpus == 0.0 && request.memory == 0 && request.amounts.values().all(|&amount| amount == 0.0)
+}

@@ -1,0 +1,286 @@
+//! One attempt in threads of this process.
+
+use super::attempt::Ended;
+use super::context::TaskContext;
+use super::control::Current;
+use super::failure::{FailureKind, TaskFailure};
+use super::group::TaskGroup;
+use super::info::TaskInfo;
+use super::monitor::Reporter;
+use super::placement::Placed;
+use crate::communicator::{AbortHandle, Communicator};
+use crate::device::Assigned;
+use crate::error::{CauseKind, Error, ErrorKind};
+use crate::transport::control::after;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use std::any::Any;
+use std::error::Error as StdError;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// After how long to say that a task does not heed that it is to end.
+const HEEDLESS: Duration = Duration::from_secs(10);
+
+/// An error of a task's own.
+pub(super) type Boxed = Box<dyn StdError + Send + Sync>;
+
+/// How a task has ended.
+enum End<T> {
+    Done(T),
+    Failed(Fault),
+}
+
+impl<T> End<T> {
+    fn outcome(&self) -> Result<(), String> {
+        match self {
+            End::Done(_) => Ok(()),
+            End::Failed(fault) => Err(format!("{}: {}", fault.kind, fault.message)),
+        }
+    }
+}
+
+/// A failure, as its task tells it.
+struct Fault {
+    kind: FailureKind,
+    message: String,
+    /// The task that its error blames.
+    blames: Option<usize>,
+}
+
+/// Where tasks wait until all of them exist.
+#[derive(Default)]
+struct Gate {
+    /// Whether they may go; `None` until that is known.
+    open: Mutex<Option<bool>>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn decide(&self, open: bool) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(open);
+        self.changed.notify_all();
+    }
+
+    fn pass(&self) -> bool {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match *open {
+                Some(open) => return open,
+                None => open = self.changed.wait(open).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}
+
+/// A gate that is decided, whatever happens.
+struct Keeper<'a>(&'a Gate);
+
+impl Drop for Keeper<'_> {
+    fn drop(&mut self) {
+        self.0.decide(false);
+    }
+}
+
+/// Runs a function in as many threads as there are tasks. Returns when all have.
+pub(super) fn attempt<T, E, F>(
+    group: &TaskGroup,
+    number: u32,
+    placed: &Placed,
+    body: &F,
+) -> Result<Vec<T>, Ended>
+where
+    T: Send,
+    E: Into<Boxed>,
+    F: Fn(&TaskContext) -> Result<T, E> + Sync,
+{
+    let config = group.config.clone().with_generation(group.config.generation.wrapping_add(number));
+    let lanes = Communicator::local_with(group.tasks, &config).map_err(Ended::Refused)?;
+    let groups: Vec<AbortHandle> = lanes.iter().map(Communicator::abort_handle).collect();
+    let info = |(partition, assigned): (usize, &Assigned)| TaskInfo::here(partition, None, assigned.clone());
+    let infos: Arc<[TaskInfo]> = placed.tasks.iter().enumerate().map(info).collect();
+    let _entered = group.control.enter(Current::Threads(groups[0].clone()));
+    let (tell, hear) = channel();
+    let gate = Gate::default();
+    thread::scope(|scope| {
+        let keeper = Keeper(&gate);
+        for (partition, lane) in lanes.into_iter().enumerate() {
+            let (tell, gate, group_of_task) = (tell.clone(), &gate, groups[partition].clone());
+            let infos = Arc::clone(&infos);
+            let task = move || {
+                if !gate.pass() {
+                    return;
+                }
+                let description = group.description(number, placed, partition);
+                let reporter = match &group.monitor {
+                    Some(monitor) => Reporter::to(monitor, partition, &lane),
+                    None => Reporter::of(&lane),
+                };
+                let context = TaskContext::among(lane, description, infos, reporter);
+                let end = work(&context, body);
+                if let End::Failed(fault) = &end {
+                    fault.tell(partition, &group_of_task);
+                }
+                context.reporter().flush();
+                if let Some(monitor) = &group.monitor {
+                    monitor.ended(partition, end.outcome());
+                }
+                // It leaves the group before anybody knows that it has ended: so nobody waits for it.
+                drop(context);
+                let _ = tell.send((partition, end));
+            };
+            let made = thread::Builder::new().name(format!("task-{partition}")).spawn_scoped(scope, task);
+            if let Err(error) = made {
+                drop(keeper);
+                let text = format!("starting the thread of task {partition} of {}", group.tasks);
+                let told = Error::io(text, error).remedy("start fewer tasks, or raise the limit of threads");
+                return Err(Ended::Refused(told));
+            }
+        }
+        if let Some(monitor) = &group.monitor {
+            monitor.started();
+        }
+        gate.decide(true);
+        drop(tell);
+        collect(group, number, &hear, &groups)
+    })
+}
+
+/// What a task does.
+fn work<T, E: Into<Boxed>>(context: &TaskContext, body: &impl Fn(&TaskContext) -> Result<T, E>) -> End<T> {
+    if let Err(error) = pin(&context.resources().cpus) {
+        return End::Failed(Fault { kind: FailureKind::Error, message: error.to_string(), blames: None });
+    }
+    match catch_unwind(AssertUnwindSafe(|| body(context))) {
+        Ok(Ok(result)) => End::Done(result),
+        Ok(Err(error)) => {
+            let error: Boxed = error.into();
+            let blames = blames(error.as_ref()).filter(|&other| other != context.partition_id());
+            End::Failed(Fault { kind: FailureKind::Error, message: error.to_string(), blames })
+        }
+        Err(panic) => {
+            let message = panic_message(&*panic).to_owned();
+            End::Failed(Fault { kind: FailureKind::Panic, message, blames: None })
+        }
+    }
+}
+
+/// Lets this thread run on these CPUs alone, unless there are none.
+fn pin(cpus: &[usize]) -> crate::error::Result<()> {
+    if cpus.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    cpus.iter()
+        .try_for_each(|&cpu| set.set(cpu))
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
+        .map_err(|error| Error::new(ErrorKind::Io, format!("pinning the task to CPUs {cpus:?}: {error}")))
+}
+
+/// The rank that an error of this library blames, if one is somewhere behind an error.
+fn blames(error: &(dyn StdError + 'static)) -> Option<usize> {
+    let mut chain = std::iter::successors(Some(error), |&error| error.source());
+    chain.find_map(|error| error.downcast_ref::<Error>()).and_then(Error::culprit)
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    (panic.downcast_ref::<&str>().copied())
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a panic without a message")
+}
+
+impl Fault {
+    /// Tells the group, unless it is only the consequence of what another task did.
+    fn tell(&self, partition: usize, group: &AbortHandle) {
+        let Fault { kind, message, .. } = self;
+        let of = if *kind == FailureKind::Panic { CauseKind::UserPanic } else { CauseKind::Abort };
+        group.fail(of, format!("task {partition} {kind}: {message}"));
+    }
+}
+
+/// Hears how the tasks end. The first failure, or the end of the time, ends all.
+fn collect<T>(
+    group: &TaskGroup,
+    number: u32,
+    hear: &Receiver<(usize, End<T>)>,
+    groups: &[AbortHandle],
+) -> Result<Vec<T>, Ended> {
+    let mut results: Vec<Option<T>> = (0..group.tasks).map(|_| None).collect();
+    let mut failed: Vec<(usize, Fault)> = Vec::new();
+    let mut running = vec![true; group.tasks];
+    let mut limit = group.timeout.map(after);
+    let mut late = Vec::new();
+    let mut told_to_end: Option<Instant> = None;
+    while running.contains(&true) {
+        let complaint = told_to_end.map(|at| at + HEEDLESS);
+        let until = limit.into_iter().chain(complaint).min();
+        let heard = match until {
+            None => hear.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(until) => hear.recv_timeout(until.saturating_duration_since(Instant::now())),
+        };
+        match heard {
+            Ok((partition, end)) => {
+                running[partition] = false;
+                match end {
+                    End::Done(result) => results[partition] = Some(result),
+                    End::Failed(fault) => {
+                        told_to_end.get_or_insert_with(Instant::now);
+                        failed.push((partition, fault));
+                    }
+                }
+            }
+            Err(RecvTimeoutError::Timeout) if limit.is_some_and(|limit| Instant::now() >= limit) => {
+                limit = None;
+                late = (0..group.tasks).filter(|&partition| running[partition]).collect();
+                told_to_end.get_or_insert_with(Instant::now);
+                let text = format!("the time for attempt {number} was up, and {} not done", name(&late));
+                groups[late[0]].fail(CauseKind::Abort, text);
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                told_to_end = None;
+                let heedless: Vec<usize> = (0..group.tasks).filter(|&partition| running[partition]).collect();
+                tracing::warn!("{} told to end, and the group waits for that", name(&heedless));
+            }
+            // Every thread tells how it ends, even by a panic.
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    let failure = |partition: usize, kind: FailureKind, message: String| {
+        let process = std::process::id();
+        Err(Ended::Failed(TaskFailure { partition, attempt: number, kind, process, message }, None))
+    };
+    if let Some(&first) = late.first() {
+        let limit = group.timeout.unwrap_or_default();
+        return failure(first, FailureKind::Timeout, format!("{} not done within {limit:.1?}", name(&late)));
+    }
+    // Among failures, one that blames nobody else is a cause.
+    let cause = failed.iter().position(|(_, fault)| fault.blames.is_none()).unwrap_or(0);
+    if failed.len() > cause {
+        let (partition, fault) = failed.swap_remove(cause);
+        let has_failed = |task: usize| failed.iter().any(|(other, _)| *other == task);
+        return match fault.blames.filter(|&other| !has_failed(other)) {
+            // Who is blamed has ended as if all were well.
+            Some(other) => failure(other, fault.kind, format!("task {partition} says: {}", fault.message)),
+            None => failure(partition, fault.kind, fault.message),
+        };
+    }
+    let all: Option<Vec<T>> = results.into_iter().collect();
+    all.ok_or_else(|| Ended::Refused(Error::new(ErrorKind::TaskFailed, "a task has ended without a word")))
+}
+
+/// "task 3 is", "tasks 1 and 2 are".
+fn name(tasks: &[usize]) -> String {
+    const SHOWN: usize = 16;
+    let numbers: Vec<String> = tasks.iter().take(SHOWN).map(usize::to_string).collect();
+    match &numbers[..] {
+        [] => "no task is".into(),
+        [only] => format!("task {only} is"),
+        all if tasks.len() > SHOWN => {
+            format!("tasks {} and {} more are", all.join(", "), tasks.len() - SHOWN)
+        }
+        [others @ .., last] => format!("tasks {} and {last} are", others.join(", ")),
+    }
+}
