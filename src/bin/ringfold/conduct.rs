@@ -2,7 +2,8 @@
 
 use ringfold::ErrorKind;
 use ringfold::error::CauseKind;
-use ringfold::launch::{Launch, Outcome, Signal, Signaller, StartError, Status};
+use ringfold::launch::{Launch, Outcome, Signal, StartError, Status};
+use ringfold::task::{GroupError, GroupHandle, TaskFailure, TaskGroup};
 use signal_hook::consts::signal::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
@@ -20,13 +21,14 @@ pub(crate) fn say(what: impl std::fmt::Display) {
     anstream::eprintln!("{name}ringfold:{name:#} {what}");
 }
 
-/// Starts the ranks, passes signals on to them, waits, says what failed. The exit status to end with.
-pub(crate) fn conduct(launch: Launch) -> ExitCode {
-    conduct_and(launch, || (), || ())
+/// Runs a program as a group that is tried once.
+pub(crate) fn conduct(launch: &Launch) -> ExitCode {
+    conduct_group(TaskGroup::new(launch.ranks()), launch, || ())
 }
 
-/// The same, with something to do when all ranks have started, and when all have ended, before anything is said of that.
-pub(crate) fn conduct_and(launch: Launch, started: impl FnOnce(), ended: impl FnOnce()) -> ExitCode {
+/// Runs a program as a group, passes signals on to its ranks, waits, says what failed. The exit status to end with. What is to be
+/// done when all ranks have ended is done before anything is said of that.
+pub(crate) fn conduct_group(group: TaskGroup, launch: &Launch, ended: impl FnOnce()) -> ExitCode {
     let signals = match Signals::new(FORWARDED.into_iter().filter(|&signal| !is_ignored(signal))) {
         Ok(signals) => signals,
         Err(error) => {
@@ -34,21 +36,45 @@ pub(crate) fn conduct_and(launch: Launch, started: impl FnOnce(), ended: impl Fn
             return ExitCode::FAILURE;
         }
     };
-    let running = match launch.start() {
-        Ok(running) => running,
-        Err(error) => {
-            say(&error);
-            return ExitCode::from(refusal(&error));
-        }
-    };
-    started();
+    let group = group.on_retry(|failure, pause| {
+        say(format_args!("{}; attempt {} begins in {pause:.1?}", told(failure), failure.attempt + 1));
+    });
     let asked = Arc::new(AtomicI32::new(0));
-    let (of_thread, signaller) = (Arc::clone(&asked), running.signaller());
-    std::thread::spawn(move || forward(signals, &signaller, &of_thread));
-    let outcome = running.wait();
+    let (of_thread, handle) = (Arc::clone(&asked), group.handle());
+    std::thread::spawn(move || forward(signals, &handle, &of_thread));
+    let result = group.run_program(launch);
     ended();
-    tell(&outcome, asked.load(Ordering::Relaxed));
-    ExitCode::from(outcome.code())
+    match result {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => ExitCode::from(account(&error, asked.load(Ordering::Relaxed))),
+    }
+}
+
+/// A failure, of a rank as this command calls it.
+fn told(failure: &TaskFailure) -> String {
+    let TaskFailure { partition, process, kind, message, attempt, .. } = failure;
+    let words = if message.is_empty() { String::new() } else { format!(": {message}") };
+    format!("attempt {attempt}: rank {partition} (pid {process}) {kind}{words}")
+}
+
+/// Says why there is no result. The exit status that tells the same.
+fn account(error: &GroupError, asked: i32) -> u8 {
+    if let Some(start) = error.start_error() {
+        say(start);
+        return refusal(start);
+    }
+    if let Some(outcome) = error.outcome() {
+        if error.failures().len() > 1 {
+            say(format_args!("no attempt is left after {}", error.failures().len()));
+        }
+        tell(outcome, asked);
+        return outcome.code();
+    }
+    if error.is_cancelled() && asked != 0 {
+        return 128u8.saturating_add(u8::try_from(asked).unwrap_or(127));
+    }
+    say(error);
+    1
 }
 
 /// The exit status of a shell for a program that it cannot start.
@@ -61,7 +87,7 @@ fn refusal(error: &StartError) -> u8 {
 }
 
 /// Passes signals on until this process ends. Remembers in `asked` the first that asks to end.
-fn forward(mut signals: Signals, ranks: &Signaller, asked: &AtomicI32) {
+fn forward(mut signals: Signals, ranks: &GroupHandle, asked: &AtomicI32) {
     let mut interrupts = 0;
     for number in signals.forever() {
         let Ok(signal) = Signal::try_from(number) else { continue };

@@ -137,7 +137,7 @@ fn as_group(ranks: Result<Option<usize>>, as_rank: impl FnOnce() -> Result<bool>
         Ok(Some(launch.output(Output::Inherit).input(Input::Null).heartbeat(here.heartbeat_deadline)))
     };
     match launch() {
-        Ok(Some(launch)) => conduct(launch),
+        Ok(Some(launch)) => conduct(&launch),
         Ok(None) => report(as_rank()),
         Err(error) => report(Err(error)),
     }

@@ -3,7 +3,8 @@
 use crate::conduct::say;
 use crate::progress::Display;
 use clap::Args;
-use ringfold::launch::{Beside, Launch};
+use ringfold::launch::Beside;
+use ringfold::task::TaskGroup;
 use ringfold::task::monitor::{JsonLines, MetricsServer, Monitor, Reach};
 use ringfold::{Error, ErrorKind, Result};
 use std::fs::File;
@@ -65,11 +66,6 @@ impl Watching {
         Ok(Watching { monitor, asked, display, lines, server })
     }
 
-    /// What is known of the group.
-    pub(crate) fn monitor(&self) -> Monitor {
-        self.monitor.clone()
-    }
-
     /// What stands beside each launch of the group, so that the ranks' lines and the bars do not get mixed.
     pub(crate) fn beside(&self) -> Beside {
         match &self.display {
@@ -78,9 +74,9 @@ impl Watching {
         }
     }
 
-    /// Has a launch tell the monitor, if anybody wants to know.
-    pub(crate) fn watch(&self, launch: Launch) -> Launch {
-        if self.asked { self.monitor.watch(launch, self.beside()) } else { launch }
+    /// Has a group tell the monitor, if anybody wants to know.
+    pub(crate) fn watch(&self, group: TaskGroup) -> TaskGroup {
+        if self.asked { group.monitor(&self.monitor) } else { group }
     }
 
     /// Ends the bars, before somebody else writes to the terminal. What else watches goes on.

@@ -1,11 +1,14 @@
 //! `ringfold run`: a program as the ranks of a group on this host.
 
-use crate::conduct::{conduct_and, say};
+use crate::conduct::{conduct_group, say};
 use crate::monitoring::{MonitorArgs, Watching};
+use crate::sizes;
 use clap::Args;
-use ringfold::Config;
 use ringfold::config::environment::{self, parse_duration};
+use ringfold::device::{Discovery, Placement, Policy};
 use ringfold::launch::{Input, Launch, Output};
+use ringfold::task::TaskGroup;
+use ringfold::{Config, Result};
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
@@ -46,6 +49,8 @@ pub(crate) struct RunArgs {
     /// A variable for the environment of every rank; may be given several times
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     environment: Vec<(String, String)>,
+    #[command(flatten)]
+    group: GroupArgs,
     /// Let every rank write a trace into this directory; `ringfold trace merge` makes one of them
     #[arg(long, value_name = "DIR")]
     trace: Option<PathBuf>,
@@ -56,7 +61,83 @@ pub(crate) struct RunArgs {
     program: Vec<OsString>,
 }
 
-fn variable(text: &str) -> Result<(String, String), String> {
+/// What the ranks are as a barrier task group.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Barrier task group")]
+struct GroupArgs {
+    /// How often to try: where a rank fails, all are ended and started anew
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    max_attempts: u32,
+    /// How long to wait before the second attempt; each later wait is twice as long, up to 10 s
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "50ms")]
+    backoff: Duration,
+    /// GPUs for each rank; 0.5 lets two ranks share one
+    #[arg(long, value_name = "AMOUNT")]
+    gpus_per_task: Option<f64>,
+    /// CPUs for each rank, counted against those that this process may use
+    #[arg(long, value_name = "AMOUNT")]
+    cpus_per_task: Option<f64>,
+    /// Memory for each rank, counted against what is to be had: 512M, 4G
+    #[arg(long, value_name = "BYTES", value_parser = sizes::parse)]
+    memory_per_task: Option<usize>,
+    /// Any other resource for each rank; may be given several times
+    #[arg(long = "resource", value_name = "NAME=AMOUNT", value_parser = amount)]
+    resources: Vec<(String, f64)>,
+    /// Where devices are looked for: auto, none, nvml, amd, script:/path, file:/path, or a list such as 0,1
+    #[arg(long, value_name = "WHERE")]
+    devices: Option<String>,
+    /// Where ranks go: pack (few devices), spread (many), linked (devices that are linked best)
+    #[arg(long, value_name = "POLICY", default_value_t)]
+    placement: Placement,
+    /// Let other groups of this machine that say the same use the same devices
+    #[arg(long)]
+    share_devices: bool,
+    /// Pin each rank to CPUs near its devices
+    #[arg(long)]
+    pin: bool,
+    /// Something that every task can read; may be given several times
+    #[arg(long = "property", value_name = "NAME=VALUE", value_parser = variable)]
+    properties: Vec<(String, String)>,
+}
+
+impl GroupArgs {
+    fn group(&self, tasks: usize) -> Result<TaskGroup> {
+        let discovery = match &self.devices {
+            Some(text) => Discovery::parse(text)?,
+            // Whatever else may be wrong with this environment, the ranks get another one, and complain themselves.
+            None => Config::from_env().map_or(Ok(Discovery::default()), |config| Discovery::of(&config))?,
+        };
+        let mut policy = Policy::new(self.placement).pinned(self.pin);
+        if self.share_devices {
+            policy = policy.shared();
+        }
+        let mut group = TaskGroup::new(tasks)
+            .max_attempts(self.max_attempts)
+            .backoff(self.backoff, LONGEST_BACKOFF.max(self.backoff))
+            .policy(policy)
+            .discovery(discovery)
+            .cpus_per_task(self.cpus_per_task.unwrap_or(0.0))
+            .memory_per_task(self.memory_per_task.unwrap_or(0) as u64)
+            .gpus_per_task(self.gpus_per_task.unwrap_or(0.0));
+        for (resource, amount) in &self.resources {
+            group = group.resource_per_task(resource, *amount);
+        }
+        for (name, value) in &self.properties {
+            group = group.property(name, value);
+        }
+        Ok(group)
+    }
+}
+
+/// How long a wait between attempts becomes, unless the first one is longer.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+
+fn amount(text: &str) -> std::result::Result<(String, f64), String> {
+    let (name, amount) = variable(text).map_err(|_| "write NAME=AMOUNT")?;
+    amount.parse().map(|amount| (name, amount)).map_err(|_| format!("{amount:?} is no number"))
+}
+
+fn variable(text: &str) -> std::result::Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("write NAME=VALUE".to_owned()),
@@ -91,13 +172,16 @@ pub(crate) fn command(arguments: &RunArgs) -> ExitCode {
     if let Ok(config) = Config::from_env() {
         launch = launch.heartbeat(config.heartbeat_deadline);
     }
-    let mut watching = match Watching::start(&arguments.monitor, arguments.ranks as usize) {
-        Ok(watching) => watching,
+    let tasks = arguments.ranks as usize;
+    let prepared = (arguments.group.group(tasks))
+        .and_then(|group| Ok((group, Watching::start(&arguments.monitor, tasks)?)));
+    let (group, mut watching) = match prepared {
+        Ok(prepared) => prepared,
         Err(error) => {
             say(error);
             return ExitCode::FAILURE;
         }
     };
-    let (launch, monitor) = (watching.watch(launch), watching.monitor());
-    conduct_and(launch, || monitor.started(), || watching.end_display())
+    let group = watching.watch(group);
+    conduct_group(group, &launch.beside(watching.beside()), || watching.end_display())
 }
