@@ -64,20 +64,58 @@ pub(crate) fn train(
     descent: Descent,
     report: &mut dyn FnMut(usize, f64),
 ) -> Result<Trained, Box<dyn Error>> {
-    let mut weights = vec![0.0; WEIGHTS];
-    let mut velocity = vec![0.0; WEIGHTS];
-    let mut loss = f64::INFINITY;
-    for taken in 1..=descent.steps {
-        let sums = reduce(&gradient(&weights, rows)?)?;
+    let mut training = Training::default();
+    while training.taken < descent.steps {
+        training.advance(reduce, rows, descent)?;
+        report(training.taken, training.loss);
+    }
+    Ok(training.trained()?)
+}
+
+/// A training that is under way: all that the next step depends on, besides the rows.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Training {
+    /// How many steps have been taken.
+    pub(crate) taken: usize,
+    /// The weights, class after class.
+    pub(crate) weights: Vec<f64>,
+    /// By how much each moved in the last step, before the rate.
+    pub(crate) velocity: Vec<f64>,
+    /// The mean loss before the last step; infinite before the first.
+    pub(crate) loss: f64,
+}
+
+impl Default for Training {
+    /// Before the first step.
+    fn default() -> Self {
+        let none = vec![0.0; WEIGHTS];
+        Training { taken: 0, weights: none.clone(), velocity: none, loss: f64::INFINITY }
+    }
+}
+
+impl Training {
+    /// Takes one step, together with the other ranks: see [`train`].
+    pub(crate) fn advance(
+        &mut self,
+        reduce: &mut Reduce<'_>,
+        rows: &Digits,
+        descent: Descent,
+    ) -> Result<(), Box<dyn Error>> {
+        let sums = reduce(&gradient(&self.weights, rows)?)?;
         let count = count(&sums);
         if count == 0 {
             return Err("there are no rows to train on".into());
         }
-        loss = total_loss(&sums) / count as f64;
-        step(&mut weights, &mut velocity, slope(&sums), count, descent);
-        report(taken, loss);
+        self.loss = total_loss(&sums) / count as f64;
+        step(&mut self.weights, &mut self.velocity, slope(&sums), count, descent);
+        self.taken += 1;
+        Ok(())
     }
-    Ok(Trained { weights: per_class(weights)?, loss })
+
+    /// What it has led to.
+    pub(crate) fn trained(self) -> Result<Trained, ArrowError> {
+        Ok(Trained { weights: per_class(self.weights)?, loss: self.loss })
+    }
 }
 
 /// Sums over `rows`, with a row for each class: `slope`, a list of the gradient of the loss by each of the class's weights; and
