@@ -416,7 +416,7 @@ pub unsafe extern "C" fn rf_comm_table(comm: *const rf_comm) -> *const c_char {
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct rf_counters {
-    /// sizeof(rf_counters), set by the caller.
+    /// sizeof(rf_counters), set by the caller (RF_COUNTERS_INIT) and left.
     pub size: u32,
     /// 0.
     pub reserved: u32,
@@ -457,17 +457,11 @@ pub unsafe extern "C" fn rf_comm_counters(
     guarded(error, || {
         // SAFETY: the caller's promises.
         let comm = unsafe { rf_comm::get(comm) }?;
-        // SAFETY: as above; the size is set, and nothing else is looked at.
-        if unsafe { crate::guard::sized("the counters", counters.cast_const()) }?.is_none() {
-            return Err(Fault::invalid("the place of the counters is NULL"));
-        }
         let told = comm.group.communicator.counters();
         let sum = |of: fn(&core::backend::OperationCounters) -> u64| told.operations.iter().map(of).sum();
         let ns = |time: std::time::Duration| time.as_nanos() as u64;
-        // SAFETY: it is as large as this version's at least.
-        let size = unsafe { (&raw const (*counters).size).read() };
         let filled = rf_counters {
-            size,
+            size: size_of::<rf_counters>() as u32,
             reserved: 0,
             completed: sum(|of| of.completed),
             failed: sum(|of| of.failed),
@@ -482,7 +476,6 @@ pub unsafe extern "C" fn rf_comm_counters(
             scratch_bytes: told.scratch_bytes,
         };
         // SAFETY: as above.
-        unsafe { counters.write(filled) };
-        Ok(())
+        unsafe { crate::sized::fill(counters, &filled) }
     })
 }

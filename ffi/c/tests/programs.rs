@@ -80,6 +80,17 @@ fn what_cannot_be_right_is_refused() {
 }
 
 #[test]
+fn structures_of_other_versions_are_taken() {
+    let room = room("sizes");
+    let program = compile(&program("sizes.c"), C99, &[], &room);
+    for ranks in [1, 2] {
+        for said in run(&program, ranks, &room, &[], &[]) {
+            assert_eq!(said, "of any size\n");
+        }
+    }
+}
+
+#[test]
 fn tensors_of_other_frameworks_are_used_where_they_are() {
     let room = room("dlpack");
     let program = compile(&program("dlpack.c"), C99, &[], &room);
@@ -218,6 +229,7 @@ fn the_address_sanitizer_finds_nothing() {
     for (source, ranks) in [
         (program("operations.c"), 2),
         (program("bad_input.c"), 1),
+        (program("sizes.c"), 1),
         (program("dlpack.c"), 2),
         (program("arrow.c"), 1),
         (program("arrow.c"), 2),
@@ -258,6 +270,7 @@ fn valgrind_finds_nothing() {
     };
     check(&program("operations.c"), 1);
     check(&program("bad_input.c"), 1);
+    check(&program("sizes.c"), 1);
     check(&program("dlpack.c"), 2);
     check(&program("arrow.c"), 2);
     check(&program("threads.c"), 1);
