@@ -44,6 +44,8 @@ pub enum ErrorKind {
     UserPanic,
     /// A peer sent bytes that are no frame of this protocol.
     Protocol,
+    /// The library itself has a fault: a call panicked inside of it, on this rank or on the one that is named.
+    Internal,
 }
 
 impl ErrorKind {
@@ -64,6 +66,7 @@ impl ErrorKind {
             ErrorKind::Aborted => "aborted",
             ErrorKind::UserPanic => "user panic",
             ErrorKind::Protocol => "protocol",
+            ErrorKind::Internal => "internal",
         }
     }
 }

@@ -56,10 +56,14 @@ impl Group {
     #[inline]
     pub(crate) fn call<T>(&self, body: impl FnOnce(&Communicator) -> Result<T>) -> Result<T> {
         let entered = self.enter()?;
-        match &self.log {
+        // Dropped by a panic only.
+        let broken = Broken(self);
+        let result = match &self.log {
             None => body(&entered),
             Some(log) => log.hear(|| body(&entered)),
-        }
+        };
+        std::mem::forget(broken);
+        result
     }
 
     #[cold]
@@ -71,6 +75,16 @@ impl Group {
     /// What never changes: rank, world size, generation.
     pub(crate) fn fixed(&self) -> (usize, usize) {
         (self.communicator.rank(), self.communicator.world_size())
+    }
+}
+
+/// Tells a group, as it is dropped, that this library has a fault. Nothing of a caller's unwinds through a call.
+struct Broken<'a>(&'a Group);
+
+impl Drop for Broken<'_> {
+    #[cold]
+    fn drop(&mut self) {
+        self.0.abort.broke();
     }
 }
 
@@ -478,4 +492,32 @@ pub unsafe extern "C" fn rf_comm_counters(
         // SAFETY: as above.
         unsafe { crate::sized::fill(counters, &filled) }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collective::rf_barrier;
+    use crate::error::{RF_INTERNAL, RF_KIND_INTERNAL, RF_OK};
+    use std::ptr::{null, null_mut};
+
+    #[test]
+    fn a_panic_ends_here_and_all_ranks_are_told() {
+        let mut comms = [null_mut(); 2];
+        let mut error = rf_error::new();
+        // SAFETY: there is room for two communicators, which are released below; the error is initialised.
+        unsafe {
+            assert_eq!(rf_comm_local(2, comms.as_mut_ptr(), &raw mut error), RF_OK);
+            let first = rf_comm::get(comms[0]).unwrap();
+            let status = guarded(&raw mut error, || first.group().call(|_| panic!("seeded")));
+            let text = CStr::from_ptr(error.text.as_ptr()).to_str().unwrap();
+            assert_eq!((status, error.kind, text), (RF_INTERNAL, RF_KIND_INTERNAL, "internal: seeded"));
+            for comm in comms {
+                assert_eq!(rf_barrier(comm, null(), &raw mut error), RF_INTERNAL);
+                assert_eq!((error.kind, error.peer), (RF_KIND_INTERNAL, 0));
+                assert_eq!(rf_comm_failure(comm, null_mut()), RF_INTERNAL);
+                rf_comm_release(comm);
+            }
+        }
+    }
 }

@@ -236,7 +236,8 @@ impl From<Error> for Fault {
             ErrorKind::Aborted => RF_ABORTED,
             ErrorKind::UserPanic => RF_USER_FAILURE,
             ErrorKind::Protocol => RF_PROTOCOL,
-            // Internal, and what this crate does not know.
+            ErrorKind::Internal => RF_INTERNAL,
+            // A kind that this crate does not know.
             _ => RF_INTERNAL,
         };
         Fault { status, error: Some(error), text: Cow::Borrowed(""), sound: false }
