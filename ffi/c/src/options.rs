@@ -140,12 +140,12 @@ impl<'a> How<'a> {
         // SAFETY: as described.
         let reduction = unsafe { given.reduction.as_ref() };
         // SAFETY: as described.
-        let (request, prepared) = unsafe { (Place::new("", given.request), Place::new("", given.prepared)) };
+        let (request, prepared) = unsafe { (Place::maybe(given.request), Place::maybe(given.prepared)) };
         let way = match (request, prepared) {
-            (Err(_), Err(_)) => Way::Now,
-            (Ok(place), Err(_)) => Way::Started(place),
-            (Err(_), Ok(place)) => Way::Prepared(place),
-            (Ok(_), Ok(_)) => {
+            (None, None) => Way::Now,
+            (Some(place), None) => Way::Started(place),
+            (None, Some(place)) => Way::Prepared(place),
+            (Some(_), Some(_)) => {
                 return Err(Fault::invalid("a call that is to be started and prepared at once"));
             }
         };
