@@ -141,7 +141,8 @@ typedef int32_t rf_kind;
 
 /**
  * An error in full: who, what, why, and what to do. The caller sets `size` (`RF_ERROR_INIT`, or rf_error_init); a call that
- * gets it writes the rest, after a success as well, and looks at nothing else in it. Each call takes NULL instead.
+ * gets it writes the rest, after a success as well, and looks at nothing else in it. Each call takes NULL instead. Where `size` cannot
+ * be, the call returns RF_INVALID_ARGUMENT and nothing is written.
  */
 typedef struct {
     /**
@@ -285,7 +286,7 @@ typedef struct {
  */
 typedef struct {
     /**
-     * sizeof(rf_key_info), set by the caller (RF_KEY_INIT).
+     * sizeof(rf_key_info), set by the caller (RF_KEY_INIT) and left.
      */
     uint32_t size;
     /**
@@ -335,7 +336,7 @@ typedef int32_t (*rf_all_gather_fn)(void *context,
  */
 typedef struct {
     /**
-     * sizeof(rf_exchange), set by the caller (RF_EXCHANGE_INIT).
+     * sizeof(rf_exchange), set by the caller (RF_EXCHANGE_INIT, or rf_exchange_init).
      */
     uint32_t size;
     /**
@@ -370,7 +371,7 @@ typedef struct {
  */
 typedef struct {
     /**
-     * sizeof(rf_counters), set by the caller.
+     * sizeof(rf_counters), set by the caller (RF_COUNTERS_INIT) and left.
      */
     uint32_t size;
     /**
@@ -545,9 +546,10 @@ typedef struct {
 } rf_tensor;
 
 /**
- * Is told that an operation is complete, by what status and with what error, which lives until it returns. Called once, on a
- * thread of the library, or on the caller's where the operation is complete already. Not to block, and to call nothing of this
- * library but rf_request_test, rf_request_release and rf_comm_abort: every operation of the process waits for it.
+ * Is told that an operation is complete, by what status and with what error, which lives until it returns; where the library is older
+ * than the program, it ends where its `size` says. Called once, on a thread of the library, or on the caller's where the operation is
+ * complete already. Not to block, and to call nothing of this library but rf_request_test, rf_request_release and rf_comm_abort: every
+ * operation of the process waits for it.
  */
 typedef void (*rf_complete_fn)(void *context, rf_status status, const rf_error *error);
 
@@ -564,7 +566,7 @@ typedef int32_t (*rf_combine_fn)(void *context, const void *left, const void *ri
  */
 typedef struct {
     /**
-     * sizeof(rf_reduction_config), set by the caller (RF_REDUCTION_INIT).
+     * sizeof(rf_reduction_config), set by the caller (RF_REDUCTION_INIT, or rf_reduction_init).
      */
     uint32_t size;
     /**
@@ -874,20 +876,22 @@ int32_t rf_supports(const char *what);
 const char *rf_status_name(rf_status status);
 
 /**
- * Makes an rf_error ready to be passed. NULL is ignored.
+ * Makes an rf_error ready to be passed. `size` is the caller's sizeof(rf_error); RF_INVALID_ARGUMENT where that cannot be.
  *
  * What the caller sees to:
- * `error` has room for an rf_error.
+ * `error` is NULL, which is refused, or has room for `size` bytes.
  */
-void rf_error_init(rf_error *error);
+rf_status rf_error_init(rf_error *error,
+                        uint32_t size);
 
 /**
- * Makes an rf_config ready to be filled in. NULL is ignored.
+ * Makes an rf_config ready to be filled in. `size` is the caller's sizeof(rf_config); RF_INVALID_ARGUMENT where that cannot be.
  *
  * What the caller sees to:
- * `config` has room for an rf_config.
+ * `config` is NULL, which is refused, or has room for `size` bytes.
  */
-void rf_config_init(rf_config *config);
+rf_status rf_config_init(rf_config *config,
+                         uint32_t size);
 
 /**
  * What a configuration comes to for a key, as text, "" where nothing is set: as much as there is room for, and a zero. `*length`,
@@ -916,6 +920,16 @@ rf_status rf_key(uint64_t index, rf_key_info *info);
  * The number of keys.
  */
 uint64_t rf_key_count(void);
+
+/**
+ * Makes an rf_exchange ready to be filled in. `size` is the caller's sizeof(rf_exchange); RF_INVALID_ARGUMENT where that cannot
+ * be.
+ *
+ * What the caller sees to:
+ * `exchange` is NULL, which is refused, or has room for `size` bytes.
+ */
+rf_status rf_exchange_init(rf_exchange *exchange,
+                           uint32_t size);
 
 /**
  * Joins the group that the configuration describes; NULL is what the environment says (`ringfold run`, mpirun, torchrun,
@@ -1083,12 +1097,13 @@ const char *rf_comm_table(const rf_comm *comm);
 rf_status rf_comm_counters(rf_comm *comm, rf_counters *counters, rf_error *error);
 
 /**
- * Makes rf_options ready to be filled in. NULL is ignored.
+ * Makes rf_options ready to be filled in. `size` is the caller's sizeof(rf_options); RF_INVALID_ARGUMENT where that cannot be.
  *
  * What the caller sees to:
- * `options` has room for rf_options.
+ * `options` is NULL, which is refused, or has room for `size` bytes.
  */
-void rf_options_init(rf_options *options);
+rf_status rf_options_init(rf_options *options,
+                          uint32_t size);
 
 /**
  * Every rank's `output` becomes the reduction of all ranks' `input`, `count` elements each. In place where both have the same address.
@@ -1814,6 +1829,16 @@ rf_status rf_memory_release(rf_memory *memory,
                             rf_error *error);
 
 /**
+ * Makes an rf_reduction_config ready to be filled in. `size` is the caller's sizeof(rf_reduction_config); RF_INVALID_ARGUMENT where
+ * that cannot be.
+ *
+ * What the caller sees to:
+ * `config` is NULL, which is refused, or has room for `size` bytes.
+ */
+rf_status rf_reduction_init(rf_reduction_config *config,
+                            uint32_t size);
+
+/**
  * Makes a reduction. `*out` is written on success only; where it fails, `destroy` is called all the same, unless `size` is wrong.
  *
  * What the caller sees to:
@@ -1838,7 +1863,8 @@ void rf_reduction_release(rf_reduction *reduction);
 
 #endif  /* RINGFOLD_H */
 
-/* A structure that is ready to be filled in: rf_options options = RF_OPTIONS_INIT; */
+/* A structure that is ready to be filled in: rf_options options = RF_OPTIONS_INIT; Where there is no compiler for C, a function does
+ * the same: rf_options_init(options, size of the structure as the binding knows it). */
 #if defined(__cplusplus)
 #define RF_STRUCT_(name, ...) (name{__VA_ARGS__})
 #else

@@ -67,6 +67,22 @@ impl AbortHandle {
         self.poison.on_set(wake);
     }
 
+    /// Tells the group that a call of this rank's panicked inside the library: for bindings, at whose border a panic ends, so that
+    /// peers need not wait for this rank until their deadlines. As an abort otherwise; every rank's call returns
+    /// [`Internal`](crate::ErrorKind::Internal).
+    ///
+    /// ```
+    /// use ringfold::{Communicator, ErrorKind};
+    /// let mut comms = Communicator::local(2);
+    /// let (b, a) = (comms.pop().unwrap(), comms.pop().unwrap());
+    /// a.abort_handle().broke();
+    /// let error = b.barrier().unwrap_err();
+    /// assert_eq!((error.kind(), error.culprit()), (ErrorKind::Internal, Some(0)));
+    /// ```
+    pub fn broke(&self) {
+        self.spoil(CauseKind::Internal, format!("a call of rank {} panicked inside the library", self.rank));
+    }
+
     /// Tells the group that this rank's thread is panicking.
     pub(super) fn panicked(&self) {
         self.spoil(CauseKind::UserPanic, format!("rank {} panicked and left the group", self.rank));

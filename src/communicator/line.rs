@@ -279,6 +279,26 @@ impl Line {
 }
 
 fn panicked() -> Error {
-    Error::new(ErrorKind::UserPanic, "an earlier call panicked inside the library")
+    Error::new(ErrorKind::Internal, "an earlier call panicked inside the library")
         .remedy("drop this communicator and report what the panic said")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Communicator, ErrorKind};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    #[test]
+    fn after_a_panic_inside_the_library_its_calls_say_so() {
+        let comm = Communicator::local(1).remove(0);
+        comm.barrier().unwrap();
+        let driving = AssertUnwindSafe(|| {
+            let _driven = comm.line.driven.lock();
+            panic!("seeded");
+        });
+        catch_unwind(driving).unwrap_err();
+        assert_eq!(comm.barrier().unwrap_err().kind(), ErrorKind::Internal);
+        let pending = comm.start_barrier().and_then(|pending| pending.wait().map(drop));
+        assert_eq!(pending.unwrap_err().kind(), ErrorKind::Internal);
+    }
 }

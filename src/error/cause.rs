@@ -24,6 +24,8 @@ pub enum CauseKind {
     Deadline = 7,
     /// A rank left while others still needed it.
     Closed = 8,
+    /// The library itself panicked on a rank.
+    Internal = 9,
 }
 
 impl CauseKind {
@@ -38,6 +40,7 @@ impl CauseKind {
             6 => CauseKind::Unresponsive,
             7 => CauseKind::Deadline,
             8 => CauseKind::Closed,
+            9 => CauseKind::Internal,
             _ => return None,
         })
     }
@@ -53,6 +56,7 @@ impl CauseKind {
             CauseKind::Unresponsive => ErrorKind::Unresponsive,
             CauseKind::Deadline => ErrorKind::Deadline,
             CauseKind::Closed => ErrorKind::Closed,
+            CauseKind::Internal => ErrorKind::Internal,
         }
     }
 
@@ -72,6 +76,9 @@ impl CauseKind {
             }
             CauseKind::Deadline => "find what keeps the named ranks from the call, or raise the deadline",
             CauseKind::Closed => "let every rank make all its calls before it drops its communicator",
+            CauseKind::Internal => {
+                "drop the communicator, and report what stands on that rank's standard error"
+            }
         }
     }
 }
@@ -111,7 +118,7 @@ impl Cause {
     fn distance(&self) -> u8 {
         match self.kind {
             CauseKind::PeerDead => 0,
-            CauseKind::Mismatch | CauseKind::UserPanic | CauseKind::Abort => 1,
+            CauseKind::Mismatch | CauseKind::UserPanic | CauseKind::Abort | CauseKind::Internal => 1,
             CauseKind::Unreachable | CauseKind::Unresponsive => 2,
             CauseKind::Closed | CauseKind::Deadline => 3,
         }
@@ -181,6 +188,7 @@ mod tests {
             }
         }
         assert_eq!(CauseKind::from_wire(0), None);
-        assert_eq!(CauseKind::from_wire(9), None);
+        assert_eq!(CauseKind::from_wire(9), Some(CauseKind::Internal));
+        assert_eq!(CauseKind::from_wire(10), None);
     }
 }

@@ -48,6 +48,8 @@ pub enum ErrorKind {
     Protocol,
     /// A task of a group failed, in the last of its attempts.
     TaskFailed,
+    /// The library itself has a fault: a call panicked inside of it, on this rank or on the one that is named.
+    Internal,
 }
 
 impl ErrorKind {
@@ -70,6 +72,7 @@ impl ErrorKind {
             ErrorKind::UserPanic => "user panic",
             ErrorKind::Protocol => "protocol",
             ErrorKind::TaskFailed => "task failed",
+            ErrorKind::Internal => "internal",
         }
     }
 }

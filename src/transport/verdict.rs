@@ -24,7 +24,8 @@ pub(crate) fn judge(causes: &[Cause]) -> Option<Cause> {
 
 fn last_words(causes: &[Cause], death: Cause) -> Cause {
     let said = |cause: &&Cause| {
-        matches!(cause.kind, CauseKind::Abort | CauseKind::UserPanic) && cause.culprit == death.culprit
+        matches!(cause.kind, CauseKind::Abort | CauseKind::UserPanic | CauseKind::Internal)
+            && cause.culprit == death.culprit
     };
     causes.iter().filter(said).cloned().reduce(Cause::merge).unwrap_or(death)
 }

@@ -8,7 +8,7 @@ use libloading::Library;
 use std::ffi::c_void;
 use std::path::Path;
 use std::ptr::{null, null_mut};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const SAMPLES: usize = 201;
 const EACH: usize = 5_000;
@@ -24,8 +24,15 @@ struct Dtype {
 const F32: Dtype = Dtype { code: 2, bits: 32, lanes: 1 };
 const SUM: i32 = 1;
 
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The bytes of rf_options in the first release, and of rf_error.
+const FIRST: u32 = 64;
+const ERROR: usize = 1360;
+
 /// As the header has it.
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct Options {
     size: u32,
     order: i32,
@@ -104,20 +111,37 @@ fn main() {
     // SAFETY: as the header says; the memory outlives the prepared operation.
     assert_eq!(unsafe { all_reduce(handle, at, at, 2, F32, SUM, &raw const options, null_mut()) }, 0);
 
+    // The same with options and an error, whose sizes are this version's; and with options as a program of the first release has them.
+    let said = Options { deadline_ns: DEADLINE.as_nanos() as i64, prepared: null_mut(), ..options };
+    let older = Options { size: FIRST, ..said };
+    let mut error = [0u64; ERROR / 8];
+    error[0] = ERROR as u64;
+    let error = error.as_mut_ptr().cast::<c_void>();
+
     // SAFETY: as the header says.
     let call = || assert_eq!(unsafe { all_reduce(handle, at, at, 2, F32, SUM, null(), null_mut()) }, 0);
     // SAFETY: as the header says.
     let call_again = || assert_eq!(unsafe { run(run_again, null_mut()) }, 0);
-    type Way<'a> = (&'static str, Box<dyn FnMut() + 'a>);
+    let call_by = |options: &Options| {
+        // SAFETY: as the header says; as many bytes of them are read as their size says.
+        assert_eq!(unsafe { all_reduce(handle, at, at, 2, F32, SUM, options, error) }, 0);
+    };
+    let with = comm.with(core::Options::new().deadline(DEADLINE));
+    let mut other = vec![1.0f32; 2];
+    // With the row that each is compared to.
+    type Way<'a> = (&'static str, Option<usize>, Box<dyn FnMut() + 'a>);
     let mut ways: Vec<Way<'_>> = vec![
-        ("all_reduce from Rust", Box::new(|| comm.all_reduce(&mut data, ReduceOp::Sum).unwrap())),
-        ("all_reduce from C", Box::new(call)),
-        ("prepared, from Rust", Box::new(|| prepared.run().unwrap())),
-        ("prepared, from C", Box::new(call_again)),
+        ("all_reduce from Rust", None, Box::new(|| comm.all_reduce(&mut data, ReduceOp::Sum).unwrap())),
+        ("all_reduce from C", Some(0), Box::new(call)),
+        ("prepared, from Rust", None, Box::new(|| prepared.run().unwrap())),
+        ("prepared, from C", Some(2), Box::new(call_again)),
+        ("with options, from Rust", None, Box::new(|| with.all_reduce(&mut other, ReduceOp::Sum).unwrap())),
+        ("with options and error, from C", Some(4), Box::new(|| call_by(&said))),
+        ("the same of an older program", Some(4), Box::new(|| call_by(&older))),
     ];
     let mut times = vec![Vec::new(); ways.len()];
     for sample in 0..SAMPLES + 2 {
-        for ((_, way), times) in ways.iter_mut().zip(&mut times) {
+        for ((_, _, way), times) in ways.iter_mut().zip(&mut times) {
             let begun = Instant::now();
             for _ in 0..EACH {
                 way();
@@ -129,13 +153,9 @@ fn main() {
         }
     }
     let medians: Vec<f64> = times.into_iter().map(median).collect();
-    println!("{:<24} {:>8} {:>16}", "", "ns", "more than Rust");
-    for (index, (name, _)) in ways.iter().enumerate() {
-        let more = if index % 2 == 1 {
-            format!("{:+.1}", medians[index] - medians[index - 1])
-        } else {
-            String::new()
-        };
-        println!("{name:<24} {:>8.1} {more:>16}", medians[index]);
+    println!("{:<32} {:>8} {:>16}", "", "ns", "more than Rust");
+    for ((name, base, _), median) in ways.iter().zip(&medians) {
+        let more = base.map_or(String::new(), |base| format!("{:+.1}", median - medians[base]));
+        println!("{name:<32} {median:>8.1} {more:>16}");
     }
 }

@@ -1,4 +1,5 @@
-/* A structure that is ready to be filled in: rf_options options = RF_OPTIONS_INIT; */
+/* A structure that is ready to be filled in: rf_options options = RF_OPTIONS_INIT; Where there is no compiler for C, a function does
+ * the same: rf_options_init(options, size of the structure as the binding knows it). */
 #if defined(__cplusplus)
 #define RF_STRUCT_(name, ...) (name{__VA_ARGS__})
 #else

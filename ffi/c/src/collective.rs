@@ -2,13 +2,14 @@
 
 use crate::comm::rf_comm;
 use crate::error::{Fault, Result, rf_error, rf_status};
-use crate::guard::{guarded, reserved};
+use crate::guard::guarded;
 use crate::handle::{Handle, missing};
 use crate::operand::{Laid, Need, Operands, blocks, counts, sum};
 use crate::options::{How, Way, rf_options};
 use crate::prepared::rf_prepared;
 use crate::reduction::dtype;
 use crate::request::rf_request;
+use crate::sized::reserved;
 use crate::types::{named_op, rf_dtype, rf_op};
 use core::reduce::Reduction;
 use core::{Call, Lent, LentMany, Nothing, Options, Tensors};

@@ -56,10 +56,14 @@ impl Group {
     #[inline]
     pub(crate) fn call<T>(&self, body: impl FnOnce(&Communicator) -> Result<T>) -> Result<T> {
         let entered = self.enter()?;
-        match &self.log {
+        // Dropped by a panic only.
+        let broken = Broken(self);
+        let result = match &self.log {
             None => body(&entered),
             Some(log) => log.hear(|| body(&entered)),
-        }
+        };
+        std::mem::forget(broken);
+        result
     }
 
     #[cold]
@@ -71,6 +75,16 @@ impl Group {
     /// What never changes: rank, world size, generation.
     pub(crate) fn fixed(&self) -> (usize, usize) {
         (self.communicator.rank(), self.communicator.world_size())
+    }
+}
+
+/// Tells a group, as it is dropped, that this library has a fault. Nothing of a caller's unwinds through a call.
+struct Broken<'a>(&'a Group);
+
+impl Drop for Broken<'_> {
+    #[cold]
+    fn drop(&mut self) {
+        self.0.abort.broke();
     }
 }
 
@@ -416,7 +430,7 @@ pub unsafe extern "C" fn rf_comm_table(comm: *const rf_comm) -> *const c_char {
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct rf_counters {
-    /// sizeof(rf_counters), set by the caller.
+    /// sizeof(rf_counters), set by the caller (RF_COUNTERS_INIT) and left.
     pub size: u32,
     /// 0.
     pub reserved: u32,
@@ -457,17 +471,11 @@ pub unsafe extern "C" fn rf_comm_counters(
     guarded(error, || {
         // SAFETY: the caller's promises.
         let comm = unsafe { rf_comm::get(comm) }?;
-        // SAFETY: as above; the size is set, and nothing else is looked at.
-        if unsafe { crate::guard::sized("the counters", counters.cast_const()) }?.is_none() {
-            return Err(Fault::invalid("the place of the counters is NULL"));
-        }
         let told = comm.group.communicator.counters();
         let sum = |of: fn(&core::backend::OperationCounters) -> u64| told.operations.iter().map(of).sum();
         let ns = |time: std::time::Duration| time.as_nanos() as u64;
-        // SAFETY: it is as large as this version's at least.
-        let size = unsafe { (&raw const (*counters).size).read() };
         let filled = rf_counters {
-            size,
+            size: size_of::<rf_counters>() as u32,
             reserved: 0,
             completed: sum(|of| of.completed),
             failed: sum(|of| of.failed),
@@ -482,7 +490,34 @@ pub unsafe extern "C" fn rf_comm_counters(
             scratch_bytes: told.scratch_bytes,
         };
         // SAFETY: as above.
-        unsafe { counters.write(filled) };
-        Ok(())
+        unsafe { crate::sized::fill(counters, &filled) }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collective::rf_barrier;
+    use crate::error::{RF_INTERNAL, RF_KIND_INTERNAL, RF_OK};
+    use std::ptr::{null, null_mut};
+
+    #[test]
+    fn a_panic_ends_here_and_all_ranks_are_told() {
+        let mut comms = [null_mut(); 2];
+        let mut error = rf_error::new();
+        // SAFETY: there is room for two communicators, which are released below; the error is initialised.
+        unsafe {
+            assert_eq!(rf_comm_local(2, comms.as_mut_ptr(), &raw mut error), RF_OK);
+            let first = rf_comm::get(comms[0]).unwrap();
+            let status = guarded(&raw mut error, || first.group().call(|_| panic!("seeded")));
+            let text = CStr::from_ptr(error.text.as_ptr()).to_str().unwrap();
+            assert_eq!((status, error.kind, text), (RF_INTERNAL, RF_KIND_INTERNAL, "internal: seeded"));
+            for comm in comms {
+                assert_eq!(rf_barrier(comm, null(), &raw mut error), RF_INTERNAL);
+                assert_eq!((error.kind, error.peer), (RF_KIND_INTERNAL, 0));
+                assert_eq!(rf_comm_failure(comm, null_mut()), RF_INTERNAL);
+                rf_comm_release(comm);
+            }
+        }
+    }
 }

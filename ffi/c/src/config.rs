@@ -2,13 +2,15 @@
 
 use crate::context::Context;
 use crate::error::{Fault, Result, rf_error, rf_status};
-use crate::guard::{guarded, needed, put_text, quietly, sized, text};
-use crate::handle::{Place, missing};
+use crate::guard::{guarded, needed, put_text, quietly, text};
+use crate::handle::Place;
 use crate::log::{Caller, Log};
+use crate::sized::{fill, initialise, sized};
 use crate::types::rf_level;
 use core::Config;
 use core::config::keys::KEYS;
 use std::ffi::{c_char, c_void};
+use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
 /// Start from nothing, instead of from the process environment and its configuration file.
@@ -108,13 +110,25 @@ impl rf_config {
     /// # Safety
     /// It is NULL or initialised, and its pointers are as their descriptions say.
     pub(crate) unsafe fn read(config: *const rf_config) -> Result<Settings> {
+        let mut room = MaybeUninit::uninit();
         // SAFETY: the caller's promise.
-        let Some(given) = (unsafe { sized("the configuration", config) })? else {
+        let Some(given) = (unsafe { sized(config, &mut room) })? else {
             return Ok(Settings { config: Config::from_env()?, log: None });
         };
         // First this, so that its context is given back whatever comes.
-        let context = Context::new(given.log_context, given.log_destroy);
-        let log = given.log.map(|tell| Caller::new(tell, context));
+        let known: &rf_config = given.known();
+        let context = Context::new(known.log_context, known.log_destroy);
+        let log = known.log.map(|tell| Caller::new(tell, context));
+        // SAFETY: the caller's promise.
+        unsafe { given.whole()?.settings(log) }
+    }
+
+    /// The same of one that is as large as this version's, with a log of its own.
+    ///
+    /// # Safety
+    /// Its pointers are as their descriptions say.
+    unsafe fn settings(&self, log: Option<Caller>) -> Result<Settings> {
+        let given = self;
         if given.flags & !RF_CONFIG_BARE != 0 {
             return Err(Fault::unsupported(format!("the flags {:#x} of the configuration", given.flags)));
         }
@@ -157,16 +171,14 @@ impl rf_config {
     }
 }
 
-/// Makes an rf_config ready to be filled in. NULL is ignored.
+/// Makes an rf_config ready to be filled in. `size` is the caller's sizeof(rf_config); RF_INVALID_ARGUMENT where that cannot be.
 ///
 /// # Safety
-/// `config` has room for an rf_config.
+/// `config` is NULL, which is refused, or has room for `size` bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rf_config_init(config: *mut rf_config) {
-    if !config.is_null() {
-        // SAFETY: there is room for one.
-        unsafe { config.write(rf_config::new()) };
-    }
+pub unsafe extern "C" fn rf_config_init(config: *mut rf_config, size: u32) -> rf_status {
+    // SAFETY: the caller's promise.
+    unsafe { initialise(config, size, &rf_config::new()) }
 }
 
 /// What a configuration comes to for a key, as text, "" where nothing is set: as much as there is room for, and a zero. `*length`,
@@ -185,14 +197,11 @@ pub unsafe extern "C" fn rf_config_show(
     error: *mut rf_error,
 ) -> rf_status {
     guarded(error, || {
-        let given = if config.is_null() {
-            rf_config::new()
-        } else {
-            // SAFETY: the caller's promise.
-            *unsafe { sized("the configuration", config) }?.expect("it is not NULL")
-        };
+        let (nothing, mut copy) = (rf_config::new(), MaybeUninit::uninit());
+        // SAFETY: the caller's promise.
+        let given = unsafe { sized(config, &mut copy) }?.map_or(Ok(&nothing), |given| given.whole())?;
         // SAFETY: as above. Showing takes no context.
-        let settings = unsafe { rf_config::read(&rf_config { log: None, log_destroy: None, ..given }) }?;
+        let settings = unsafe { given.settings(None) }?;
         // SAFETY: as above.
         let name = unsafe { needed("the key", key) }?;
         let Some(key) = KEYS.iter().find(|known| known.name == name) else {
@@ -213,7 +222,7 @@ pub unsafe extern "C" fn rf_config_show(
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct rf_key_info {
-    /// sizeof(rf_key_info), set by the caller (RF_KEY_INIT).
+    /// sizeof(rf_key_info), set by the caller (RF_KEY_INIT) and left.
     pub size: u32,
     /// 0.
     pub reserved: u32,
@@ -236,9 +245,6 @@ pub unsafe extern "C" fn rf_key(index: u64, info: *mut rf_key_info) -> rf_status
     /// Texts with a zero behind each, four to a key.
     static TEXTS: OnceLock<Vec<[String; 4]>> = OnceLock::new();
     guarded(std::ptr::null_mut(), || {
-        // SAFETY: the caller's promise; nothing but the size is looked at.
-        let size = unsafe { sized("the key", info.cast_const()) }?.map(|given| given.size);
-        let size = size.ok_or_else(|| missing("the place of the key"))?;
         let texts = TEXTS.get_or_init(|| {
             let all = KEYS.iter().map(|key| [key.name, key.environment, key.default, key.meaning]);
             all.map(|texts| texts.map(|text| format!("{text}\0"))).collect()
@@ -248,9 +254,9 @@ pub unsafe extern "C" fn rf_key(index: u64, info: *mut rf_key_info) -> rf_status
             .ok_or_else(|| Fault::invalid("there are not so many keys"))?
             .each_ref()
             .map(|text| text.as_ptr().cast());
-        // SAFETY: it is as large as this version's at least.
-        unsafe { info.write(rf_key_info { size, reserved: 0, name, environment, default_value, meaning }) };
-        Ok(())
+        let size = size_of::<rf_key_info>() as u32;
+        // SAFETY: the caller's promise.
+        unsafe { fill(info, &rf_key_info { size, reserved: 0, name, environment, default_value, meaning }) }
     })
 }
 

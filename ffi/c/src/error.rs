@@ -1,6 +1,7 @@
 //! What calls return, and the text that a caller may ask for.
 
 use crate::guard::cut;
+use crate::sized::initialise;
 use core::{Error, ErrorKind};
 use std::borrow::Cow;
 use std::ffi::c_char;
@@ -67,7 +68,8 @@ pub const RF_ERROR_HOST: usize = 256;
 pub const RF_ERROR_COLLECTIVE: usize = 32;
 
 /// An error in full: who, what, why, and what to do. The caller sets `size` (`RF_ERROR_INIT`, or rf_error_init); a call that
-/// gets it writes the rest, after a success as well, and looks at nothing else in it. Each call takes NULL instead.
+/// gets it writes the rest, after a success as well, and looks at nothing else in it. Each call takes NULL instead. Where `size` cannot
+/// be, the call returns RF_INVALID_ARGUMENT and nothing is written.
 #[repr(C)]
 #[derive(Clone)]
 pub struct rf_error {
@@ -234,7 +236,8 @@ impl From<Error> for Fault {
             ErrorKind::Aborted => RF_ABORTED,
             ErrorKind::UserPanic => RF_USER_FAILURE,
             ErrorKind::Protocol => RF_PROTOCOL,
-            // Internal, and what this crate does not know.
+            ErrorKind::Internal => RF_INTERNAL,
+            // A kind that this crate does not know.
             _ => RF_INTERNAL,
         };
         Fault { status, error: Some(error), text: Cow::Borrowed(""), sound: false }
@@ -270,14 +273,12 @@ pub extern "C" fn rf_status_name(status: rf_status) -> *const c_char {
     name.as_ptr()
 }
 
-/// Makes an rf_error ready to be passed. NULL is ignored.
+/// Makes an rf_error ready to be passed. `size` is the caller's sizeof(rf_error); RF_INVALID_ARGUMENT where that cannot be.
 ///
 /// # Safety
-/// `error` has room for an rf_error.
+/// `error` is NULL, which is refused, or has room for `size` bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rf_error_init(error: *mut rf_error) {
-    if !error.is_null() {
-        // SAFETY: there is room for one.
-        unsafe { error.write(rf_error::new()) };
-    }
+pub unsafe extern "C" fn rf_error_init(error: *mut rf_error, size: u32) -> rf_status {
+    // SAFETY: the caller's promise.
+    unsafe { initialise(error, size, &rf_error::new()) }
 }

@@ -3,11 +3,13 @@
 use crate::config::{most_ranks, rf_destroy_fn};
 use crate::context::Context;
 use crate::error::{Fault, RF_INVALID_ARGUMENT, RF_OK, Result, rf_status};
-use crate::guard::{quietly, reserved, sized};
+use crate::guard::quietly;
 use crate::log::unheard;
+use crate::sized::{initialise, reserved, sized};
 use core::error::{Error, ErrorKind};
 use core::transport::Exchange;
 use std::ffi::c_void;
+use std::mem::MaybeUninit;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,7 +39,7 @@ pub type rf_all_gather_fn = Option<
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct rf_exchange {
-    /// sizeof(rf_exchange), set by the caller (RF_EXCHANGE_INIT).
+    /// sizeof(rf_exchange), set by the caller (RF_EXCHANGE_INIT, or rf_exchange_init).
     pub size: u32,
     /// 0.
     pub reserved: u32,
@@ -66,14 +68,28 @@ pub(crate) struct Brought {
 }
 
 impl rf_exchange {
+    const fn new() -> Self {
+        rf_exchange {
+            size: size_of::<rf_exchange>() as u32,
+            reserved: 0,
+            rank: -1,
+            world_size: -1,
+            all_gather: None,
+            context: std::ptr::null_mut(),
+            destroy: None,
+        }
+    }
+
     /// Takes what a caller brings.
     ///
     /// # Safety
     /// It is NULL or initialised, and its function and context can be used together.
     pub(crate) unsafe fn take(exchange: *const rf_exchange) -> Result<Brought> {
+        let mut room = MaybeUninit::uninit();
         // SAFETY: the caller's promise.
-        let given = unsafe { sized("the exchange", exchange) }?;
-        let given = *given.ok_or_else(|| Fault::invalid("the exchange is NULL"))?;
+        let all = unsafe { sized(exchange, &mut room) }?;
+        let all = all.ok_or_else(|| Fault::invalid("the exchange is NULL"))?;
+        let given: rf_exchange = *all.known();
         let mut brought = Brought {
             given,
             context: Context::new(given.context, given.destroy),
@@ -81,6 +97,7 @@ impl rf_exchange {
             world: 0,
             sinks: Vec::new(),
         };
+        all.whole()?;
         let number = |what: &str, number: i64| {
             usize::try_from(number).map_err(|_| Fault::invalid(format!("the exchange's {what} is {number}")))
         };
@@ -93,6 +110,17 @@ impl rf_exchange {
         }
         Ok(brought)
     }
+}
+
+/// Makes an rf_exchange ready to be filled in. `size` is the caller's sizeof(rf_exchange); RF_INVALID_ARGUMENT where that cannot
+/// be.
+///
+/// # Safety
+/// `exchange` is NULL, which is refused, or has room for `size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rf_exchange_init(exchange: *mut rf_exchange, size: u32) -> rf_status {
+    // SAFETY: the caller's promise.
+    unsafe { initialise(exchange, size, &rf_exchange::new()) }
 }
 
 #[derive(Default)]

@@ -1,6 +1,7 @@
 //! What stands around every call: nothing unwinds into C, and whoever wants to know why gets told.
 
 use crate::error::{Fault, RF_INTERNAL, RF_INVALID_ARGUMENT, RF_OK, RF_PENDING, Result, rf_error, rf_status};
+use crate::sized::{size_to_write, write_as};
 use std::any::Any;
 use std::ffi::{CStr, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,34 +9,66 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// Runs a call, and makes a status of what it returns and of its panic, told to `error` where that is not NULL.
 #[inline]
 pub(crate) fn guarded(error: *mut rf_error, body: impl FnOnce() -> Result<()>) -> rf_status {
-    if !error.is_null() {
-        // SAFETY: it points to an rf_error of the caller's, of which nothing but the size is looked at before that is known.
-        let size = unsafe { (&raw const (*error).size).read() };
-        if (size as usize) < size_of::<rf_error>() {
-            return RF_INVALID_ARGUMENT;
-        }
-    }
+    // SAFETY: it points to an rf_error of the caller's, of which nothing but the size is looked at before that is known.
+    let Ok(told) = (unsafe { Told::new(error) }) else { return RF_INVALID_ARGUMENT };
     // What a panic leaves behind is a handle that returns errors from then on.
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => {
-            if !error.is_null() {
-                // SAFETY: it is as large as an rf_error at least, and any bytes in it are numbers.
-                unsafe { (*error).clear() };
-            }
+            told.clear();
             RF_OK
         }
-        Ok(Err(fault)) => tell(error, &fault),
-        Err(panic) => tell(error, &Fault::new(RF_INTERNAL, format!("internal: {}", message(&*panic)))),
+        Ok(Err(fault)) => tell(told, &fault),
+        Err(panic) => tell(told, &Fault::new(RF_INTERNAL, format!("internal: {}", message(&*panic)))),
     }
 }
 
 #[cold]
-fn tell(error: *mut rf_error, fault: &Fault) -> rf_status {
-    if !error.is_null() {
-        // SAFETY: as in `guarded`, where its size was looked at.
-        unsafe { (*error).fill(fault) };
-    }
+fn tell(told: Told, fault: &Fault) -> rf_status {
+    told.write(|error| error.fill(fault));
     fault.status
+}
+
+/// Where a caller wants to be told of an error, and how much of it there is room for.
+struct Told {
+    error: *mut rf_error,
+    size: usize,
+}
+
+impl Told {
+    /// Fails where there is something that cannot be an rf_error.
+    ///
+    /// # Safety
+    /// It is NULL, or its first four bytes are readable, and as many as they say can be written as long as this lives.
+    #[inline]
+    unsafe fn new(error: *mut rf_error) -> std::result::Result<Self, ()> {
+        if error.is_null() {
+            return Ok(Told { error, size: 0 });
+        }
+        // SAFETY: the caller's promise.
+        let size = unsafe { size_to_write(error) }.ok_or(())?;
+        Ok(Told { error, size })
+    }
+
+    #[inline]
+    fn clear(self) {
+        if self.error.is_null() {
+            return;
+        }
+        if self.size != size_of::<rf_error>() {
+            return self.write(rf_error::clear);
+        }
+        // SAFETY: promised at the making; it is as large as this version's, and any bytes in it are numbers.
+        unsafe { (*self.error).clear() }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn write(self, write: impl FnOnce(&mut rf_error)) {
+        if !self.error.is_null() {
+            // SAFETY: promised at the making, where the size was looked at.
+            unsafe { write_as(self.error, self.size, rf_error::new, write) };
+        }
+    }
 }
 
 /// That something is not complete, which is no error.
@@ -75,36 +108,6 @@ pub(crate) unsafe fn text<'a>(what: &str, text: *const c_char) -> Result<Option<
 pub(crate) unsafe fn needed<'a>(what: &str, given: *const c_char) -> Result<&'a str> {
     // SAFETY: handed on to the caller.
     unsafe { text(what, given) }?.ok_or_else(|| Fault::invalid(format!("{what} is NULL")))
-}
-
-/// The most bytes that a structure will ever have: whatever says more was never initialised.
-const LARGEST: usize = 4096;
-
-/// Fails where a field that means nothing yet says something.
-pub(crate) fn reserved(what: &str, value: u32) -> Result<()> {
-    if value == 0 { Ok(()) } else { Err(Fault::invalid(format!("the reserved field of {what} is {value}"))) }
-}
-
-/// A structure of the caller's that begins with its size; `None` for NULL.
-///
-/// # Safety
-/// It is NULL, or points to as many readable bytes as its first four say, and lives as long as `'a`.
-pub(crate) unsafe fn sized<'a, T>(what: &str, given: *const T) -> Result<Option<&'a T>> {
-    if given.is_null() {
-        return Ok(None);
-    }
-    // SAFETY: the first four bytes are readable.
-    let size = unsafe { given.cast::<u32>().read() } as usize;
-    // A later version's is larger, and what this one does not know stands behind. No version's is as large as that.
-    if size < size_of::<T>() || size > LARGEST {
-        let text = format!(
-            "{what} says that its size is {size}, and this version's is {}: was it initialised by the macro or the function?",
-            size_of::<T>()
-        );
-        return Err(Fault::invalid(text));
-    }
-    // SAFETY: as many bytes are readable, and any bytes are a value.
-    Ok(Some(unsafe { &*given }))
 }
 
 /// As much of a text as fits in so many bytes, up to the end of a character.

@@ -50,6 +50,14 @@ impl<T> Place<T> {
         NonNull::new(place).map(Place).ok_or_else(|| missing(what))
     }
 
+    /// The same where there need not be one.
+    ///
+    /// # Safety
+    /// As [`new`](Place::new).
+    pub(crate) unsafe fn maybe(place: *mut T) -> Option<Self> {
+        NonNull::new(place).map(Place)
+    }
+
     pub(crate) fn put(self, value: T) {
         // SAFETY: it can be written, by the promise at its making; what was there is not looked at.
         unsafe { self.0.write(value) }

@@ -1,4 +1,4 @@
-//! What a C compiler makes of the header's structures is what this crate has, byte by byte.
+//! What a C compiler makes of the header's structures is what this crate has, byte by byte, and no byte is left between fields.
 
 use crate::collective::rf_tensor;
 use crate::comm::rf_counters;
@@ -7,6 +7,7 @@ use crate::error::rf_error;
 use crate::exchange::rf_exchange;
 use crate::options::rf_options;
 use crate::reduction::rf_reduction_config;
+use crate::sized::width;
 use crate::types::rf_dtype;
 use std::fmt::Write as _;
 use std::mem::offset_of;
@@ -22,8 +23,9 @@ macro_rules! layouts {
                 let mut end = 0;
                 $(
                     let at = offset_of!($name, $field);
-                    assert!(at >= end || end == 0, "fields in another order than in the source");
-                    end = at;
+                    // What a later version puts into a gap would be what this one leaves there.
+                    assert_eq!(at, end, "a gap before {}.{}", stringify!($name), stringify!($field));
+                    end = at + width(|whole: &$name| &whole.$field);
                     let _ = writeln!(
                         text,
                         "HOLDS(offsetof({0}, {1}) == {at}, \"{0}.{1}\");",
@@ -35,7 +37,7 @@ macro_rules! layouts {
                     "HOLDS(sizeof({0}) == {1} && ALIGNOF({0}) == {2}, \"{0}\");",
                     stringify!($name), size_of::<$name>(), align_of::<$name>(),
                 );
-                let _ = end;
+                assert_eq!(end, size_of::<$name>(), "a gap at the end of {}", stringify!($name));
                 // A field that is not in the list would not be compared.
                 #[expect(unused_variables, reason = "only their names matter")]
                 let all = |whole: $name| { let $name { $($field),* } = whole; };

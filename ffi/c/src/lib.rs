@@ -23,6 +23,7 @@ pub mod options;
 pub mod prepared;
 pub mod reduction;
 pub mod request;
+mod sized;
 mod turn;
 pub mod types;
 pub mod version;

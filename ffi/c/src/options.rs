@@ -1,11 +1,12 @@
 //! What can be said of one call.
 
-use crate::error::{Fault, Result};
-use crate::guard::{reserved, sized, text};
+use crate::error::{Fault, Result, rf_status};
+use crate::guard::text;
 use crate::handle::{Handle, Place};
 use crate::prepared::rf_prepared;
 use crate::reduction::rf_reduction;
 use crate::request::rf_request;
+use crate::sized::{initialise, reserved, sized};
 use crate::types::{
     RF_CHECK_UNSAID, RF_CUSTOM, RF_NULLS_UNSAID, RF_ORDER_UNSAID, check, nulls, order, rf_check, rf_nulls,
     rf_op, rf_order,
@@ -13,6 +14,7 @@ use crate::types::{
 use core::reduce::Reduction;
 use core::{Algorithm, Options};
 use std::ffi::{c_char, c_void};
+use std::mem::MaybeUninit;
 use std::time::Duration;
 
 /// What can be said of one call; NULL in its place says nothing. Made ready by RF_OPTIONS_INIT or rf_options_init. All but the
@@ -69,16 +71,14 @@ impl rf_options {
     }
 }
 
-/// Makes rf_options ready to be filled in. NULL is ignored.
+/// Makes rf_options ready to be filled in. `size` is the caller's sizeof(rf_options); RF_INVALID_ARGUMENT where that cannot be.
 ///
 /// # Safety
-/// `options` has room for rf_options.
+/// `options` is NULL, which is refused, or has room for `size` bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rf_options_init(options: *mut rf_options) {
-    if !options.is_null() {
-        // SAFETY: there is room for one.
-        unsafe { options.write(rf_options::new()) };
-    }
+pub unsafe extern "C" fn rf_options_init(options: *mut rf_options, size: u32) -> rf_status {
+    // SAFETY: the caller's promise.
+    unsafe { initialise(options, size, &rf_options::new()) }
 }
 
 /// What becomes of a call.
@@ -102,10 +102,12 @@ impl<'a> How<'a> {
     /// # Safety
     /// It is NULL or initialised, and its pointers are as their descriptions say.
     pub(crate) unsafe fn read(options: *const rf_options) -> Result<Self> {
+        let mut room = MaybeUninit::uninit();
         // SAFETY: the caller's promise.
-        let Some(given) = (unsafe { sized("the options", options) })? else {
+        let Some(given) = (unsafe { sized(options, &mut room) })? else {
             return Ok(How { options: Options::new(), way: Way::Now, reduction: None });
         };
+        let given: &rf_options = given.whole()?;
         let unknown = |what: &str, number: i32| Fault::invalid(format!("no {what} has the number {number}"));
         let mut options = Options::new();
         match given.pack {
@@ -138,12 +140,12 @@ impl<'a> How<'a> {
         // SAFETY: as described.
         let reduction = unsafe { given.reduction.as_ref() };
         // SAFETY: as described.
-        let (request, prepared) = unsafe { (Place::new("", given.request), Place::new("", given.prepared)) };
+        let (request, prepared) = unsafe { (Place::maybe(given.request), Place::maybe(given.prepared)) };
         let way = match (request, prepared) {
-            (Err(_), Err(_)) => Way::Now,
-            (Ok(place), Err(_)) => Way::Started(place),
-            (Err(_), Ok(place)) => Way::Prepared(place),
-            (Ok(_), Ok(_)) => {
+            (None, None) => Way::Now,
+            (Some(place), None) => Way::Started(place),
+            (None, Some(place)) => Way::Prepared(place),
+            (Some(_), Some(_)) => {
                 return Err(Fault::invalid("a call that is to be started and prepared at once"));
             }
         };

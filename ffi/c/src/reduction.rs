@@ -3,11 +3,13 @@
 use crate::config::rf_destroy_fn;
 use crate::context::Context;
 use crate::error::{Fault, Result, rf_error, rf_status};
-use crate::guard::{guarded, needed, quietly, reserved, sized};
+use crate::guard::{guarded, needed, quietly};
 use crate::handle::{Handle, Place};
+use crate::sized::{initialise, reserved, sized};
 use crate::types::rf_dtype;
 use core::{CustomOp, DType};
 use std::ffi::{c_char, c_void};
+use std::mem::MaybeUninit;
 
 /// Combines values: into[i] = left[i] op right[i] for each of `count`. `into` is `left` or `right`; pointers may be unaligned for
 /// anything larger than a byte. Called on any thread of the library, several at once; not to block, and not to call this
@@ -27,7 +29,7 @@ pub type rf_combine_fn = Option<
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct rf_reduction_config {
-    /// sizeof(rf_reduction_config), set by the caller (RF_REDUCTION_INIT).
+    /// sizeof(rf_reduction_config), set by the caller (RF_REDUCTION_INIT, or rf_reduction_init).
     pub size: u32,
     /// Whether the operands may be exchanged: 1 or 0.
     pub commutative: i32,
@@ -64,6 +66,33 @@ impl rf_reduction {
     }
 }
 
+impl rf_reduction_config {
+    const fn new() -> Self {
+        rf_reduction_config {
+            size: size_of::<rf_reduction_config>() as u32,
+            commutative: 0,
+            name: std::ptr::null(),
+            dtype: rf_dtype { code: 0, bits: 0, lanes: 0 },
+            reserved: 0,
+            width: 0,
+            combine: None,
+            context: std::ptr::null_mut(),
+            destroy: None,
+        }
+    }
+}
+
+/// Makes an rf_reduction_config ready to be filled in. `size` is the caller's sizeof(rf_reduction_config); RF_INVALID_ARGUMENT where
+/// that cannot be.
+///
+/// # Safety
+/// `config` is NULL, which is refused, or has room for `size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rf_reduction_init(config: *mut rf_reduction_config, size: u32) -> rf_status {
+    // SAFETY: the caller's promise.
+    unsafe { initialise(config, size, &rf_reduction_config::new()) }
+}
+
 /// Makes a reduction. `*out` is written on success only; where it fails, `destroy` is called all the same, unless `size` is wrong.
 ///
 /// # Safety
@@ -76,10 +105,13 @@ pub unsafe extern "C" fn rf_reduction_create(
     error: *mut rf_error,
 ) -> rf_status {
     guarded(error, || {
+        let mut room = MaybeUninit::uninit();
         // SAFETY: the caller's promise.
-        let given = unsafe { sized("the reduction", config) }?;
-        let given = *given.ok_or_else(|| Fault::invalid("the reduction is NULL"))?;
+        let all = unsafe { sized(config, &mut room) }?;
+        let all = all.ok_or_else(|| Fault::invalid("the reduction is NULL"))?;
+        let given: &rf_reduction_config = all.known();
         let context = Context::new(given.context, given.destroy);
+        all.whole()?;
         reserved("the reduction", given.reserved)?;
         // SAFETY: the caller's promise.
         let (out, name) = unsafe {

@@ -44,9 +44,10 @@ impl<B: Owner> Operation for Pending<B> {
     }
 }
 
-/// Is told that an operation is complete, by what status and with what error, which lives until it returns. Called once, on a
-/// thread of the library, or on the caller's where the operation is complete already. Not to block, and to call nothing of this
-/// library but rf_request_test, rf_request_release and rf_comm_abort: every operation of the process waits for it.
+/// Is told that an operation is complete, by what status and with what error, which lives until it returns; where the library is older
+/// than the program, it ends where its `size` says. Called once, on a thread of the library, or on the caller's where the operation is
+/// complete already. Not to block, and to call nothing of this library but rf_request_test, rf_request_release and rf_comm_abort: every
+/// operation of the process waits for it.
 pub type rf_complete_fn =
     Option<unsafe extern "C" fn(context: *mut c_void, status: rf_status, error: *const rf_error)>;
 

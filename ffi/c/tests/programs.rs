@@ -80,6 +80,17 @@ fn what_cannot_be_right_is_refused() {
 }
 
 #[test]
+fn structures_of_other_versions_are_taken() {
+    let room = room("sizes");
+    let program = compile(&program("sizes.c"), C99, &[], &room);
+    for ranks in [1, 2] {
+        for said in run(&program, ranks, &room, &[], &[]) {
+            assert_eq!(said, "of any size\n");
+        }
+    }
+}
+
+#[test]
 fn tensors_of_other_frameworks_are_used_where_they_are() {
     let room = room("dlpack");
     let program = compile(&program("dlpack.c"), C99, &[], &room);
@@ -218,18 +229,22 @@ fn the_address_sanitizer_finds_nothing() {
     for (source, ranks) in [
         (program("operations.c"), 2),
         (program("bad_input.c"), 1),
+        (program("sizes.c"), 1),
         (program("dlpack.c"), 2),
         (program("arrow.c"), 1),
         (program("arrow.c"), 2),
         (program("threads.c"), 1),
         (program("logged.c"), 1),
         (example("all_reduce.c"), 2),
+        (example("callback.c"), 1), // which makes two itself
         (example("errors.c"), 2),
         (example("started.c"), 2),
         (example("shared.c"), 2),
         (example("arrow.c"), 2),
+        (example("gradients.cpp"), 2),
     ] {
-        let program = compile(&source, C99, ADDRESSES, &room);
+        let language = if source.extension().unwrap() == "cpp" { Cpp17 } else { C99 };
+        let program = compile(&source, language, ADDRESSES, &room);
         run(&program, ranks, &room, &[], &[]);
     }
 }
@@ -252,16 +267,20 @@ fn the_address_sanitizer_would_find_something() {
 fn valgrind_finds_nothing() {
     let room = room("valgrind");
     let check = |source: &Path, ranks| {
-        let program = compile(source, C99, &[], &room);
-        // It keeps a map of all addresses, and takes minutes for the tens of sparse GiB that shared memory has of them.
+        let language = if source.extension().unwrap() == "cpp" { Cpp17 } else { C99 };
+        let program = compile(source, language, &[], &room);
+        // It keeps a map of all addresses, and takes minutes for the tens of sparse GiB that shared memory has of them. So a program
+        // that does not ask the environment (callback.c) is not among these.
         run(&program, ranks, &room, VALGRIND, &[("RINGFOLD_BACKEND", "tcp")]);
     };
     check(&program("operations.c"), 1);
     check(&program("bad_input.c"), 1);
+    check(&program("sizes.c"), 1);
     check(&program("dlpack.c"), 2);
     check(&program("arrow.c"), 2);
     check(&program("threads.c"), 1);
     check(&example("all_reduce.c"), 2);
+    check(&example("gradients.cpp"), 2);
     check(&example("errors.c"), 2);
     check(&example("started.c"), 2);
     check(&example("shared.c"), 2);

@@ -505,7 +505,7 @@ static void refusals(void) {
     rf_request *request = NULL;
     options.request = &request;
     LEFT(rf_all_reduce_arrow(comm, &type, &in, NULL, &out, RF_SUM, &options, &error), RF_UNSUPPORTED, "rf_comm_duplicate");
-    rf_options_init(&options);
+    WELL(rf_options_init(&options, sizeof options));
     rf_prepared *prepared = NULL;
     options.prepared = &prepared;
     LEFT(rf_all_gather_arrow(comm, &type, &in, &to, &options, &error), RF_UNSUPPORTED, "neither started nor prepared");

@@ -81,24 +81,24 @@ static void arguments(rf_comm *comm) {
     rf_options options = RF_OPTIONS_INIT;
     options.size = 4;
     REFUSED(rf_barrier(comm, &options, &error), RF_INVALID_ARGUMENT, "size is 4");
-    rf_options_init(&options);
+    WELL(rf_options_init(&options, sizeof options));
     options.order = 3;
     REFUSED(rf_barrier(comm, &options, &error), RF_INVALID_ARGUMENT, "order");
-    rf_options_init(&options);
+    WELL(rf_options_init(&options, sizeof options));
     options.check = -1;
     REFUSED(rf_barrier(comm, &options, &error), RF_INVALID_ARGUMENT, "check");
-    rf_options_init(&options);
+    WELL(rf_options_init(&options, sizeof options));
     options.deadline_ns = -5;
     REFUSED(rf_barrier(comm, &options, &error), RF_INVALID_ARGUMENT, "deadline_ns is -5");
-    rf_options_init(&options);
+    WELL(rf_options_init(&options, sizeof options));
     options.algorithm = "rign";
     REFUSED(rf_barrier(comm, &options, &error), RF_INVALID_ARGUMENT, "rign");
     options.algorithm = "\xff\xfe";
     REFUSED(rf_barrier(comm, &options, &error), RF_INVALID_ARGUMENT, "UTF-8");
-    rf_options_init(&options);
+    WELL(rf_options_init(&options, sizeof options));
     options.stream = a;
     REFUSED(rf_barrier(comm, &options, &error), RF_UNSUPPORTED, "stream");
-    rf_options_init(&options);
+    WELL(rf_options_init(&options, sizeof options));
     rf_request *request = NULL;
     rf_prepared *prepared = NULL;
     options.request = &request;
@@ -108,7 +108,7 @@ static void arguments(rf_comm *comm) {
     REFUSED(rf_all_reduce_batch(comm, twice, 1, RF_SUM, &options, &error), RF_UNSUPPORTED, "prepared");
     HOLDS(request == NULL && prepared == NULL);
 
-    rf_options_init(&options);
+    WELL(rf_options_init(&options, sizeof options));
     options.pack = 2;
     REFUSED(rf_barrier(comm, &options, &error), RF_INVALID_ARGUMENT, "pack is 2");
     options.size = 1u << 20;
@@ -194,10 +194,10 @@ static void configurations(void) {
     REFUSED(rf_comm_create(&config, NULL, &error), RF_INVALID_ARGUMENT, "NULL");
     config.size = 3;
     REFUSED(rf_comm_create(&config, &comm, &error), RF_INVALID_ARGUMENT, "size is 3");
-    rf_config_init(&config);
+    WELL(rf_config_init(&config, sizeof config));
     config.flags = 0x80;
     REFUSED(rf_comm_create(&config, &comm, &error), RF_UNSUPPORTED, "0x80");
-    rf_config_init(&config);
+    WELL(rf_config_init(&config, sizeof config));
     config.flags = RF_CONFIG_BARE;
     config.rank = 4;
     config.world_size = 4;
@@ -208,13 +208,13 @@ static void configurations(void) {
     config.world_size = 4;
     config.rank = -7;
     REFUSED(rf_comm_create(&config, &comm, &error), RF_CONFIGURATION, "rank");
-    rf_config_init(&config);
+    WELL(rf_config_init(&config, sizeof config));
     config.store = "nowhere";
     REFUSED(rf_comm_create(&config, &comm, &error), RF_CONFIGURATION, "nowhere");
-    rf_config_init(&config);
+    WELL(rf_config_init(&config, sizeof config));
     config.deadline_ns = -1;
     REFUSED(rf_comm_create(&config, &comm, &error), RF_INVALID_ARGUMENT, "deadline_ns");
-    rf_config_init(&config);
+    WELL(rf_config_init(&config, sizeof config));
     rf_setting settings[1] = {{"dead_line", "9s"}};
     config.settings_count = 1;
     REFUSED(rf_comm_create(&config, &comm, &error), RF_INVALID_ARGUMENT, "settings is NULL");
@@ -231,7 +231,7 @@ static void configurations(void) {
     settings[0].value = "90s";
     WELL(rf_config_show(&config, "deadline", shown, sizeof shown, &length, &error));
     HOLDS(strcmp(shown, "90s") == 0 && length == 4);
-    rf_config_init(&config);
+    WELL(rf_config_init(&config, sizeof config));
     config.deadline_ns = 1500000000;
     WELL(rf_config_show(&config, "deadline", shown, sizeof shown, NULL, &error));
     HOLDS(strcmp(shown, "1500ms") == 0);
@@ -314,7 +314,6 @@ int main(void) {
     rf_request_release(NULL);
     rf_prepared_release(NULL);
     rf_reduction_release(NULL);
-    rf_error_init(NULL);
     puts("nothing has happened");
     return 0;
 }

@@ -322,7 +322,7 @@ static void later(void) {
     rf_request_release(request);
     for (int64_t i = 0; i < BLOCK; i++)
         HOLDS(out[i] == sum(i));
-    rf_options_init(&options);
+    WELL(rf_options_init(&options, sizeof options));
     options.prepared = &prepared;
     clear();
     WELL(rf_all_reduce_dlpack(comm, laid(&a, in, DENSE, BLOCK), laid(&b, out, DENSE, BLOCK), RF_SUM, &options, &error));

@@ -23,7 +23,7 @@ static rf_request *request;
 static rf_prepared *prepared;
 
 static const rf_options *by(enum way way) {
-    rf_options_init(&options);
+    WELL(rf_options_init(&options, sizeof options));
     request = NULL;
     prepared = NULL;
     if (way == STARTED)
