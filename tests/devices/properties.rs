@@ -9,8 +9,10 @@ use ringfold::device::{
     assign,
 };
 
+/// More cases than usual where `PROPTEST_CASES` asks for them.
 fn config(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+    let usual = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    ProptestConfig { cases: cases.max(usual.cases), ..usual }
 }
 
 fn policy() -> impl Strategy<Value = Policy> {

@@ -84,17 +84,20 @@ fn invalid(requests: &[TaskRequest]) -> Option<(usize, crate::error::Error)> {
 
 /// Where each task sits, in the order of the tasks.
 fn seats(room: &Room, classes: &Classes, ways: &Ways, placement: Placement) -> Option<Vec<Seat>> {
-    let pack = || greedy::packed(room.clone(), classes, None);
-    let found = match placement {
-        Placement::Pack => pack(),
-        Placement::Spread => greedy::spread(room.clone(), classes).or_else(pack),
+    match placement {
+        Placement::Pack => packed(room, classes),
+        Placement::Spread => greedy::spread(room.clone(), classes).or_else(|| packed(room, classes)),
         Placement::Linked => {
-            let cost = |seats: &Vec<Seat>| ring::order(seats, ways).1;
             let linked = greedy::packed(room.clone(), classes, Some(ways));
-            linked.into_iter().chain(pack()).min_by_key(cost)
+            // What it costs is compared whichever way it was found, so that it is never more.
+            let both = linked.into_iter().chain(packed(room, classes));
+            both.min_by_key(|seats| ring::order(seats, ways).1)
         }
-    };
-    found.or_else(|| match may_fit(room, classes) {
+    }
+}
+
+fn packed(room: &Room, classes: &Classes) -> Option<Vec<Seat>> {
+    greedy::packed(room.clone(), classes, None).or_else(|| match may_fit(room, classes) {
         true => search::all_ways(room.clone(), classes).ok().flatten(),
         false => None,
     })

@@ -128,7 +128,11 @@ pub(super) fn near(inventory: &Inventory, requests: &[TaskRequest], seats: &[Sea
     let mut hosts: FxHashMap<usize, Cpus> = FxHashMap::default();
     let mut all = Vec::with_capacity(seats.len());
     for (seat, request) in seats.iter().zip(requests) {
-        let of_host = || Cpus(inventory.hosts()[seat.host].nodes.iter().map(OfNode::of).collect());
+        let of_host = || {
+            // A node may have memory and no CPUs.
+            let nodes = inventory.hosts()[seat.host].nodes.iter().filter(|node| !node.cpus.is_empty());
+            Cpus(nodes.map(OfNode::of).collect())
+        };
         let cpus = hosts.entry(seat.host).or_insert_with(of_host);
         let mut near: Vec<usize> = seat.devices.iter().filter_map(|&(device, _)| nodes[device]).collect();
         near.sort_unstable();
