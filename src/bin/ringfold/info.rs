@@ -1,5 +1,6 @@
 //! `ringfold info`: what is here, what is missing, and why.
 
+use crate::devices;
 use clap::Args;
 use comfy_table::{Table, presets};
 use ringfold::bootstrap::{Landmark, Sight};
@@ -30,7 +31,10 @@ pub(crate) fn command(arguments: &InfoArgs) -> Result<bool> {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     host.add_row(["host", &hostname()]);
     host.add_row(["CPUs", &format!("{cpus} that this process may use")]);
-    host.add_row(["devices", "none looked for: this version reduces host memory only"]);
+    let machine = devices::look()?;
+    for (label, value) in devices::rows(&machine) {
+        host.add_row([label, &value]);
+    }
     for (label, value) in group()? {
         host.add_row([label, &value]);
     }
@@ -38,6 +42,9 @@ pub(crate) fn command(arguments: &InfoArgs) -> Result<bool> {
         host.add_row(["unknown", &format!("{name}: no such variable is read; is it a slip?")]);
     }
     println!("{host}\n");
+    if let Some(table) = devices::table(&machine) {
+        println!("{table}\n");
+    }
 
     let mut backends = Table::new();
     backends.load_style(presets::UTF8_HORIZONTAL_ONLY);

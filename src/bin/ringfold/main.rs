@@ -3,6 +3,7 @@
 mod completions;
 mod conduct;
 mod config;
+mod devices;
 mod info;
 mod monitoring;
 mod perf;
