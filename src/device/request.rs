@@ -168,7 +168,8 @@ mod tests {
         for tasks in 1..=1000u32 {
             let amount = 1.0 / f64::from(tasks);
             assert_eq!(TaskRequest::slots(amount).unwrap(), (1, tasks as usize), "1 / {tasks}");
-            assert_eq!((1.0 / amount).floor() as usize, tasks as usize, "Spark's rule");
+            // Spark divides 1 by the amount, which is a task less where that is rounded down, as for 1 / 93.
+            assert!([tasks, tasks - 1].contains(&((1.0 / amount).floor() as u32)), "1 / {tasks}");
         }
         assert_eq!(TaskRequest::slots(0.0).unwrap(), (0, 0));
         assert_eq!(TaskRequest::slots(3.0).unwrap(), (3, 1));
