@@ -12,8 +12,6 @@ use crate::communicator::{AbortHandle, Communicator};
 use crate::device::Assigned;
 use crate::error::{CauseKind, Error, ErrorKind};
 use crate::transport::control::after;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use std::any::Any;
 use std::error::Error as StdError;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -151,7 +149,7 @@ where
 
 /// What a task does.
 fn work<T, E: Into<Boxed>>(context: &TaskContext, body: &impl Fn(&TaskContext) -> Result<T, E>) -> End<T> {
-    if let Err(error) = pin(&context.resources().cpus) {
+    if let Err(error) = context.resources().pin(0) {
         return End::Failed(Fault { kind: FailureKind::Error, message: error.to_string(), blames: None });
     }
     match catch_unwind(AssertUnwindSafe(|| body(context))) {
@@ -166,18 +164,6 @@ fn work<T, E: Into<Boxed>>(context: &TaskContext, body: &impl Fn(&TaskContext) -
             End::Failed(Fault { kind: FailureKind::Panic, message, blames: None })
         }
     }
-}
-
-/// Lets this thread run on these CPUs alone, unless there are none.
-fn pin(cpus: &[usize]) -> crate::error::Result<()> {
-    if cpus.is_empty() {
-        return Ok(());
-    }
-    let mut set = CpuSet::new();
-    cpus.iter()
-        .try_for_each(|&cpu| set.set(cpu))
-        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
-        .map_err(|error| Error::new(ErrorKind::Io, format!("pinning the task to CPUs {cpus:?}: {error}")))
 }
 
 /// The rank that an error of this library blames, if one is somewhere behind an error.

@@ -33,21 +33,35 @@ fn config() -> Config {
 
 /// What tasks make of an engine that has given them these numbers.
 fn joined<T: Send>(ids: &[Option<u64>], body: impl Fn(Result<TaskContext>) -> T + Sync) -> Vec<T> {
+    join(ids, |_| TaskDescription::new(3), body)
+}
+
+/// What tasks make of an engine that tells them this of themselves.
+pub(crate) fn joined_with<T: Send>(
+    tasks: usize,
+    description: impl Fn(usize) -> TaskDescription + Sync,
+    body: impl Fn(Result<TaskContext>) -> T + Sync,
+) -> Vec<T> {
+    join(&vec![None; tasks], description, body)
+}
+
+fn join<T: Send>(
+    ids: &[Option<u64>],
+    description: impl Fn(usize) -> TaskDescription + Sync,
+    body: impl Fn(Result<TaskContext>) -> T + Sync,
+) -> Vec<T> {
     let engine = Engine::new(ids.len());
     std::thread::scope(|scope| {
-        let tasks: Vec<_> = ids
-            .iter()
-            .enumerate()
-            .map(|(task, &id)| {
-                let (engine, body) = (&engine, &body);
-                scope.spawn(move || {
-                    let gather = |message: &[u8]| Ok(engine.all_gather(task, message));
-                    let mut exchange = CallbackExchange::new(task, ids.len(), gather);
-                    let config = id.map_or(config(), |id| config().with_attempt_id(id));
-                    body(TaskContext::with_exchange(&mut exchange, &config, TaskDescription::new(3)))
-                })
+        let task = |(task, &id): (usize, &Option<u64>)| {
+            let (engine, body, description) = (&engine, &body, &description);
+            scope.spawn(move || {
+                let gather = |message: &[u8]| Ok(engine.all_gather(task, message));
+                let mut exchange = CallbackExchange::new(task, ids.len(), gather);
+                let config = id.map_or(config(), |id| config().with_attempt_id(id));
+                body(TaskContext::with_exchange(&mut exchange, &config, description(task)))
             })
-            .collect();
+        };
+        let tasks: Vec<_> = ids.iter().enumerate().map(task).collect();
         tasks.into_iter().map(|task| task.join().unwrap()).collect()
     })
 }

@@ -9,4 +9,5 @@ mod hosts;
 mod joined;
 mod processes;
 mod programs;
+mod resources;
 mod threads;

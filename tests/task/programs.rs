@@ -133,6 +133,15 @@ fn play(part: &str, task: &TaskContext) -> ringfold::Result<()> {
             ));
             Ok(())
         }
+        "resources" => {
+            let status = fs::read_to_string("/proc/self/status").unwrap();
+            let cpus =
+                status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim();
+            let sees = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+            let has = task.resources().addresses("gpu").join(",");
+            note(format!("{own}: sees {sees}, has {has} of gpu, may use CPUs {cpus}"));
+            task.barrier()
+        }
         "hosts" => {
             let comm = task.communicator()?;
             let request = Request::new(Collective::AllReduce, comm.world_size(), DType::F32, 16 << 20);
