@@ -11,6 +11,7 @@ mod library;
 mod output;
 mod scene;
 mod signals;
+mod tasks;
 
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::Pid;
