@@ -27,6 +27,8 @@ need python3 python3
 need mpirun.openmpi openmpi-bin
 need mpirun.mpich mpich
 need script bsdutils
+need ip iproute2
+need unshare util-linux
 cached="${XDG_CACHE_HOME:-$HOME/.cache}/ringfold-torch"
 PATH="$PATH:$cached/bin"
 # Where the system has no such package: some gigabytes, for it comes with libraries for GPUs.
@@ -50,6 +52,11 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps
 step "the main job of the README"
 cargo build --release --bins --examples
 target/release/ringfold run -n 4 -- target/release/examples/digits
+
+step "the examples"
+target/release/examples/barrier_group
+target/release/examples/survivor
+target/release/examples/devices
 
 step "every plan is proved"
 target/release/ringfold plan verify --all
