@@ -266,6 +266,15 @@ impl TaskContext {
         self.reporter.metric(name, value)
     }
 
+    /// Says what has come out of this task, for whoever has started it as a process: the last result that is set before the context is
+    /// dropped. (A task that is a thread returns its result.)
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](ErrorKind::InvalidArgument) beyond 4 KiB.
+    pub fn set_result(&self, result: &str) -> Result<()> {
+        self.reporter.result(result)
+    }
+
     /// What tells of this task, for other threads, and for what else there is to be told.
     pub fn reporter(&self) -> &Reporter {
         &self.reporter

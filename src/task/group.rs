@@ -50,6 +50,8 @@ pub struct TaskGroup {
 pub struct Completed {
     /// How each task's process ended, by partition: all with status 0.
     pub statuses: Vec<Status>,
+    /// What each task has [said](TaskContext::set_result) that has come out of it, by partition.
+    pub results: Vec<Option<String>>,
     /// How many attempts it took.
     pub attempts: u32,
 }

@@ -23,6 +23,10 @@ pub(super) fn place(group: &TaskGroup) -> Result<Placed> {
         let told = Error::invalid(format!("a group of {} tasks", group.tasks));
         return Err(told.remedy("let it have 1 or more"));
     }
+    if let Some(monitor) = group.monitor.as_ref().filter(|monitor| monitor.tasks() != group.tasks) {
+        let text = format!("a monitor of {} tasks for a group of {}", monitor.tasks(), group.tasks);
+        return Err(Error::invalid(text).remedy("make a monitor of as many tasks"));
+    }
     group.request.check()?;
     if asks_for_nothing(&group.request) {
         let tasks = vec![Assigned::default(); group.tasks];

@@ -4,6 +4,7 @@ use super::attempt::Ended;
 use super::control::Current;
 use super::failure::{FailureKind, TaskFailure};
 use super::group::{Completed, TaskGroup};
+use super::monitor::Monitor;
 use super::placement::Placed;
 use crate::config::environment as names;
 use crate::error::{Cause, CauseKind};
@@ -30,21 +31,21 @@ pub(super) fn attempt(
         }
         launch = launch.env_of(task, names::TASK, group.description(number, placed, task).to_json());
     }
-    if let Some(monitor) = &group.monitor {
-        launch = monitor.watch(launch);
-    }
+    // Results come as reports, so that somebody has to hear them.
+    let monitor = group.monitor.clone().unwrap_or_else(|| Monitor::new(group.tasks));
+    launch = monitor.watch(launch);
     let running = launch.start().map_err(|error| match error.program() {
         Some(_) => Ended::Program(error),
         None => Ended::Refused(error.into()),
     })?;
-    if let Some(monitor) = &group.monitor {
-        monitor.started();
-    }
+    monitor.started();
     let entered = group.control.enter(Current::Processes(running.signaller()));
     let outcome = running.wait();
     drop(entered);
     if outcome.success() {
-        return Ok(Completed { statuses: outcome.statuses, attempts: number + 1 });
+        let views = monitor.snapshot().tasks;
+        let results = views.iter().map(|view| view.report.result().map(str::to_owned)).collect();
+        return Ok(Completed { statuses: outcome.statuses, results, attempts: number + 1 });
     }
     let failure = first_cause(&outcome, number, running.pids());
     Err(Ended::Failed(failure, Some(Box::new(outcome))))

@@ -29,6 +29,8 @@ fn tasks_know_each_other() {
     let (place, result, _) = run("introduce", "introduce");
     let completed = result.unwrap();
     assert_eq!((completed.attempts, &completed.statuses[..]), (1, &[Status::Exited(0); 4][..]));
+    let results: Vec<_> = (0..4).map(|task| Some(format!("result of {task}"))).collect();
+    assert_eq!(completed.results, results);
     let expected: Vec<String> =
         (0..4).map(|task| format!("{task} of 4: 4 processes, sum 10, ann, true")).collect();
     assert_eq!(place.notes(), expected);
@@ -187,7 +189,9 @@ fn many_groups_in_a_row_leave_nothing_behind() {
     TaskGroup::new(4).run_program(&program).unwrap();
     let before = descriptors();
     for round in 0..many() {
-        TaskGroup::new(4).run_program(&program).unwrap_or_else(|error| panic!("group {round}: {error}"));
+        let completed =
+            TaskGroup::new(4).run_program(&program).unwrap_or_else(|error| panic!("group {round}: {error}"));
+        assert!(completed.results.iter().all(Option::is_some), "group {round}: {:?}", completed.results);
     }
     assert_eq!(left_of(&place), [""; 0]);
     assert_eq!(descriptors(), before);

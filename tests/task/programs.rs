@@ -125,6 +125,7 @@ fn play(part: &str, task: &TaskContext) -> ringfold::Result<()> {
                 && infos.iter().enumerate().all(|(at, info)| info.partition == at)
                 && infos[own].process == std::process::id();
             let property = task.local_property("user").unwrap_or("nobody");
+            task.set_result(&format!("result of {own}"))?;
             note(format!(
                 "{own} of {}: {} processes, sum {}, {property}, {right}",
                 task.num_tasks(),

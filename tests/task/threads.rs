@@ -1,5 +1,6 @@
 //! Groups in threads.
 
+use ringfold::task::monitor::{Monitor, State};
 use ringfold::task::{FailureKind, TaskContext, TaskGroup};
 use ringfold::{Config, Error, ErrorKind, Order, ReduceOp};
 use std::collections::BTreeSet;
@@ -329,6 +330,7 @@ fn what_cannot_be_is_refused_before_anything_runs() {
     for refused in [
         TaskGroup::new(0),
         TaskGroup::new(usize::MAX),
+        group(2).monitor(&Monitor::new(3)),
         group(2).config(Config::default().with_algorithm("none such")),
         group(2).config(Config::default().with_table("none such")),
     ] {
@@ -340,6 +342,40 @@ fn what_cannot_be_is_refused_before_anything_runs() {
             error.kind()
         );
     }
+}
+
+#[test]
+fn a_monitor_is_told_of_every_attempt_and_in_the_end_of_the_last_state() {
+    let monitor = Monitor::new(3);
+    let changes = monitor.changes();
+    let results = group(3).max_attempts(2).monitor(&monitor).run(|task| {
+        for row in 1..=1000 {
+            task.progress(row, 1000);
+        }
+        task.metric("attempt", f64::from(task.attempt_number()))?;
+        task.barrier()?;
+        let mut sum = [1u32];
+        task.communicator()?.all_reduce(&mut sum, ReduceOp::Sum)?;
+        if task.attempt_number() == 0 && task.partition_id() == 1 {
+            return Err(Error::invalid("not yet"));
+        }
+        task.barrier()
+    });
+    assert!(results.is_ok());
+    let end = monitor.snapshot();
+    assert_eq!((end.attempt, end.count("succeeded"), end.fraction()), (1, 3, Some(1.0)));
+    for task in &end.tasks {
+        let (progress, metrics) = (task.report.progress().unwrap(), task.report.metrics());
+        assert_eq!((progress.done, progress.total, metrics["attempt"]), (1000, 1000, 1.0));
+        // The counters are those of all its communicators.
+        let operations = &task.report.counters().unwrap().operations;
+        assert_eq!(operations["all_reduce"].completed, 1);
+        assert!(operations["barrier"].completed >= 2);
+    }
+    changes.close();
+    let seen = changes.wait(HANG).unwrap();
+    let failed = seen.iter().find(|view| view.attempt == 0 && matches!(view.state, State::Failed(_)));
+    assert!(matches!(&failed.unwrap().state, State::Failed(why) if !why.is_empty()));
 }
 
 #[test]

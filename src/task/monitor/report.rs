@@ -22,10 +22,12 @@ pub struct Limits {
     pub message: usize,
     /// How many bytes of a unit are kept.
     pub unit: usize,
+    /// How many bytes a result may have, as JSON writes it.
+    pub result: usize,
 }
 
-/// How much a task may tell: 64 metrics, names of 64 bytes, a message of 256 bytes, a unit of 16.
-pub const LIMITS: Limits = Limits { metrics: 64, name: 64, message: 256, unit: 16 };
+/// How much a task may tell: 64 metrics, names of 64 bytes, a message of 256 bytes, a unit of 16, a result of 4 KiB.
+pub const LIMITS: Limits = Limits { metrics: 64, name: 64, message: 256, unit: 16, result: 4096 };
 
 /// How far a task is.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -64,6 +66,7 @@ pub struct Report {
     message: String,
     metrics: BTreeMap<String, f64>,
     counters: Option<Totals>,
+    result: Option<String>,
 }
 
 /// As it goes over the wire.
@@ -78,6 +81,8 @@ struct Wire {
     metrics: BTreeMap<String, f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     counters: Option<Totals>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    result: Option<String>,
 }
 
 /// What says at least which version it is.
@@ -147,6 +152,25 @@ impl Report {
         Ok(())
     }
 
+    /// What has come out of the task, if it has said so.
+    pub fn result(&self) -> Option<&str> {
+        self.result.as_deref()
+    }
+
+    /// Says what has come out of the task.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](ErrorKind::InvalidArgument) for a text of more than 4 KiB, in the form in which JSON writes it.
+    pub fn set_result(&mut self, result: &str) -> Result<()> {
+        let length = serde_json::to_string(result).map_or(usize::MAX, |json| json.len());
+        if length > LIMITS.result {
+            let text = format!("a result of {length} bytes, and at most {} are told", LIMITS.result);
+            return Err(Error::invalid(text).remedy("write it to a file and tell where it is"));
+        }
+        self.result = Some(result.to_owned());
+        Ok(())
+    }
+
     /// What the task's collectives have counted, if it has said so.
     pub fn counters(&self) -> Option<&Totals> {
         self.counters.as_ref()
@@ -165,6 +189,7 @@ impl Report {
             message: self.message.clone(),
             metrics: self.metrics.clone(),
             counters: self.counters.clone(),
+            result: self.result.clone(),
         };
         serde_json::to_vec(&wire).unwrap_or_default()
     }
@@ -196,6 +221,9 @@ impl Report {
         report.set_message(&wire.message);
         for (name, value) in wire.metrics {
             report.set_metric(&name, value).map_err(|error| protocol(error.message().to_owned()))?;
+        }
+        if let Some(result) = &wire.result {
+            report.set_result(result).map_err(|error| protocol(error.message().to_owned()))?;
         }
         report.counters = wire.counters.map(Totals::sane);
         Ok(report)

@@ -162,6 +162,16 @@ impl Reporter {
         self.news();
     }
 
+    /// Says what has come out of the task: see [`Completed::results`](crate::task::Completed::results). Does not block.
+    ///
+    /// # Errors
+    /// As [`Report::set_result`].
+    pub fn result(&self, result: &str) -> Result<()> {
+        self.state.lock().set_result(result)?;
+        self.news();
+        Ok(())
+    }
+
     /// What is told now.
     pub fn report(&self) -> Report {
         self.state.report()
