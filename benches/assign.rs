@@ -20,7 +20,7 @@ fn machine(of_host: usize, switched: bool) -> Inventory {
         let node = |id: usize| Node::new(id, (0..8 * of_host).skip(4 * of_host * id).take(4 * of_host));
         Host::new(format!("host{host:05}"))
             .with_nodes([node(0), node(1)])
-            .with_memory(2 << 40)
+            .with_memory((256 << 30) * of_host as u64)
             .with_devices((0..of_host).map(device))
     });
     Inventory::of(hosts).unwrap()

@@ -18,7 +18,8 @@ const FINEST: u64 = 1_000_000;
 /// What one task asks for. Zero, and what is not named, asks for nothing. Plain data.
 ///
 /// An amount follows Spark's rule (`ResourceUtils.calculateAmountAndPartsForFraction` of Spark 4): up to 1 it is a share of one device,
-/// and as many tasks share that as there is room for, so 0.5 lets two and 0.3 lets three; above 1 it is whole.
+/// and as many tasks share that as there is room for, so 0.5 lets two and 0.3 lets three; above 1 it is whole. Shares are counted exactly, so
+/// 1/93 lets 93, where Spark's rounding makes 92.
 ///
 /// ```
 /// use ringfold::device::TaskRequest;
@@ -76,7 +77,7 @@ impl TaskRequest {
         if amount == 0.0 {
             return Ok((0, 0));
         }
-        if amount > 1.0 {
+        if amount >= 1.0 {
             return if amount.fract() == 0.0 {
                 Ok((amount as usize, 1))
             } else {
@@ -126,9 +127,10 @@ fn comma(text: &str) -> &'static str {
     if text.is_empty() { "" } else { ", " }
 }
 
-/// A share of a device, up to 1, in units; never more than the amount.
+/// A share of a device, below 1, in units. What floating point may have rounded up is taken off, so that n times 1/n is never more
+/// than one.
 pub(super) fn share(amount: f64) -> u64 {
-    ((amount * ONE as f64) as u64).min(ONE)
+    (amount * ONE as f64 * (1.0 - 2.0 * f64::EPSILON)) as u64
 }
 
 /// CPUs in units; at least one where some are asked for.
@@ -168,8 +170,9 @@ mod tests {
         for tasks in 1..=1000u32 {
             let amount = 1.0 / f64::from(tasks);
             assert_eq!(TaskRequest::slots(amount).unwrap(), (1, tasks as usize), "1 / {tasks}");
-            // Spark divides 1 by the amount, which is a task less where that is rounded down, as for 1 / 93.
-            assert!([tasks, tasks - 1].contains(&((1.0 / amount).floor() as u32)), "1 / {tasks}");
+            // Spark divides in floating point, which for 1 / 93 makes 92.
+            let in_spark = (1.0 / amount).floor() as u32;
+            assert!(in_spark == tasks || in_spark + 1 == tasks, "1 / {tasks} is for {in_spark} in Spark");
         }
         assert_eq!(TaskRequest::slots(0.0).unwrap(), (0, 0));
         assert_eq!(TaskRequest::slots(3.0).unwrap(), (3, 1));

@@ -5,8 +5,9 @@ use super::super::request::ONE;
 use super::chain;
 use super::classes::{Class, Classes, Want};
 use super::room::{Room, Seat};
+use rustc_hash::FxHashMap;
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 
 /// So many hosts that could take all that is left of a class are compared by their links.
 const COMPARED: usize = 64;
@@ -99,6 +100,7 @@ pub(super) fn spread(mut room: Room, classes: &Classes) -> Option<Vec<Seat>> {
         // The host with the fewest tasks comes first. One that has no room for a task of the class has none for the next.
         let hosts = room.hosts.iter().enumerate().map(|(host, hall)| Reverse((hall.tasks, host)));
         let mut hosts: BinaryHeap<_> = hosts.collect();
+        let mut shelves: FxHashMap<usize, Vec<Shelf>> = FxHashMap::default();
         for &task in &class.tasks {
             let host = loop {
                 let Reverse((_, host)) = hosts.pop()?;
@@ -106,7 +108,11 @@ pub(super) fn spread(mut room: Room, classes: &Classes) -> Option<Vec<Seat>> {
                     break host;
                 }
             };
-            let chosen: Vec<_> = class.need.wants.iter().map(|want| emptiest(&room, host, want)).collect();
+            let wants = class.need.wants.iter();
+            let of_host = shelves
+                .entry(host)
+                .or_insert_with(|| wants.clone().map(|want| Shelf::of(&room, host, want)).collect());
+            let chosen: Vec<_> = wants.zip(of_host).map(|(want, shelf)| shelf.take(want)).collect();
             seats[task] = room.take(host, class, &chosen);
             hosts.push(Reverse((room.hosts[host].tasks, host)));
         }
@@ -114,27 +120,50 @@ pub(super) fn spread(mut room: Room, classes: &Classes) -> Option<Vec<Seat>> {
     Some(seats)
 }
 
-/// The devices of a host of which the least is used, on the NUMA node of which the least is used.
-fn emptiest(room: &Room, host: usize, want: &Want) -> Vec<usize> {
-    let devices = &room.hosts[host].pools[want.resource].devices;
-    let mut used: Vec<(Option<usize>, u64)> = Vec::new();
-    for &device in devices {
-        let taken = ONE - room.left[device];
-        match used.iter_mut().find(|(node, _)| *node == room.nodes[device]) {
-            Some((_, sum)) => *sum += taken,
-            None => used.push((room.nodes[device], taken)),
+/// The devices of one resource of a host, so that those of which the least is used are at hand.
+struct Shelf(Vec<OfNode>);
+
+/// Those that are near one NUMA node.
+struct OfNode {
+    node: Option<usize>,
+    used: u64,
+    /// What is left of each, the most first.
+    devices: BTreeSet<(Reverse<u64>, usize)>,
+}
+
+impl Shelf {
+    fn of(room: &Room, host: usize, want: &Want) -> Shelf {
+        let mut nodes: Vec<OfNode> = Vec::new();
+        for &device in &room.hosts[host].pools[want.resource].devices {
+            let (node, left) = (room.nodes[device], room.left[device]);
+            let at = nodes.iter().position(|of| of.node == node).unwrap_or_else(|| {
+                nodes.push(OfNode { node, used: 0, devices: BTreeSet::new() });
+                nodes.len() - 1
+            });
+            nodes[at].used += ONE - left;
+            nodes[at].devices.insert((Reverse(left), device));
         }
+        Shelf(nodes)
     }
-    let of_node =
-        |node: Option<usize>| used.iter().find(|(known, _)| *known == node).map_or(0, |&(_, sum)| sum);
-    let able = devices.iter().copied().filter(|&device| room.left[device] >= want.share);
-    let key =
-        |device: usize| (Reverse(room.left[device]), of_node(room.nodes[device]), room.nodes[device], device);
-    if want.devices == 1 {
-        return able.min_by_key(|&device| key(device)).into_iter().collect();
+
+    /// The devices for one task: those of which the least is used, near the node of which the least is used; several from one
+    /// node as far as they go.
+    fn take(&mut self, want: &Want) -> Vec<usize> {
+        let mut chosen = Vec::with_capacity(want.devices);
+        let most = |of: &OfNode| of.devices.first().map_or(0, |&(Reverse(left), _)| left);
+        while chosen.len() < want.devices {
+            let able = self.0.iter_mut().filter(|of| most(of) >= want.share);
+            let Some(of) = able.min_by_key(|of| (Reverse(most(of)), of.used, of.node)) else { break };
+            while chosen.len() < want.devices && most(of) >= want.share {
+                let Some((Reverse(left), device)) = of.devices.pop_first() else { break };
+                of.used += want.share;
+                // One of which nothing is left stays away.
+                if left > want.share {
+                    of.devices.insert((Reverse(left - want.share), device));
+                }
+                chosen.push(device);
+            }
+        }
+        chosen
     }
-    let mut able: Vec<_> = able.collect();
-    able.sort_by_cached_key(|&device| key(device));
-    able.truncate(want.devices);
-    able
 }

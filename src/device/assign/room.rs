@@ -114,11 +114,16 @@ impl Room {
         hall.tasks += 1;
         let mut seat = Seat { host, devices: Vec::new() };
         for ((want, chosen), &amount) in class.need.wants.iter().zip(devices).zip(&class.amounts) {
+            let pool = &mut hall.pools[want.resource];
             for &device in chosen {
+                pool.whole -= usize::from(self.left[device] == ONE);
                 self.left[device] -= want.share;
                 seat.devices.push((device, amount.min(1.0)));
             }
-            hall.pools[want.resource].count(&self.left);
+            // As long as one is whole it is the one that has the most.
+            if pool.whole == 0 {
+                pool.count(&self.left);
+            }
         }
         seat
     }

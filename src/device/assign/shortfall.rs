@@ -41,9 +41,7 @@ fn first_ones(requests: &[TaskRequest], inventory: &Inventory) -> usize {
     let fits = |count: usize| {
         let classes = Classes::of(&requests[..count]);
         let room = Room::of(inventory, &classes.resources);
-        let greedily = || {
-            greedy::packed(room.clone(), &classes, None).or_else(|| greedy::spread(room.clone(), &classes))
-        };
+        let greedily = || greedy::packed(room.clone(), &classes, None);
         let searched = || count <= FEW && may_fit(&room, &classes);
         greedily().is_some() || searched() && matches!(search::all_ways(room.clone(), &classes), Ok(Some(_)))
     };
