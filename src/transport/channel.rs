@@ -29,6 +29,10 @@ const DEADLINE_MOMENT: Duration = Duration::from_millis(150);
 /// How often a rank looks again before it sleeps, where every rank can have a CPU of its own.
 const SPINS: u32 = 500;
 
+/// How often a rank leaves its CPU to others before it sleeps: some microseconds, in which threads that share CPUs answer each other
+/// without the system's putting any of them to sleep.
+const YIELDS: u32 = 32;
+
 /// The transports of a world of threads, by rank, with queues of [`DEFAULT_CAPACITY`] bytes.
 pub fn channel(world: usize) -> Vec<ChannelTransport> {
     channel_with(world, DEFAULT_CAPACITY)
@@ -393,6 +397,13 @@ impl Transport for ChannelTransport {
                 left => Some(left),
             },
         };
+        // Whoever is awaited may only want for a CPU.
+        for _ in 0..YIELDS {
+            thread::yield_now();
+            if seat.bell.rings.load(Ordering::SeqCst) != seen {
+                return;
+            }
+        }
         seat.bell.sleep(seen, limit);
     }
 
