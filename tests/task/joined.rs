@@ -137,3 +137,67 @@ fn processes_that_mpirun_has_started_join() {
         assert_eq!(place.notes(), expected, "{launcher:?}");
     }
 }
+
+/// Starts the same as every task, each with these variables and no other launcher's, and waits for all.
+fn under_variables(place: &Place, of_task: impl Fn(usize) -> Vec<(&'static str, String)>) {
+    let start = |task: usize| {
+        let mut command = place.command(&["env"], "introduce");
+        command.envs(of_task(task)).spawn().unwrap()
+    };
+    let tasks: Vec<_> = (0..3).map(start).collect();
+    for mut task in tasks {
+        assert!(task.wait().unwrap().success());
+    }
+}
+
+/// What [`introduce`](crate::programs) notes in three tasks that nobody has told anything else.
+fn are_introduced(place: &Place) {
+    let expected: Vec<String> =
+        (0..3).map(|task| format!("{task} of 3: 3 processes, sum 6, nobody, true")).collect();
+    assert_eq!(place.notes(), expected);
+}
+
+#[test]
+fn processes_with_slurms_variables_join() {
+    let place = Place::new("slurm");
+    under_variables(&place, |task| {
+        vec![
+            ("SLURM_PROCID", task.to_string()),
+            ("SLURM_STEP_NUM_TASKS", "3".into()),
+            ("SLURM_STEP_TASKS_PER_NODE", "3".into()),
+            ("SLURM_LOCALID", task.to_string()),
+            ("SLURM_JOB_ID", std::process::id().to_string()),
+            ("SLURM_STEP_ID", "7".into()),
+            ("SLURM_STEP_NODELIST", "whatever-it-is-called".into()),
+        ]
+    });
+    are_introduced(&place);
+}
+
+#[test]
+fn pods_of_an_indexed_job_join() {
+    let place = Place::new("pods");
+    let store = crate::support::unused_address();
+    under_variables(&place, |task| {
+        vec![
+            ("JOB_COMPLETION_INDEX", task.to_string()),
+            ("RINGFOLD_WORLD_SIZE", "3".into()),
+            ("RINGFOLD_STORE", store.clone()),
+            ("RINGFOLD_INTERFACE", "lo".into()),
+        ]
+    });
+    are_introduced(&place);
+}
+
+#[test]
+fn processes_that_torchrun_has_started_join() {
+    let place = Place::new("torchrun");
+    let address = crate::support::unused_address();
+    let port = address.rsplit(':').next().unwrap();
+    // Redirected and shown: with Python 3.11 old versions fail on the default.
+    let launcher = ["torchrun", "--nproc_per_node", "3", "--master_addr", "127.0.0.1", "--master_port", port];
+    let launcher = [&launcher[..], &["-r", "1", "-t", "1", "--no_python"]].concat();
+    let output = place.command(&launcher, "introduce").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    are_introduced(&place);
+}
