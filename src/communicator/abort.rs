@@ -57,6 +57,11 @@ impl AbortHandle {
         self.poison.is_set()
     }
 
+    /// Ends the group for a reason that is no rank's.
+    pub(crate) fn cancel(&self, detail: String) {
+        self.tell(CauseKind::Abort, Cause::STORE, detail);
+    }
+
     /// Spoils the group by a failure of this rank's, in words that begin with who it is.
     pub(crate) fn fail(&self, kind: CauseKind, detail: String) {
         self.spoil(kind, detail);
@@ -89,6 +94,10 @@ impl AbortHandle {
     }
 
     fn spoil(&self, kind: CauseKind, detail: String) {
+        self.tell(kind, self.rank, detail);
+    }
+
+    fn tell(&self, kind: CauseKind, culprit: usize, detail: String) {
         // What was forked off the process is nobody in the group.
         if self.poison.is_set() || std::process::id() != self.pid {
             return;
@@ -97,7 +106,7 @@ impl AbortHandle {
             generation: self.generation,
             sequence: Cause::NO_SEQUENCE,
             kind,
-            culprit: self.rank,
+            culprit,
             reporter: self.rank,
             detail,
         };

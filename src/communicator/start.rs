@@ -185,7 +185,7 @@ fn formed(joined: Joined, config: &Config, defaults: Options) -> Result<Communic
     };
     let abort = facts.abort_handle(rank);
     let topology = facts.topology.clone();
-    let hosts_of_ranks = topology.clone();
+    let sequencer = Sequencer::new(table, defaults, config.deadline).on(&topology);
     let (backend, kind, sentinel): (Box<dyn Backend>, Arc<dyn Kind>, _) = match shared {
         Ok(Shared { ground, seat, seats, sentinel, processes }) => {
             let kind = Sharers { world: facts, ground, processes };
@@ -206,7 +206,6 @@ fn formed(joined: Joined, config: &Config, defaults: Options) -> Result<Communic
     };
     let hosts = peers.into_iter().map(|peer| peer.host).collect();
     let place = Place { rank, world, generation, hosts, kind, abort };
-    let sequencer = Sequencer::new(table, defaults, config.deadline).on(&hosts_of_ranks);
     Ok(place.assemble(backend, sequencer, Box::new((sentinel, link, server))))
 }
 

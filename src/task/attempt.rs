@@ -23,20 +23,27 @@ pub(super) fn retry<T>(
     let mut failures = Vec::new();
     let mut last = None;
     for number in 0.. {
-        if let Some(reason) = group.control.cancelled() {
-            return Err(GroupError::cancelled(reason, failures).with_outcome(last));
+        if let Some(reason) = group.control.ended() {
+            // Nothing ran when it was ended: there is no outcome of that.
+            return Err(GroupError::cancelled(reason, failures));
         }
         if let Some(monitor) = &group.monitor {
             monitor.attempt(number);
         }
         let (failure, outcome) = match attempt(number) {
-            Ok(result) => return Ok(result),
+            Ok(result) => {
+                return match group.control.cancelled() {
+                    // Tasks that heed it may well return something, and that is not all of it.
+                    Some(reason) => Err(GroupError::cancelled(reason, failures)),
+                    None => Ok(result),
+                };
+            }
             Err(Ended::Refused(error)) => return Err(GroupError::refused(error, failures)),
             Err(Ended::Program(error)) => return Err(GroupError::program(error, failures)),
             Err(Ended::Failed(failure, outcome)) => (failure, outcome),
         };
         last = outcome;
-        if let Some(reason) = group.control.cancelled() {
+        if let Some(reason) = group.control.ended() {
             // What fails after it has been told to end is no cause of anything.
             return Err(GroupError::cancelled(reason, failures).with_outcome(last));
         }

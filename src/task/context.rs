@@ -280,6 +280,12 @@ impl TaskContext {
         &self.reporter
     }
 
+    /// Tells the others of this task's panic.
+    pub(super) fn panicked(&self, message: &str) {
+        let text = format!("task {} panicked: {message}", self.partition_id());
+        self.lane.abort_handle().fail(CauseKind::UserPanic, text);
+    }
+
     /// Ends the attempt for all tasks, as a failure of this one for this reason.
     pub fn fail(&self, reason: &str) {
         let text = format!("task {} failed: {reason}", self.partition_id());

@@ -39,6 +39,15 @@ impl fmt::Display for FailureKind {
     }
 }
 
+/// How a task has failed, in few words.
+pub(super) fn words(kind: FailureKind, message: &str) -> String {
+    match kind {
+        FailureKind::Error if !message.is_empty() => message.to_owned(),
+        _ if message.is_empty() => kind.to_string(),
+        _ => format!("{kind}: {message}"),
+    }
+}
+
 /// The first cause of an attempt's failure: which task, how, and its own words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -114,6 +123,15 @@ impl GroupError {
     /// What became of the processes of the last attempt, where tasks are processes and there was one.
     pub fn outcome(&self) -> Option<&Outcome> {
         self.outcome.as_deref()
+    }
+
+    /// What kept the group from starting, with what to do about it; `None` where it has started.
+    pub fn refusal(&self) -> Option<Error> {
+        match &self.reason {
+            Reason::Refused(error) => Some(error.clone()),
+            Reason::Program(error) => Some(error.clone().into()),
+            Reason::Failed | Reason::Cancelled(_) => None,
+        }
     }
 
     /// Why the program could not be started, where that is what is wrong.

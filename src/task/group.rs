@@ -25,9 +25,8 @@ type OnRetry = Arc<dyn Fn(&TaskFailure, Duration) + Send + Sync>;
 
 /// A barrier task group: so many tasks, that run all at once, and are tried again as one.
 ///
-/// Plain data until it is run, which may be done several times and from several threads. Clones are [cancelled](GroupHandle::cancel)
-/// together.
-#[derive(Clone)]
+/// Plain data until it is run, which may be done several times and from several threads. What is cancelled stays so; a clone is
+/// another group, which has not been.
 #[must_use]
 pub struct TaskGroup {
     pub(super) tasks: usize,
@@ -44,13 +43,34 @@ pub struct TaskGroup {
     properties: BTreeMap<String, String>,
 }
 
+impl Clone for TaskGroup {
+    fn clone(&self) -> Self {
+        let TaskGroup { tasks, request, discovery, policy, max_attempts, timeout, config, .. } = self;
+        TaskGroup {
+            tasks: *tasks,
+            request: request.clone(),
+            discovery: discovery.clone(),
+            policy: *policy,
+            max_attempts: *max_attempts,
+            timeout: *timeout,
+            config: config.clone(),
+            on_retry: self.on_retry.clone(),
+            monitor: self.monitor.clone(),
+            control: Arc::default(),
+            backoff: self.backoff,
+            properties: self.properties.clone(),
+        }
+    }
+}
+
 /// What became of a program whose tasks have all succeeded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Completed {
     /// How each task's process ended, by partition: all with status 0.
     pub statuses: Vec<Status>,
-    /// What each task has [said](TaskContext::set_result) that has come out of it, by partition.
+    /// What each task has [said](TaskContext::set_result) that has come out of it, by partition; `None` where it has not, or has
+    /// ended without dropping its [`TaskContext`] after it had.
     pub results: Vec<Option<String>>,
     /// How many attempts it took.
     pub attempts: u32,
@@ -189,7 +209,7 @@ impl TaskGroup {
     /// Runs a program as every task, each as a process of this host. Blocks until all have ended and nothing is left of them, in the
     /// last attempt. The program joins by [`TaskContext::from_env`], or by [`Communicator::from_env`](crate::Communicator::from_env).
     ///
-    /// The launch's number of ranks, generation and timeout are the group's.
+    /// The launch's generation is the group's, and so is its timeout where the group has one. It is for as many ranks as there are tasks.
     ///
     /// # Errors
     /// As [`run`](TaskGroup::run); [`start_error`](GroupError::start_error) where the program cannot be started.

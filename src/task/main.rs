@@ -1,7 +1,8 @@
 //! The main function of a program whose processes are tasks.
 
 use super::context::TaskContext;
-use super::threads::Boxed;
+use super::threads::{Boxed, panic_message};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
 
 /// Joins the group that this process was started into, does what a task does, and tells how that ended: the group by the task's
@@ -26,7 +27,14 @@ pub fn main<E: Into<Boxed>>(body: impl FnOnce(&TaskContext) -> Result<(), E>) ->
             return ExitCode::FAILURE;
         }
     };
-    match body(&task) {
+    let result = match catch_unwind(AssertUnwindSafe(|| body(&task))) {
+        Ok(result) => result,
+        Err(panic) => {
+            task.panicked(panic_message(&*panic));
+            resume_unwind(panic);
+        }
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let error: Boxed = error.into();

@@ -2,7 +2,7 @@
 
 use super::attempt::Ended;
 use super::control::Current;
-use super::failure::{FailureKind, TaskFailure};
+use super::failure::{FailureKind, TaskFailure, words};
 use super::group::{Completed, TaskGroup};
 use super::monitor::Monitor;
 use super::placement::Placed;
@@ -48,6 +48,7 @@ pub(super) fn attempt(
         return Ok(Completed { statuses: outcome.statuses, results, attempts: number + 1 });
     }
     let failure = first_cause(&outcome, number, running.pids());
+    monitor.ended(failure.partition, Err(words(failure.kind, &failure.message)));
     Err(Ended::Failed(failure, Some(Box::new(outcome))))
 }
 
@@ -62,7 +63,8 @@ fn first_cause(outcome: &Outcome, attempt: u32, pids: &[u32]) -> TaskFailure {
         let unfinished = outcome.ended.first().copied().or(first.map(|failure| failure.rank));
         let late = match outcome.ended.len() {
             0 | 1 => String::new(),
-            several => format!("with {} others", several - 1),
+            2 => "nor was another".to_owned(),
+            several => format!("nor were {} others", several - 1),
         };
         return of(unfinished.unwrap_or(0), FailureKind::Timeout, late);
     }
@@ -80,7 +82,7 @@ fn first_cause(outcome: &Outcome, attempt: u32, pids: &[u32]) -> TaskFailure {
             };
             of(cause.culprit, kind, cause.detail.clone())
         }
-        Some(cause) => of(first.rank, of_own(first.status, cause), words(cause)),
+        Some(cause) => of(first.rank, of_own(first.status, cause), beyond(cause, first.status)),
         None => of(first.rank, of_status(first.status), String::new()),
     }
 }
@@ -101,6 +103,8 @@ fn of_own(status: Status, cause: &Cause) -> FailureKind {
 
 fn of_status(status: Status) -> FailureKind {
     match status {
+        // It has ended as if all were well, and the others still needed it.
+        Status::Exited(0) => FailureKind::Error,
         Status::Exited(code) => FailureKind::Exit(code),
         Status::Killed(signal) => FailureKind::Signal(signal),
         Status::Unknown => FailureKind::Lost,
@@ -108,8 +112,11 @@ fn of_status(status: Status) -> FailureKind {
 }
 
 /// What a cause says beyond what a status says.
-fn words(cause: &Cause) -> String {
-    if cause.kind == CauseKind::PeerDead { String::new() } else { cause.detail.clone() }
+fn beyond(cause: &Cause, status: Status) -> String {
+    match cause.kind {
+        CauseKind::PeerDead if !status.success() => String::new(),
+        _ => cause.detail.clone(),
+    }
 }
 
 #[cfg(test)]

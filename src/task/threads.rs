@@ -3,14 +3,14 @@
 use super::attempt::Ended;
 use super::context::TaskContext;
 use super::control::Current;
-use super::failure::{FailureKind, TaskFailure};
+use super::failure::{FailureKind, TaskFailure, words};
 use super::group::TaskGroup;
 use super::info::TaskInfo;
 use super::monitor::Reporter;
 use super::placement::Placed;
 use crate::communicator::{AbortHandle, Communicator};
 use crate::device::Assigned;
-use crate::error::{CauseKind, Error, ErrorKind};
+use crate::error::{Cause, CauseKind, Error, ErrorKind};
 use crate::transport::control::after;
 use std::any::Any;
 use std::error::Error as StdError;
@@ -36,7 +36,7 @@ impl<T> End<T> {
     fn outcome(&self) -> Result<(), String> {
         match self {
             End::Done(_) => Ok(()),
-            End::Failed(fault) => Err(format!("{}: {}", fault.kind, fault.message)),
+            End::Failed(fault) => Err(words(fault.kind, &fault.message)),
         }
     }
 }
@@ -45,8 +45,6 @@ impl<T> End<T> {
 struct Fault {
     kind: FailureKind,
     message: String,
-    /// The task that its error blames.
-    blames: Option<usize>,
 }
 
 /// Where tasks wait until all of them exist.
@@ -114,7 +112,7 @@ where
                 }
                 let description = group.description(number, placed, partition);
                 let reporter = match &group.monitor {
-                    Some(monitor) => Reporter::to(monitor, partition, &lane),
+                    Some(monitor) => Reporter::to(monitor, (partition, number), &lane),
                     None => Reporter::of(&lane),
                 };
                 let context = TaskContext::among(lane, description, infos, reporter);
@@ -149,39 +147,30 @@ where
 
 /// What a task does.
 fn work<T, E: Into<Boxed>>(context: &TaskContext, body: &impl Fn(&TaskContext) -> Result<T, E>) -> End<T> {
+    let failed = |kind, message| End::Failed(Fault { kind, message });
     if let Err(error) = context.resources().pin(0) {
-        return End::Failed(Fault { kind: FailureKind::Error, message: error.to_string(), blames: None });
+        return failed(FailureKind::Error, error.to_string());
     }
-    match catch_unwind(AssertUnwindSafe(|| body(context))) {
+    // What is a user's may panic, the words of errors included.
+    let words = |error: E| -> String { error.into().to_string() };
+    match catch_unwind(AssertUnwindSafe(|| body(context).map_err(words))) {
         Ok(Ok(result)) => End::Done(result),
-        Ok(Err(error)) => {
-            let error: Boxed = error.into();
-            let blames = blames(error.as_ref()).filter(|&other| other != context.partition_id());
-            End::Failed(Fault { kind: FailureKind::Error, message: error.to_string(), blames })
-        }
-        Err(panic) => {
-            let message = panic_message(&*panic).to_owned();
-            End::Failed(Fault { kind: FailureKind::Panic, message, blames: None })
-        }
+        Ok(Err(message)) => failed(FailureKind::Error, message),
+        Err(panic) => failed(FailureKind::Panic, panic_message(&*panic).to_owned()),
     }
 }
 
-/// The rank that an error of this library blames, if one is somewhere behind an error.
-fn blames(error: &(dyn StdError + 'static)) -> Option<usize> {
-    let mut chain = std::iter::successors(Some(error), |&error| error.source());
-    chain.find_map(|error| error.downcast_ref::<Error>()).and_then(Error::culprit)
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
+/// The words of a panic.
+pub(super) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     (panic.downcast_ref::<&str>().copied())
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("a panic without a message")
 }
 
 impl Fault {
-    /// Tells the group, unless it is only the consequence of what another task did.
+    /// Tells the group, which knows already where this is the consequence of what another task did.
     fn tell(&self, partition: usize, group: &AbortHandle) {
-        let Fault { kind, message, .. } = self;
+        let Fault { kind, message } = self;
         let of = if *kind == FailureKind::Panic { CauseKind::UserPanic } else { CauseKind::Abort };
         group.fail(of, format!("task {partition} {kind}: {message}"));
     }
@@ -220,6 +209,10 @@ fn collect<T>(
             }
             Err(RecvTimeoutError::Timeout) if limit.is_some_and(|limit| Instant::now() >= limit) => {
                 limit = None;
+                if !failed.is_empty() {
+                    // They have been told to end already, and why is known.
+                    continue;
+                }
                 late = (0..group.tasks).filter(|&partition| running[partition]).collect();
                 told_to_end.get_or_insert_with(Instant::now);
                 let text = format!("the time for attempt {number} was up, and {} not done", name(&late));
@@ -242,16 +235,25 @@ fn collect<T>(
         let limit = group.timeout.unwrap_or_default();
         return failure(first, FailureKind::Timeout, format!("{} not done within {limit:.1?}", name(&late)));
     }
-    // Among failures, one that blames nobody else is a cause.
-    let cause = failed.iter().position(|(_, fault)| fault.blames.is_none()).unwrap_or(0);
-    if failed.len() > cause {
-        let (partition, fault) = failed.swap_remove(cause);
-        let has_failed = |task: usize| failed.iter().any(|(other, _)| *other == task);
-        return match fault.blames.filter(|&other| !has_failed(other)) {
-            // Who is blamed has ended as if all were well.
-            Some(other) => failure(other, fault.kind, format!("task {partition} says: {}", fault.message)),
-            None => failure(partition, fault.kind, fault.message),
+    // The group's own verdict knows who was first, whatever words the tasks' errors have.
+    let verdict = groups.iter().filter_map(AbortHandle::failure).reduce(Cause::merge);
+    if let Some(cause) = verdict.filter(|cause| cause.culprit < group.tasks) {
+        if let Some(at) = failed.iter().position(|(partition, _)| *partition == cause.culprit) {
+            let (partition, fault) = failed.swap_remove(at);
+            return failure(partition, fault.kind, fault.message);
+        }
+        // Who is blamed has ended as if all were well. That is a failure where it has said so itself, or others have failed of it.
+        let kind = match cause.kind {
+            CauseKind::UserPanic => FailureKind::Panic,
+            _ => FailureKind::Error,
         };
+        if !failed.is_empty() || matches!(cause.kind, CauseKind::Abort | CauseKind::UserPanic) {
+            return failure(cause.culprit, kind, cause.detail);
+        }
+    }
+    if !failed.is_empty() {
+        let (partition, fault) = failed.swap_remove(0);
+        return failure(partition, fault.kind, fault.message);
     }
     let all: Option<Vec<T>> = results.into_iter().collect();
     all.ok_or_else(|| Ended::Refused(Error::new(ErrorKind::TaskFailed, "a task has ended without a word")))

@@ -220,7 +220,8 @@ fn play(part: &str, task: &TaskContext) -> ringfold::Result<()> {
             }
             if own == 0 {
                 let store = std::env::var("RINGFOLD_STORE").unwrap();
-                fs::write(shared("store"), format!("{store}\n")).unwrap();
+                let world = std::env::var("RINGFOLD_WORLD_ID").unwrap();
+                fs::write(shared("store"), format!("{store} {world}\n")).unwrap();
             }
             await_file("stale is refused");
             task.barrier()?;
@@ -237,6 +238,9 @@ fn be_stale() {
     let store = await_file("store");
     let mut config = ringfold::Config::from_env().unwrap();
     assert_eq!(config.generation, 0);
+    // Whatever else it may have learnt, its generation is that of the first attempt.
+    let (store, world) = store.split_once(' ').unwrap();
+    config.set("world_id", world).unwrap();
     config = config.with_store(store).with_init_deadline(Duration::from_secs(5));
     let error = TaskContext::connect(&config).map(drop).unwrap_err();
     note(format!("stale: {:?}: {error}", error.kind()));

@@ -150,7 +150,7 @@ fn who_ends_without_calling_is_named_to_all() {
         _ => task.barrier(),
     });
     assert_eq!((failure.partition, failure.kind), (1, FailureKind::Error));
-    assert!(failure.message.contains("says: "), "{failure}");
+    assert!(failure.message.contains("it left the group"), "{failure}");
     for (task, error) in told.iter().enumerate().filter(|&(task, _)| task != 1) {
         let error = error.as_ref().unwrap_or_else(|| panic!("task {task} has no error"));
         assert_eq!((error.kind(), error.culprit()), (ErrorKind::Closed, Some(1)), "{task}: {error}");
@@ -159,27 +159,29 @@ fn who_ends_without_calling_is_named_to_all() {
 
 #[test]
 fn a_failure_cancels_the_others_wherever_they_are() {
+    let text = |error: Error| error.to_string();
     let error = group(4)
-        .run(|task| match task.partition_id() {
-            0 => task.barrier().map_err(|error| error.to_string()),
-            1 => {
-                let mut data = [0f32; 100];
-                let comm = task.communicator().map_err(|error| error.to_string())?;
-                comm.all_reduce(&mut data, ReduceOp::Sum).map_err(|error| error.to_string())
+        .run(|task| {
+            let comm = task.communicator().map_err(text)?;
+            match task.partition_id() {
+                0 => task.barrier().map_err(text),
+                1 => comm.all_reduce(&mut [0f32; 100], ReduceOp::Sum).map_err(text),
+                2 => {
+                    assert!(task.cancellation().sleep(HANG), "it is told");
+                    let reason = task.cancellation().reason().unwrap();
+                    assert!(task.cancellation().is_cancelled());
+                    assert_eq!(reason.culprit, 3, "{}", reason.detail);
+                    assert!(reason.detail.contains("task 3 failed: the disk is full"), "{}", reason.detail);
+                    Ok(())
+                }
+                _ => Err("the disk is full".to_owned()),
             }
-            2 => {
-                assert!(task.cancellation().sleep(HANG), "it is told");
-                let reason = task.cancellation().reason().unwrap();
-                assert!(task.cancellation().is_cancelled());
-                assert!(reason.detail.contains("task 3") || reason.culprit != 3, "{}", reason.detail);
-                Ok(())
-            }
-            _ => Err("the disk is full".to_owned()),
         })
         .unwrap_err();
     let failure = &error.failures()[0];
     assert_eq!(error.kind(), ErrorKind::TaskFailed);
-    assert!(failure.kind == FailureKind::Error, "{failure}");
+    assert_eq!((failure.partition, failure.kind), (3, FailureKind::Error), "{failure}");
+    assert_eq!(failure.message, "the disk is full");
 }
 
 #[test]
@@ -198,6 +200,67 @@ fn causes_come_before_consequences() {
     let failure = &error.failures()[0];
     assert_eq!((failure.partition, failure.kind), (2, FailureKind::Error), "{failure}");
     assert!(failure.message.contains("of its own"), "{failure}");
+}
+
+#[test]
+fn the_cause_is_found_whatever_words_the_errors_have() {
+    // All errors are texts, and the one who has failed ends last.
+    let error = group(3)
+        .run(|task| {
+            if task.partition_id() == 1 {
+                task.fail("the disk is full");
+                std::thread::sleep(Duration::from_millis(50));
+                return Err("cleaned up".to_owned());
+            }
+            task.barrier().map_err(|error| error.to_string())
+        })
+        .unwrap_err();
+    assert_eq!((error.failures()[0].partition, error.failures()[0].message.as_str()), (1, "cleaned up"));
+    // A group within a task, or any other one, has ranks of its own.
+    let inner = |task: &TaskContext| match task.partition_id() {
+        0 => {
+            let of_eight = |inner: &TaskContext| match inner.partition_id() {
+                7 => Err(Error::invalid("of another group")),
+                _ => inner.barrier(),
+            };
+            group(8).run(of_eight).map(drop).map_err(Error::from)
+        }
+        _ => task.barrier(),
+    };
+    let error = group(2).run(inner).unwrap_err();
+    assert_eq!(error.failures()[0].partition, 0, "{error}");
+}
+
+#[test]
+fn a_failure_that_is_told_counts_though_all_return_well() {
+    let error = group(2).run(|task| {
+        if task.partition_id() == 1 {
+            task.fail("the disk is full");
+        }
+        Ok::<_, Error>(())
+    });
+    let error = error.unwrap_err();
+    let failure = &error.failures()[0];
+    assert_eq!((failure.partition, failure.kind), (1, FailureKind::Error));
+    assert!(failure.message.contains("the disk is full"), "{failure}");
+}
+
+#[test]
+fn words_that_panic_are_a_panic() {
+    #[derive(Debug)]
+    struct Speechless;
+    impl std::fmt::Display for Speechless {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            panic!("no words")
+        }
+    }
+    impl std::error::Error for Speechless {}
+    let error =
+        group(2).run(|task| if task.partition_id() == 0 { Err(Speechless) } else { Ok(()) }).unwrap_err();
+    assert_eq!(
+        (error.failures()[0].kind, error.failures()[0].message.as_str()),
+        (FailureKind::Panic, "no words")
+    );
 }
 
 #[test]
@@ -285,6 +348,46 @@ fn time_that_is_up_ends_the_attempt_and_names_who_was_not_done() {
     let failure = &error.failures()[0];
     assert_eq!((failure.partition, failure.kind), (2, FailureKind::Timeout), "{failure}");
     assert!(failure.message.contains("tasks 2 and 3 are not done"), "{failure}");
+}
+
+#[test]
+fn a_failure_is_not_hidden_by_the_end_of_the_time() {
+    let error = group(2)
+        .timeout(Duration::from_millis(100))
+        .run(|task| match task.partition_id() {
+            0 => Err("the disk is full"),
+            _ => {
+                std::thread::sleep(Duration::from_millis(300));
+                Ok(())
+            }
+        })
+        .unwrap_err();
+    assert_eq!((error.failures()[0].partition, error.failures()[0].kind), (0, FailureKind::Error), "{error}");
+}
+
+#[test]
+fn what_is_cancelled_is_no_success_and_its_clones_are_others() {
+    let group = group(2);
+    let handle = group.handle();
+    let heeds = |task: &TaskContext| {
+        if task.partition_id() == 0 {
+            handle.signal(ringfold::launch::Signal::SIGTERM);
+            handle.cancel("enough");
+        }
+        Ok::<_, Error>(task.cancellation().sleep(HANG))
+    };
+    let error = group.run(heeds).unwrap_err();
+    assert!(error.is_cancelled() && error.to_string().contains("enough"), "{error}");
+    assert!(group.clone().run(|_| Ok::<_, Error>(())).is_ok());
+    assert!(group.run(|_| Ok::<_, Error>(())).unwrap_err().is_cancelled());
+}
+
+#[test]
+fn waits_without_an_end_are_no_panic() {
+    let group = group(1).max_attempts(2).backoff(Duration::MAX, Duration::MAX);
+    let handle = group.handle();
+    let group = group.on_retry(move |_, _| handle.cancel("enough"));
+    assert!(group.run(|_| Err::<(), _>("no")).unwrap_err().is_cancelled());
 }
 
 #[test]
@@ -376,6 +479,24 @@ fn a_monitor_is_told_of_every_attempt_and_in_the_end_of_the_last_state() {
     let seen = changes.wait(HANG).unwrap();
     let failed = seen.iter().find(|view| view.attempt == 0 && matches!(view.state, State::Failed(_)));
     assert!(matches!(&failed.unwrap().state, State::Failed(why) if !why.is_empty()));
+}
+
+#[test]
+fn what_is_left_of_an_older_attempt_does_not_tell_of_a_newer_one() {
+    let monitor = Monitor::new(1);
+    let kept = Mutex::new(None);
+    let results = group(1).max_attempts(2).monitor(&monitor).run(|task| {
+        if task.attempt_number() == 0 {
+            *kept.lock().unwrap() = Some(task.reporter().clone());
+            return Err(Error::invalid("not yet"));
+        }
+        task.progress(1, 2);
+        std::thread::sleep(Duration::from_millis(120));
+        kept.lock().unwrap().take().unwrap().progress(77, 77);
+        Ok(())
+    });
+    assert!(results.is_ok());
+    assert_eq!(monitor.snapshot().tasks[0].report.progress().unwrap().done, 1);
 }
 
 #[test]

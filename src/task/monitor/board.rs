@@ -177,8 +177,14 @@ impl Monitor {
     /// A task has reported this. A task that waited runs; one that has ended may still be heard, and has ended all the same.
     /// Without effect where there is no such task.
     pub fn report(&self, task: usize, report: Report) {
+        let attempt = self.lock().attempt;
+        self.report_of(task, attempt, report);
+    }
+
+    /// The same of an attempt. What is left of an older one is not heard.
+    pub(crate) fn report_of(&self, task: usize, attempt: u32, report: Report) {
         let mut board = self.lock();
-        if task < board.tasks.len() {
+        if task < board.tasks.len() && attempt == board.attempt {
             board.change(task, |view| {
                 (view.report, view.reported) = (report, Some(SystemTime::now()));
                 if view.state == State::Waiting {

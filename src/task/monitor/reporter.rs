@@ -51,8 +51,8 @@ enum Listener {
     Nobody,
     /// The host of the group's store.
     Store(control::Reporter),
-    /// The monitor of this process's group, of which it is this task; and when it was told last.
-    Monitor(Monitor, usize, Arc<Mutex<Option<Instant>>>),
+    /// The monitor of this process's group, of which it is this task in this attempt; and when it was told last.
+    Monitor(Monitor, (usize, u32), Arc<Mutex<Option<Instant>>>),
 }
 
 /// What communicators count, and what those have counted that are gone.
@@ -114,7 +114,7 @@ impl Reporter {
     }
 
     /// The reporter of a task that is a thread of the process that has the monitor.
-    pub(crate) fn to(monitor: &Monitor, task: usize, communicator: &Communicator) -> Reporter {
+    pub(crate) fn to(monitor: &Monitor, task: (usize, u32), communicator: &Communicator) -> Reporter {
         let listener = Listener::Monitor(monitor.clone(), task, Arc::default());
         Reporter { state: State::of(communicator), listener }
     }
@@ -127,9 +127,9 @@ impl Reporter {
 
     /// Tells the newest state now, where it is told within this process.
     pub(crate) fn flush(&self) {
-        if let Listener::Monitor(monitor, task, told) = &self.listener {
+        if let Listener::Monitor(monitor, (task, attempt), told) = &self.listener {
             *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-            monitor.report(*task, self.state.report());
+            monitor.report_of(*task, *attempt, self.state.report());
         }
     }
 
