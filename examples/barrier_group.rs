@@ -6,8 +6,10 @@
 //! the others learn of it in what they call next, and the whole group is tried again.
 
 use ringfold::ReduceOp;
+use ringfold::task::monitor::{Changes, Monitor, State};
 use ringfold::task::{TaskContext, TaskGroup};
 use std::error::Error;
+use std::time::Duration;
 
 /// Below which numbers are looked at.
 const LIMIT: u64 = 1_000_000;
@@ -18,11 +20,20 @@ const EXPECTED: [u64; 2] = [78_498, 37_550_402_023];
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 fn main() -> Result<()> {
+    let monitor = Monitor::new(4);
+    let changes = monitor.changes();
+    let watcher = std::thread::spawn(move || watch(&changes));
     let found = TaskGroup::new(4)
+        .monitor(&monitor)
         .max_attempts(3)
         .property("limit", LIMIT.to_string())
         .on_retry(|failure, pause| println!("{failure}; the next attempt begins in {pause:?}"))
         .run(count)?;
+    for change in monitor.snapshot().tasks {
+        println!("task {}: {} in attempt {}", change.task, change.state.as_str(), change.attempt);
+    }
+    drop(monitor);
+    watcher.join().map_err(|_| "the watcher has panicked")?;
     for (task, found) in found.iter().enumerate() {
         println!("task {task}: {} primes, sum {}", found[0], found[1]);
     }
@@ -30,6 +41,23 @@ fn main() -> Result<()> {
         return Err(format!("{EXPECTED:?} are expected").into());
     }
     Ok(())
+}
+
+/// Says now and then how far the tasks are, until all have succeeded.
+fn watch(changes: &Changes) {
+    let mut done = [0; 4];
+    while done.iter().any(|&percent| percent < 100) {
+        for view in changes.wait(Duration::from_secs(1)).unwrap_or_default() {
+            let percent =
+                view.report.progress().and_then(|progress| progress.fraction()).unwrap_or(0.0) * 100.0;
+            if view.state == State::Succeeded {
+                done[view.task] = 100;
+            } else if percent as usize >= done[view.task] % 100 + 25 {
+                done[view.task] = percent as usize;
+                println!("task {}: {percent:.0} % in attempt {}", view.task, view.attempt);
+            }
+        }
+    }
 }
 
 /// What one task does: the primes of all tasks, and their sum.
@@ -44,6 +72,7 @@ fn count(task: &TaskContext) -> Result<[u64; 2]> {
     let mut found = [0, 0];
     for number in (own..limit).step_by(tasks as usize).filter(|&number| is_prime(number)) {
         found = [found[0] + 1, found[1] + number];
+        task.progress(number, limit);
         // A thread cannot be ended from outside: it looks now and then whether it is still wanted.
         if found[0] % 1000 == 0 && task.cancellation().is_cancelled() {
             return Err("told to end".into());

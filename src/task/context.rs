@@ -286,7 +286,9 @@ impl TaskContext {
         self.lane.abort_handle().fail(CauseKind::UserPanic, text);
     }
 
-    /// Ends the attempt for all tasks, as a failure of this one for this reason.
+    /// Ends the attempt for all tasks, as a failure of this one for this reason, which their errors tell. Where a group runs a task and
+    /// knows its result ([`TaskGroup::run`](super::TaskGroup::run), [`main`](super::main)) an error is told by itself; a task that an engine has
+    /// started calls this.
     pub fn fail(&self, reason: &str) {
         let text = format!("task {} failed: {reason}", self.partition_id());
         self.lane.abort_handle().fail(CauseKind::Abort, text);

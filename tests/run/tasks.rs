@@ -15,9 +15,9 @@ fn a_group_is_tried_again_and_every_failure_is_told() {
     let last: Vec<String> = told.lines().into_iter().filter(|line| line.ends_with("attempt 2")).collect();
     assert_eq!(last, ["[0] attempt 2", "[1] attempt 2"]);
     assert!(told.err.contains("attempt 0: rank 1 (pid "), "{told:?}");
-    assert!(told.err.contains("exited with status 3; attempt 1 begins in 10.0ms"), "{told:?}");
+    assert!(told.err.contains("exited with status 3; attempt 1 begins in 10ms"), "{told:?}");
     assert!(told.err.contains("attempt 1: rank 0 (pid "), "{told:?}");
-    assert!(told.err.contains("was killed by signal 9 (SIGKILL); attempt 2 begins in 20.0ms"), "{told:?}");
+    assert!(told.err.contains("was killed by signal 9 (SIGKILL); attempt 2 begins in 20ms"), "{told:?}");
 }
 
 #[test]
@@ -78,4 +78,49 @@ fn ranks_that_do_not_fit_are_refused_with_what_would() {
         assert!(said.code.is_some_and(|code| code == 1 || code == 2), "{wrong:?}: {said:?}");
         assert!(said.text().is_empty() && !said.err.contains("panicked"), "{wrong:?}: {said:?}");
     }
+}
+
+#[test]
+fn flags_that_there_are_not_are_no_programs() {
+    for wrong in ["--retries", "--proggress", "--gpus"] {
+        let mut command = std::process::Command::new(crate::RINGFOLD);
+        command.args(["run", "-n", "1", wrong, "3", "--", "true"]);
+        let refused = said(&mut command);
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        assert!(refused.err.contains("unexpected argument"), "{refused:?}");
+    }
+    // Those of the program are its own.
+    let mut command = std::process::Command::new(crate::RINGFOLD);
+    command.args(["run", "-n", "1", "echo", "--retries", "-n", "3"]);
+    assert_eq!(said(&mut command).text(), "[0] --retries -n 3\n");
+}
+
+#[test]
+fn what_one_attempt_would_read_is_not_lost_to_the_next() {
+    let mut command =
+        run(&["-n", "1", "--max-attempts", "2", "--backoff", "1ms"], "read line; echo \"<$line>\"; exit 1");
+    command.stdin(std::process::Stdio::piped());
+    let mut child = crate::start(&mut command);
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"a\nb\n").unwrap();
+    let told = crate::finish(child);
+    assert_eq!(told.text(), "[0] <>\n[0] <>\n", "{told:?}");
+}
+
+#[test]
+fn who_is_behind_a_failure_comes_first() {
+    let script = r#"[ $RINGFOLD_RANK = 1 ] && exit 0; sleep 0.3; exit 5"#;
+    let told = said(&mut run(&["-n", "2"], script));
+    assert_eq!(told.code, Some(5), "{told:?}");
+    assert!(told.err.starts_with("ringfold: rank 0 (pid "), "{told:?}");
+}
+
+#[test]
+fn an_interruption_between_attempts_is_no_status_of_a_rank() {
+    let child = crate::start(&mut run(&["-n", "1", "--max-attempts", "5", "--backoff", "60s"], "exit 3"));
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT)
+        .unwrap();
+    let told = crate::finish(child);
+    assert_eq!(told.code, Some(130), "{told:?}");
+    assert!(!told.err.contains("no attempt is left"), "{told:?}");
 }

@@ -1,9 +1,8 @@
-//! A launch from the command line: its signals, its last words, its exit status.
+//! A group from the command line: it is run, and signals are passed on to it.
 
-use ringfold::ErrorKind;
-use ringfold::error::CauseKind;
-use ringfold::launch::{Launch, Outcome, Signal, StartError, Status};
-use ringfold::task::{GroupError, GroupHandle, TaskFailure, TaskGroup};
+use crate::account::{account, told};
+use ringfold::launch::{Around, Launch, Signal};
+use ringfold::task::{GroupHandle, TaskGroup};
 use signal_hook::consts::signal::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
@@ -21,14 +20,27 @@ pub(crate) fn say(what: impl std::fmt::Display) {
     anstream::eprintln!("{name}ringfold:{name:#} {what}");
 }
 
-/// Runs a program as a group that is tried once.
-pub(crate) fn conduct(launch: &Launch) -> ExitCode {
-    conduct_group(TaskGroup::new(launch.ranks()), launch, || ())
+/// Says something while ranks run, with whoever stands in the way out of it.
+fn say_beside(around: Option<&Arc<Around>>, what: impl std::fmt::Display) {
+    match around {
+        Some(around) => around(&mut || say(&what)),
+        None => say(what),
+    }
 }
 
-/// Runs a program as a group, passes signals on to its ranks, waits, says what failed. The exit status to end with. What is to be
-/// done when all ranks have ended is done before anything is said of that.
-pub(crate) fn conduct_group(group: TaskGroup, launch: &Launch, ended: impl FnOnce()) -> ExitCode {
+/// Runs a program as a group that is tried once.
+pub(crate) fn conduct(launch: &Launch) -> ExitCode {
+    conduct_group(TaskGroup::new(launch.ranks()), launch, None, || ())
+}
+
+/// Runs a program as a group, passes signals on to its ranks, waits, says what failed. The exit status to end with. What is said
+/// meanwhile goes by `around`; what is to be done when all ranks have ended is done before anything is said of that.
+pub(crate) fn conduct_group(
+    group: TaskGroup,
+    launch: &Launch,
+    around: Option<Arc<Around>>,
+    ended: impl FnOnce(),
+) -> ExitCode {
     let signals = match Signals::new(FORWARDED.into_iter().filter(|&signal| !is_ignored(signal))) {
         Ok(signals) => signals,
         Err(error) => {
@@ -36,12 +48,14 @@ pub(crate) fn conduct_group(group: TaskGroup, launch: &Launch, ended: impl FnOnc
             return ExitCode::FAILURE;
         }
     };
-    let group = group.on_retry(|failure, pause| {
-        say(format_args!("{}; attempt {} begins in {pause:.1?}", told(failure), failure.attempt + 1));
+    let beside = around.clone();
+    let group = group.on_retry(move |failure, pause| {
+        let next = format!("attempt {} begins in {pause:?}", failure.attempt + 1);
+        say_beside(beside.as_ref(), format_args!("attempt {}: {}; {next}", failure.attempt, told(failure)));
     });
     let asked = Arc::new(AtomicI32::new(0));
     let (of_thread, handle) = (Arc::clone(&asked), group.handle());
-    std::thread::spawn(move || forward(signals, &handle, &of_thread));
+    std::thread::spawn(move || forward(signals, &handle, around.as_ref(), &of_thread));
     let result = group.run_program(launch);
     ended();
     match result {
@@ -50,44 +64,8 @@ pub(crate) fn conduct_group(group: TaskGroup, launch: &Launch, ended: impl FnOnc
     }
 }
 
-/// A failure, of a rank as this command calls it.
-fn told(failure: &TaskFailure) -> String {
-    let TaskFailure { partition, process, kind, message, attempt, .. } = failure;
-    let words = if message.is_empty() { String::new() } else { format!(": {message}") };
-    format!("attempt {attempt}: rank {partition} (pid {process}) {kind}{words}")
-}
-
-/// Says why there is no result. The exit status that tells the same.
-fn account(error: &GroupError, asked: i32) -> u8 {
-    if let Some(start) = error.start_error() {
-        say(start);
-        return refusal(start);
-    }
-    if let Some(outcome) = error.outcome() {
-        if error.failures().len() > 1 {
-            say(format_args!("no attempt is left after {}", error.failures().len()));
-        }
-        tell(outcome, asked);
-        return outcome.code();
-    }
-    if error.is_cancelled() && asked != 0 {
-        return 128u8.saturating_add(u8::try_from(asked).unwrap_or(127));
-    }
-    say(error);
-    1
-}
-
-/// The exit status of a shell for a program that it cannot start.
-fn refusal(error: &StartError) -> u8 {
-    match error.program() {
-        Some(io::ErrorKind::NotFound) => 127,
-        Some(_) => 126,
-        None => 1,
-    }
-}
-
 /// Passes signals on until this process ends. Remembers in `asked` the first that asks to end.
-fn forward(mut signals: Signals, ranks: &GroupHandle, asked: &AtomicI32) {
+fn forward(mut signals: Signals, ranks: &GroupHandle, around: Option<&Arc<Around>>, asked: &AtomicI32) {
     let mut interrupts = 0;
     for number in signals.forever() {
         let Ok(signal) = Signal::try_from(number) else { continue };
@@ -99,7 +77,7 @@ fn forward(mut signals: Signals, ranks: &GroupHandle, asked: &AtomicI32) {
             (SIGINT, 1) => {
                 ranks.signal(signal);
                 if io::stderr().is_terminal() {
-                    say("interrupted; interrupt again to kill the ranks");
+                    say_beside(around, "interrupted; interrupt again to kill the ranks");
                 }
             }
             (SIGINT, 2) => ranks.signal(Signal::SIGKILL),
@@ -111,30 +89,6 @@ fn forward(mut signals: Signals, ranks: &GroupHandle, asked: &AtomicI32) {
             }
             _ => ranks.signal(signal),
         }
-    }
-}
-
-/// Says what became of the ranks, unless there is nothing to say.
-fn tell(outcome: &Outcome, asked: i32) {
-    if outcome.timed_out {
-        say("the ranks were ended: the time of --timeout was up");
-    }
-    let Some(failure) = &outcome.first_failure else { return };
-    if outcome.timed_out && outcome.ended.contains(&failure.rank) {
-        return;
-    }
-    if asked != 0 && (failure.status == Status::Killed(asked) || outcome.ended.contains(&failure.rank)) {
-        return; // what was asked for
-    }
-    say(failure);
-    if let Some(cause) = &failure.cause
-        && (cause.kind, cause.culprit) != (CauseKind::PeerDead, failure.rank)
-    {
-        let kind: ErrorKind = cause.kind.error_kind();
-        say(format_args!("the group failed: {kind}: {}", cause.detail));
-    }
-    if let Some(others) = outcome.others() {
-        say(others);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The `ringfold` command.
 
+mod account;
 mod completions;
 mod conduct;
 mod config;

@@ -3,13 +3,14 @@
 use crate::conduct::say;
 use crate::progress::Display;
 use clap::Args;
-use ringfold::launch::Beside;
+use ringfold::launch::{Around, Beside};
 use ringfold::task::TaskGroup;
 use ringfold::task::monitor::{JsonLines, MetricsServer, Monitor, Reach};
 use ringfold::{Error, ErrorKind, Result};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How a group is to be watched.
 #[derive(Debug, Args)]
@@ -17,8 +18,8 @@ pub(crate) struct MonitorArgs {
     /// Show how far the ranks are: bars on a terminal, elsewhere a line now and then (on standard error)
     #[arg(long, conflicts_with = "no_prefix")]
     progress: bool,
-    /// Offer metrics for Prometheus at http://ADDRESS/metrics, such as 127.0.0.1:9090; with port 0 at any that is free
-    #[arg(long, value_name = "ADDRESS")]
+    /// Offer metrics for Prometheus at http://ADDRESS/metrics, such as 9090 or 127.0.0.1:9090; with port 0 at any that is free
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     metrics: Option<SocketAddr>,
     /// Let --metrics be an address that other hosts reach; there is neither encryption nor a password
     #[arg(long, requires = "metrics")]
@@ -68,10 +69,15 @@ impl Watching {
 
     /// What stands beside each launch of the group, so that the ranks' lines and the bars do not get mixed.
     pub(crate) fn beside(&self) -> Beside {
-        match &self.display {
-            Some(display) => Beside::default().around_lines(display.around()),
+        match self.around() {
+            Some(around) => Beside::default().around_lines(around),
             None => Beside::default(),
         }
+    }
+
+    /// Who steps aside for lines of others.
+    pub(crate) fn around(&self) -> Option<Arc<Around>> {
+        self.display.as_ref().map(Display::around)
     }
 
     /// Has a group tell the monitor, if anybody wants to know.
@@ -91,6 +97,14 @@ impl Drop for Watching {
         self.lines = None;
         self.server = None;
     }
+}
+
+/// Reads an address: a port of this host, or with what comes before it.
+fn address(text: &str) -> std::result::Result<SocketAddr, String> {
+    let text = text.strip_prefix("localhost").unwrap_or(text);
+    let port = text.strip_prefix(':').unwrap_or(text);
+    let at = if port.contains(':') { text.to_owned() } else { format!("127.0.0.1:{port}") };
+    at.parse().map_err(|_| "write a port such as 9090, or an address such as 127.0.0.1:9090".to_owned())
 }
 
 fn create(path: &Path) -> Result<File> {

@@ -25,7 +25,7 @@ Examples:
 
 Each rank finds in its environment who it is (RINGFOLD_RANK, RINGFOLD_WORLD_SIZE, ...) and where the group meets
 (RINGFOLD_STORE); programs for torchrun find RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
-Rank 0 reads the standard input, unless that is a terminal.
+Rank 0 reads the standard input, unless that is a terminal or there may be a second attempt.
 On a terminal each rank has a colour, reversed on the standard error (--color, NO_COLOR, CLICOLOR_FORCE).
 
 When a rank fails, the others get an error that names it from whatever collective they are in. They have 250 ms to
@@ -43,7 +43,7 @@ pub(crate) struct RunArgs {
     /// Let the ranks write to the terminal themselves, without their number in front of every line
     #[arg(long)]
     no_prefix: bool,
-    /// End the ranks after this time: 90, 1.5s, 30min
+    /// End an attempt after this time: 90, 1.5s, 30min
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     timeout: Option<Duration>,
     /// A variable for the environment of every rank; may be given several times
@@ -57,7 +57,7 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     monitor: MonitorArgs,
     /// The program and its arguments
-    #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true)]
     program: Vec<OsString>,
 }
 
@@ -125,6 +125,9 @@ impl GroupArgs {
         for (name, value) in &self.properties {
             group = group.property(name, value);
         }
+        if self.devices.is_some() && self.gpus_per_task.is_none() && self.resources.is_empty() {
+            say("--devices alone gives no rank any: say how many, as in --gpus-per-task 1");
+        }
         Ok(group)
     }
 }
@@ -156,7 +159,8 @@ pub(crate) fn command(arguments: &RunArgs) -> ExitCode {
         .args(&arguments.program[1..])
         .output(if arguments.no_prefix { Output::Inherit } else { Output::Prefixed })
         .colours(coloured(&io::stdout()), coloured(&io::stderr()))
-        .input(Input::FirstRank);
+        // What one attempt has read is not there for the next.
+        .input(if arguments.group.max_attempts > 1 { Input::Null } else { Input::FirstRank });
     for (name, value) in &arguments.environment {
         launch = launch.env(name, value);
     }
@@ -183,5 +187,6 @@ pub(crate) fn command(arguments: &RunArgs) -> ExitCode {
         }
     };
     let group = watching.watch(group);
-    conduct_group(group, &launch.beside(watching.beside()), || watching.end_display())
+    let around = watching.around();
+    conduct_group(group, &launch.beside(watching.beside()), around, || watching.end_display())
 }
