@@ -217,6 +217,9 @@ impl Supervisor {
             let Some(status) = rank.look() else { continue };
             tracing::debug!(rank = number, %status, "a rank has ended");
             self.beside.tell_end(number, status);
+            if status.success() {
+                self.server.ended(number);
+            }
             if !status.success() && !self.ended.contains(&number) {
                 // Among those seen at once, a signal tells of the cause rather than of its consequences.
                 failed.push((!matches!(status, Status::Killed(_)), number));

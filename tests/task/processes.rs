@@ -88,6 +88,16 @@ fn a_task_that_ends_without_calling_is_told_of() {
 }
 
 #[test]
+fn a_task_that_ends_well_without_joining_is_told_of_at_once() {
+    let place = Place::new("absent");
+    // Its deadline for joining is a minute: nobody waits for that.
+    let error = TaskGroup::new(3).run_program(&place.program(3, "does not come")).unwrap_err();
+    let failure = &error.failures()[0];
+    assert_eq!((failure.partition, failure.kind), (1, FailureKind::Error), "{failure}");
+    assert!(failure.message.contains("has ended well without joining"), "{failure}");
+}
+
+#[test]
 fn a_task_that_calls_something_else_is_told_of() {
     let failure = recovers("mismatch");
     assert_eq!(failure.kind, FailureKind::Error, "{failure}");

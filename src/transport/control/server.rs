@@ -35,6 +35,8 @@ pub(super) struct Shared {
     pub(super) stop: AtomicBool,
     pub(super) detached: AtomicBool,
     pub(super) reports: Mutex<Vec<Cause>>,
+    /// The ranks whose processes have ended well, as the host has seen.
+    pub(super) ended: Mutex<Vec<usize>>,
     pub(super) verdict: OnceLock<Cause>,
 }
 
@@ -71,7 +73,8 @@ impl Server {
             bell: Bell::new()?,
             stop: AtomicBool::new(false),
             detached: AtomicBool::new(false),
-            reports: Mutex::new(Vec::new()),
+            reports: Mutex::default(),
+            ended: Mutex::default(),
             verdict: OnceLock::new(),
         });
         let hosted_by_rank = config.host_rank.is_some();
@@ -94,6 +97,13 @@ impl Server {
             reports.push(cause);
         }
         drop(reports);
+        self.shared.bell.ring();
+    }
+
+    /// Tells that the process of a rank has ended, and well, as the host has seen: where it never joined, and others wait for it to, they
+    /// are told. Does not block.
+    pub fn ended(&self, rank: usize) {
+        self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner).push(rank);
         self.shared.bell.ring();
     }
 

@@ -66,6 +66,8 @@ pub(super) struct Engine {
     rounds: Rounds,
     judge: Judge,
     accept_after: Option<Instant>,
+    /// The ranks whose processes have ended well.
+    ended: Vec<usize>,
 }
 
 impl Engine {
@@ -81,6 +83,7 @@ impl Engine {
             rounds: Rounds::new(world),
             judge: Judge::new(world),
             accept_after: None,
+            ended: Vec::new(),
         }
     }
 
@@ -191,6 +194,11 @@ impl Engine {
                 for cause in reports.drain(..) {
                     self.judge.hear(cause, now);
                 }
+                drop(reports);
+                let ended =
+                    std::mem::take(&mut *self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner));
+                self.ended.extend(ended.into_iter().filter(|&rank| rank < self.config.world));
+                self.blame_leavers(now);
             }
             Source::Listener => self.accept(now),
             Source::Pending(index) => self.admit(index, now),
@@ -437,8 +445,15 @@ impl Engine {
         Frame::Missing { round, absent, silent }
     }
 
-    /// A rank that has left cannot contribute to a round that others wait in.
+    /// A rank that has left, or whose process has ended without ever coming, cannot contribute to a round that others wait in.
     fn blame_leavers(&mut self, now: Instant) {
+        for at in 0..self.ended.len() {
+            let rank = self.ended[at];
+            if self.standing[rank] == Standing::Absent && self.rounds.owed_by(rank).is_some() {
+                let text = format!("the process of rank {rank} has ended well without joining the group");
+                self.blame(rank, CauseKind::Closed, text, now);
+            }
+        }
         for rank in 0..self.config.world {
             if self.standing[rank] == Standing::Left
                 && let Some(round) = self.rounds.owed_by(rank)
