@@ -134,6 +134,32 @@ fn what_another_process_has_is_named_and_free_when_it_is_killed() {
 }
 
 #[test]
+fn a_forked_copy_of_a_claim_lets_go_of_nothing() {
+    use nix::sys::wait::{WaitStatus, waitpid};
+    let directory = Directory::new("forked");
+    let assignment = of(&machine(1), 1.0);
+    let claim = Claim::take(directory.path(), &assignment, Sharing::Exclusive).unwrap();
+    let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
+    // SAFETY: the child drops a claim, counts its descriptors and ends; the allocator can be used after a fork.
+    match unsafe { nix::unistd::fork() }.unwrap() {
+        nix::unistd::ForkResult::Child => {
+            let before = descriptors();
+            drop(claim);
+            let closed = before - descriptors();
+            // SAFETY: ends this process, and runs nothing of the test's that was copied with it.
+            unsafe { nix::libc::_exit(if closed == 1 { 0 } else { 1 }) }
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0), "it is closed there");
+        }
+    }
+    let refusal = Claim::take(directory.path(), &assignment, Sharing::Exclusive).unwrap_err();
+    assert_eq!(held(refusal), [("GPU-0".to_owned(), vec![std::process::id()])]);
+    drop(claim);
+    Claim::take(directory.path(), &assignment, Sharing::Exclusive).unwrap();
+}
+
+#[test]
 fn groups_that_share_have_the_same_devices_and_keep_out_who_does_not() {
     let directory = Directory::new("shared");
     let one = Other::start(directory.path(), 1, 1, "shared");
