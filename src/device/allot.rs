@@ -4,6 +4,7 @@ use super::assign::assign;
 use super::assignment::Assignment;
 use super::claim::{Claim, Gate, Refusal};
 use super::discovery::Discovery;
+use super::host::Host;
 use super::inventory::Inventory;
 use super::policy::Policy;
 use super::request::TaskRequest;
@@ -61,7 +62,30 @@ pub fn allot(
     policy: &Policy,
     patience: Duration,
 ) -> Result<Allotment, Refusal> {
-    let mut inventory = Inventory::discover(discovery)?;
+    take(Inventory::discover(discovery)?, directory, requests, policy, patience)
+}
+
+/// The same for a group that starts on this host with processes that have this as their `CUDA_VISIBLE_DEVICES`. So a single host is
+/// this one, whatever a description calls it, and its devices are held as this host's.
+pub(crate) fn allot_here(
+    discovery: &Discovery,
+    directory: &Path,
+    requests: &[TaskRequest],
+    policy: &Policy,
+    patience: Duration,
+    visible: Option<&str>,
+) -> Result<Allotment, Refusal> {
+    let inventory = Inventory::discover_for(discovery, visible)?.on(&Host::own_name());
+    take(inventory, directory, requests, policy, patience)
+}
+
+fn take(
+    mut inventory: Inventory,
+    directory: &Path,
+    requests: &[TaskRequest],
+    policy: &Policy,
+    patience: Duration,
+) -> Result<Allotment, Refusal> {
     let until = Instant::now() + patience;
     loop {
         let gate = Gate::pass(directory, until.saturating_duration_since(Instant::now()))?;

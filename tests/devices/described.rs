@@ -2,7 +2,8 @@
 
 use super::machines::{described, mixed, slices};
 use ringfold::device::{
-    Assignment, Device, Host, Inventory, Node, Path, Placement, Policy, TaskRequest, assign,
+    Assignment, Device, Discovery, Host, Inventory, Node, Path, Placement, Policy, TaskRequest,
+    assign,
 };
 
 fn placed(inventory: &Inventory, tasks: usize, request: &TaskRequest, placement: Placement) -> Assignment {
@@ -77,6 +78,33 @@ fn slices_go_by_their_uuids() {
     assert_eq!(spread.tasks[1].visible(Some("MIG-02,MIG-10")).unwrap(), "MIG-10");
     assert!(spread.tasks[1].visible(Some("MIG-02")).is_none());
     assert_eq!(spread.tasks[1].cpus, (8..16).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_device_is_found_in_a_list_by_its_own_entry() {
+    let listed = Inventory::discover(&Discovery::Visible("2,3".to_owned())).unwrap();
+    let second = &placed(&listed, 2, &gpu(1.0), Placement::Pack).tasks[1];
+    assert_eq!(second.addresses("gpu"), ["1"]);
+    for (existing, visible) in [(None, "3"), (Some("2,3"), "3"), (Some("3,2"), "3"), (Some("0,1,3"), "3")] {
+        assert_eq!(second.try_visible(existing).unwrap().unwrap(), visible, "{existing:?}");
+    }
+    for existing in ["0,1", "4,5", "", "GPU-a,GPU-b"] {
+        let error = second.try_visible(Some(existing)).unwrap_err();
+        assert_eq!(error.kind(), ringfold::ErrorKind::InvalidArgument);
+        assert!(error.message().contains("does not have 3"), "{error}");
+    }
+    // As the driver counts it, where the list counts as well; by its UUID, whatever else is said.
+    let known = Device::new("gpu", "0").with_uuid("GPU-aa").with_entry("2");
+    let one = Inventory::of([Host::new("a").with_devices([known])]).unwrap();
+    let task = &placed(&one, 1, &gpu(1.0), Placement::Pack).tasks[0];
+    assert_eq!(task.visible(Some("3,2")).unwrap(), "2");
+    assert_eq!(task.visible(Some("GPU-b,GPU-a")).unwrap(), "GPU-a");
+    assert_eq!(task.visible(Some("3,4")), None);
+    assert_eq!(task.visible(None).unwrap(), "GPU-aa");
+    let amd = Device::new("gpu", "0").with_uuid("GPU-aa").with_entry("2").with_vendor("amd");
+    let one = Inventory::of([Host::new("a").with_devices([amd])]).unwrap();
+    let task = &placed(&one, 1, &gpu(1.0), Placement::Pack).tasks[0];
+    assert_eq!(task.visible(None).unwrap(), "2", "HIP takes indices");
 }
 
 #[test]
