@@ -30,7 +30,9 @@ pub struct Allotment {
 ///
 /// Groups do this one after another in a directory (see [`default_directory`](super::default_directory)), so two that start
 /// at once both succeed where there is enough for both. Where somebody who knows nothing of that locks a device
-/// between look and claim, it looks again. Waits for other groups' looking, `patience` at most, and never for their ending.
+/// between look and claim, it looks again. Waits for other groups' looking, `patience` at most, and never for their ending. The time of
+/// discovery scripts comes on top: five seconds each at most. Where CPUs and memory alone are asked for there is nothing to hold,
+/// and the directory is not looked at.
 ///
 /// # Errors
 /// [`Refusal::Misfit`] where what is free is not enough: it says what others hold. [`Refusal::Held`] where devices were lost to others
@@ -86,6 +88,10 @@ fn take(
     policy: &Policy,
     patience: Duration,
 ) -> Result<Allotment, Refusal> {
+    if !requests.iter().any(|request| request.amounts.values().any(|&amount| amount != 0.0)) {
+        let assignment = assign(&inventory, requests, policy)?;
+        return Ok(Allotment { assignment, claim: Claim::none(), inventory });
+    }
     let until = Instant::now() + patience;
     loop {
         let gate = Gate::pass(directory, until.saturating_duration_since(Instant::now()))?;

@@ -191,6 +191,11 @@ impl Claim {
         Ok(Claim { devices: devices.iter().map(|device| device.key()).collect(), _locks: locks })
     }
 
+    /// A claim on nothing.
+    pub(super) fn none() -> Claim {
+        Claim { devices: Vec::new(), _locks: Vec::new() }
+    }
+
     /// What it holds: see [`Device::key`].
     pub fn devices(&self) -> &[String] {
         &self.devices

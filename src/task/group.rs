@@ -100,7 +100,8 @@ impl TaskGroup {
         self
     }
 
-    /// Where to look for devices. Default: [`Discovery::default`]. It is looked only where a task asks for something.
+    /// Where to look for devices. Default: [`Discovery::default`]. It is looked only where a task asks for something. A group that does not
+    /// fit is refused within a second, and where scripts are run their time comes on top: five seconds each at most.
     pub fn discovery(mut self, discovery: Discovery) -> Self {
         self.discovery = discovery;
         self

@@ -313,6 +313,20 @@ fn a_directory_that_others_could_reach_is_refused() {
 }
 
 #[test]
+fn who_asks_for_no_device_does_not_need_the_directory() {
+    let directory = Directory::new("no-device");
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let take = |request: TaskRequest| {
+        allot(&Discovery::Given(machine(1)), directory.path(), &[request], &Policy::default(), LONG)
+    };
+    let allotment = take(TaskRequest::new().cpus(1.0).memory(1).amount("gpu", 0.0)).unwrap();
+    assert!(allotment.claim.devices().is_empty());
+    assert!(matches!(take(TaskRequest::new().cpus(1e9)), Err(Refusal::Misfit(_))));
+    assert!(matches!(take(TaskRequest::new().amount("gpu", 1.0)), Err(Refusal::Error(_))));
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn the_directory_is_the_users() {
     let given = default_directory(Some(Path::new("/somewhere")));
     assert_eq!(given, Path::new("/somewhere/ringfold-devices"));

@@ -2,6 +2,7 @@
 
 use super::claims::Directory;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 
 const RINGFOLD: &str = env!("CARGO_BIN_EXE_ringfold");
@@ -86,4 +87,16 @@ fn the_list_that_a_launch_says_is_the_one_that_exists() {
     assert_eq!(lines(&run_with(&described)), two);
     assert_eq!(lines(&run_with("2,3")), two);
     refused(&run_with("6,7"), "does not have 6");
+}
+
+#[test]
+fn groups_that_ask_for_cpus_alone_need_no_directory() {
+    let runtime = Directory::new("cpus");
+    let claims = runtime.path().join("ringfold-devices");
+    fs::create_dir(&claims).unwrap();
+    fs::set_permissions(&claims, fs::Permissions::from_mode(0o755)).unwrap();
+    let cpus = run(&runtime, None, &["-n", "1", "--cpus-per-task", "1"], "echo started");
+    assert_eq!(lines(&cpus), ["[0] started"]);
+    let gpus = ["-n", "1", "--devices", "0", "--gpus-per-task", "1"];
+    refused(&run(&runtime, None, &gpus, "echo started"), "its mode is 755");
 }

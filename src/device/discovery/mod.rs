@@ -25,9 +25,9 @@ pub enum Discovery {
     /// In AMD's part of sysfs: all devices.
     Amd,
     /// By a discovery script of Spark's kind, which says of the resource `gpu` what there is:
-    /// `{"name": "gpu", "addresses": ["0", "1"]}`. It has five seconds.
+    /// `{"name": "gpu", "addresses": ["0", "1"]}`. It has five seconds, by which a group begins later or is refused later.
     Script(PathBuf),
-    /// By such scripts for several resources: the name of each, and the script.
+    /// By such scripts for several resources: the name of each, and the script. They run one after another.
     Scripts(Vec<(String, PathBuf)>),
     /// As it is given. A single host of which no CPUs are told gets those of this one; its GPUs of which addresses alone are told are
     /// those at these places of `CUDA_VISIBLE_DEVICES`, where that is set.
@@ -100,7 +100,7 @@ struct Found {
 
 impl Inventory {
     /// Looks for devices. What is found always has this host's CPUs (those that this process may use), its NUMA nodes, and the
-    /// memory that can be had. Blocks while a script runs, five seconds at most.
+    /// memory that can be had. Blocks while scripts run, five seconds each at most.
     ///
     /// That there are no devices is no error: [`found`](Inventory::found) says why. Under [`Auto`](Discovery::Auto) so is a driver that does
     /// not work.
