@@ -34,16 +34,17 @@ const LOOKING: Duration = Duration::from_secs(1);
 const LONGEST: usize = 200;
 
 /// The directory where groups of this user keep their claims: below `runtime` (see
-/// [`environment::runtime_directory`](crate::config::environment::runtime_directory)) where that is given, else below the
-/// user's own directory in `/run/user`, else one in `/tmp` that has the user's number.
+/// [`environment::runtime_directory`](crate::config::environment::runtime_directory)) where that is given and there and this user's,
+/// else below the user's own directory in `/run/user`, else one in `/tmp` that has the user's number. What `sudo` has left of
+/// another user's environment is passed over, since that user could not use what this one makes there.
 ///
-/// Groups see each other's claims only where they share the directory: containers, where it is mounted into each of them.
+/// Groups see each other's claims only where they share the directory: containers of one user, where one directory is mounted into
+/// each of them and is their `XDG_RUNTIME_DIR`. Users do not share one: it may be entered by its owner alone.
 pub fn default_directory(runtime: Option<&Path>) -> PathBuf {
     let user = nix::unistd::geteuid();
     let of_user = PathBuf::from(format!("/run/user/{user}"));
-    let own =
-        |path: &Path| fs::symlink_metadata(path).is_ok_and(|of| of.is_dir() && of.uid() == user.as_raw());
-    match runtime {
+    let own = |path: &Path| fs::metadata(path).is_ok_and(|of| of.is_dir() && of.uid() == user.as_raw());
+    match runtime.filter(|runtime| own(runtime)) {
         Some(runtime) => runtime.join("ringfold-devices"),
         None if own(&of_user) => of_user.join("ringfold-devices"),
         None => PathBuf::from(format!("/tmp/ringfold-devices-{user}")),

@@ -328,8 +328,19 @@ fn who_asks_for_no_device_does_not_need_the_directory() {
 
 #[test]
 fn the_directory_is_the_users() {
-    let given = default_directory(Some(Path::new("/somewhere")));
-    assert_eq!(given, Path::new("/somewhere/ringfold-devices"));
+    let runtime = Directory::new("runtime");
+    assert_eq!(default_directory(Some(runtime.path())), runtime.path().join("ringfold-devices"));
     let user = nix::unistd::geteuid().to_string();
-    assert!(default_directory(None).to_str().unwrap().contains(&user));
+    let otherwise = default_directory(None);
+    assert!(otherwise.to_str().unwrap().contains(&user));
+    // What is not there, no directory, or another user's is passed over.
+    assert_eq!(default_directory(Some(&runtime.path().join("missing"))), otherwise);
+    fs::write(runtime.path().join("file"), "").unwrap();
+    assert_eq!(default_directory(Some(&runtime.path().join("file"))), otherwise);
+    if nix::unistd::geteuid().is_root() {
+        nix::unistd::chown(runtime.path(), Some(nix::unistd::Uid::from_raw(12345)), None).unwrap();
+        assert_eq!(default_directory(Some(runtime.path())), otherwise);
+    } else {
+        assert_eq!(default_directory(Some(Path::new("/"))), otherwise);
+    }
 }
