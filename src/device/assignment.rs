@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Assigned {
-    /// The host that it is to run on.
+    /// The host that it is to run on; empty where nobody says.
+    #[serde(default)]
     pub host: String,
     /// Its devices, each with what it has of it: 1 for all of it.
     #[serde(default)]

@@ -2,9 +2,10 @@
 
 use super::machines::{described, mixed, slices};
 use ringfold::device::{
-    Assignment, Device, Discovery, Host, Inventory, Node, Path, Placement, Policy, TaskRequest,
+    Assigned, Assignment, Device, Discovery, Host, Inventory, Node, Path, Placement, Policy, TaskRequest,
     assign,
 };
+use ringfold::task::TaskDescription;
 
 fn placed(inventory: &Inventory, tasks: usize, request: &TaskRequest, placement: Placement) -> Assignment {
     assign(inventory, &vec![request.clone(); tasks], &Policy::new(placement).pinned(true)).unwrap()
@@ -135,6 +136,14 @@ fn an_assignment_can_be_sent() {
     let assignment = placed(&described("dgx.json"), 3, &gpu(0.5).cpus(1.0), Placement::Linked);
     let text = serde_json::to_string(&assignment).unwrap();
     assert_eq!(serde_json::from_str::<Assignment>(&text).unwrap(), assignment);
+}
+
+#[test]
+fn what_is_told_of_a_task_may_leave_the_host_out() {
+    let told: Assigned = serde_json::from_str(r#"{"devices": []}"#).unwrap();
+    assert_eq!(told, Assigned::default());
+    let told: TaskDescription = r#"{"resources": {"devices": []}}"#.parse().unwrap();
+    assert_eq!(told.resources, Assigned::default());
 }
 
 #[test]
