@@ -4,6 +4,7 @@ use super::assign::assign;
 use super::assignment::Assignment;
 use super::claim::{Claim, Gate, Refusal};
 use super::discovery::Discovery;
+use super::host::Host;
 use super::inventory::Inventory;
 use super::policy::Policy;
 use super::request::TaskRequest;
@@ -29,7 +30,9 @@ pub struct Allotment {
 ///
 /// Groups do this one after another in a directory (see [`default_directory`](super::default_directory)), so two that start
 /// at once both succeed where there is enough for both. Where somebody who knows nothing of that locks a device
-/// between look and claim, it looks again. Waits for other groups' looking, `patience` at most, and never for their ending.
+/// between look and claim, it looks again. Waits for other groups' looking, `patience` at most, and never for their ending. The time of
+/// discovery scripts comes on top: five seconds each at most. Where CPUs and memory alone are asked for there is nothing to hold,
+/// and the directory is not looked at.
 ///
 /// # Errors
 /// [`Refusal::Misfit`] where what is free is not enough: it says what others hold. [`Refusal::Held`] where devices were lost to others
@@ -61,7 +64,34 @@ pub fn allot(
     policy: &Policy,
     patience: Duration,
 ) -> Result<Allotment, Refusal> {
-    let mut inventory = Inventory::discover(discovery)?;
+    take(Inventory::discover(discovery)?, directory, requests, policy, patience)
+}
+
+/// The same for a group that starts on this host with processes that have this as their `CUDA_VISIBLE_DEVICES`. So a single host is
+/// this one, whatever a description calls it, and its devices are held as this host's.
+pub(crate) fn allot_here(
+    discovery: &Discovery,
+    directory: &Path,
+    requests: &[TaskRequest],
+    policy: &Policy,
+    patience: Duration,
+    visible: Option<&str>,
+) -> Result<Allotment, Refusal> {
+    let inventory = Inventory::discover_for(discovery, visible)?.on(&Host::own_name());
+    take(inventory, directory, requests, policy, patience)
+}
+
+fn take(
+    mut inventory: Inventory,
+    directory: &Path,
+    requests: &[TaskRequest],
+    policy: &Policy,
+    patience: Duration,
+) -> Result<Allotment, Refusal> {
+    if !requests.iter().any(|request| request.amounts.values().any(|&amount| amount != 0.0)) {
+        let assignment = assign(&inventory, requests, policy)?;
+        return Ok(Allotment { assignment, claim: Claim::none(), inventory });
+    }
     let until = Instant::now() + patience;
     loop {
         let gate = Gate::pass(directory, until.saturating_duration_since(Instant::now()))?;

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Assigned {
-    /// The host that it is to run on.
+    /// The host that it is to run on; empty where nobody says.
+    #[serde(default)]
     pub host: String,
     /// Its devices, each with what it has of it: 1 for all of it.
     #[serde(default)]
@@ -63,10 +64,11 @@ impl Assigned {
 
     /// The same, saying why there is none. `existing` is the value that the process which assigns has itself.
     ///
-    /// With a list that exists addresses are indices into it, as Spark has it, and its own entries are passed on; a device whose
-    /// UUID stands in the list is found by that. Without one a GPU goes by its UUID, which means the same to every process whatever order it
-    /// counts devices in; where that is not known, by its address. An AMD
-    /// device goes by its address, since HIP, which reads the same variable, takes indices only.
+    /// With a list that exists its own entries are passed on. A device is found in it by its UUID, else by the
+    /// [`entry`](Device::entry) by which it was found itself; where neither is known its address is an index into the list, as Spark has it.
+    /// Without a list a GPU goes by its UUID, which means the same to every process whatever order it
+    /// counts devices in; where that is not known, by its entry, else by its address. An AMD
+    /// device does not go by its UUID, since HIP, which reads the same variable, takes indices only.
     ///
     /// # Errors
     /// [`InvalidArgument`](ErrorKind::InvalidArgument) where the list that exists does not have a device.
@@ -85,8 +87,8 @@ impl Assigned {
         let mut entries = Vec::new();
         for device in self.of(GPU) {
             let entry = match &existing {
-                None if device.vendor.as_deref() == Some("amd") => device.address.clone(),
-                None => device.uuid.as_ref().or(device.entry.as_ref()).unwrap_or(&device.address).clone(),
+                None if device.vendor.as_deref() == Some("amd") => device.listed().to_owned(),
+                None => device.uuid.as_deref().unwrap_or_else(|| device.listed()).to_owned(),
                 Some(list) => entry_of(device, list)?,
             };
             entries.push(entry);
@@ -98,15 +100,20 @@ impl Assigned {
 /// The entry of a list that means a device.
 fn entry_of(device: &Device, list: &[Entry]) -> Result<String> {
     let by_uuid = device.uuid.as_ref().and_then(|uuid| list.iter().find(|entry| entry.means(uuid)));
+    let by_entry =
+        |own: &str| Entry::list(own).first().and_then(|own| list.iter().find(|entry| *entry == own));
     let by_index = || device.address.parse::<usize>().ok().and_then(|index| list.get(index));
     // An entry at the index that names another device is not meant.
     let fits = |entry: &&Entry| device.uuid.is_none() || matches!(entry, Entry::Index(_));
-    by_uuid.or_else(|| by_index().filter(fits)).map(Entry::to_string).ok_or_else(|| {
+    // Where the device has an entry its address is an index into the list of that one, which may be another.
+    let otherwise = || device.entry.as_deref().map_or_else(|| by_index().filter(fits), by_entry);
+    by_uuid.or_else(otherwise).map(Entry::to_string).ok_or_else(|| {
         let all: Vec<String> = list.iter().map(Entry::to_string).collect();
-        let text =
-            format!("CUDA_VISIBLE_DEVICES is {:?}, which does not have {}", all.join(","), device.called());
-        Error::new(ErrorKind::InvalidArgument, text)
-            .remedy("assign devices of that list: addresses are indices into it, from 0")
+        let called = device.uuid.as_deref().unwrap_or_else(|| device.listed());
+        let text = format!("CUDA_VISIBLE_DEVICES is {:?}, which does not have {called}", all.join(","));
+        Error::new(ErrorKind::InvalidArgument, text).remedy(
+            "ask for devices of that list by its own entries, or look for devices where it counts (auto), or unset it",
+        )
     })
 }
 

@@ -5,7 +5,8 @@
 //! locks when the process ends, however that happens; so there is no claim of somebody who is gone, and nothing to clean up. The
 //! files stay, and are empty. A slice of a GPU also shares the lock of the GPU itself, so that nobody takes the whole beside it.
 //!
-//! A process that is forked without becoming another program has the locks as well, until it ends.
+//! A process that is forked without becoming another program has the locks as well, and where the one that took them is killed,
+//! it keeps them until it ends. What it does with its copy of a claim lets go of nothing.
 
 use super::assignment::Assignment;
 use super::description::Device;
@@ -20,6 +21,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -32,16 +34,17 @@ const LOOKING: Duration = Duration::from_secs(1);
 const LONGEST: usize = 200;
 
 /// The directory where groups of this user keep their claims: below `runtime` (see
-/// [`environment::runtime_directory`](crate::config::environment::runtime_directory)) where that is given, else below the
-/// user's own directory in `/run/user`, else one in `/tmp` that has the user's number.
+/// [`environment::runtime_directory`](crate::config::environment::runtime_directory)) where that is given and there and this user's,
+/// else below the user's own directory in `/run/user`, else one in `/tmp` that has the user's number. What `sudo` has left of
+/// another user's environment is passed over, since that user could not use what this one makes there.
 ///
-/// Groups see each other's claims only where they share the directory: containers, where it is mounted into each of them.
+/// Groups see each other's claims only where they share the directory: containers of one user, where one directory is mounted into
+/// each of them and is their `XDG_RUNTIME_DIR`. Users do not share one: it may be entered by its owner alone.
 pub fn default_directory(runtime: Option<&Path>) -> PathBuf {
     let user = nix::unistd::geteuid();
     let of_user = PathBuf::from(format!("/run/user/{user}"));
-    let own =
-        |path: &Path| fs::symlink_metadata(path).is_ok_and(|of| of.is_dir() && of.uid() == user.as_raw());
-    match runtime {
+    let own = |path: &Path| fs::metadata(path).is_ok_and(|of| of.is_dir() && of.uid() == user.as_raw());
+    match runtime.filter(|runtime| own(runtime)) {
         Some(runtime) => runtime.join("ringfold-devices"),
         None if own(&of_user) => of_user.join("ringfold-devices"),
         None => PathBuf::from(format!("/tmp/ringfold-devices-{user}")),
@@ -121,10 +124,12 @@ impl From<Misfit> for Refusal {
 }
 
 /// Devices that are held against other groups until this is dropped or the process ends. Send and Sync.
+///
+/// The process that took it lets go of it, and no other: a copy that is dropped in a forked process leaves the devices held.
 #[derive(Debug)]
 pub struct Claim {
     devices: Vec<String>,
-    _locks: Vec<Flock<File>>,
+    _locks: Vec<Lock>,
 }
 
 impl Claim {
@@ -187,6 +192,11 @@ impl Claim {
         Ok(Claim { devices: devices.iter().map(|device| device.key()).collect(), _locks: locks })
     }
 
+    /// A claim on nothing.
+    pub(super) fn none() -> Claim {
+        Claim { devices: Vec::new(), _locks: Vec::new() }
+    }
+
     /// What it holds: see [`Device::key`].
     pub fn devices(&self) -> &[String] {
         &self.devices
@@ -223,10 +233,37 @@ fn mode(sharing: Sharing) -> FlockArg {
     }
 }
 
+/// A lock of the process that took it. A forked process has the same lock by a descriptor of its own, by which it could be
+/// unlocked for both: there it is closed only.
+#[derive(Debug)]
+struct Lock {
+    process: u32,
+    file: Option<Flock<File>>,
+}
+
+impl Lock {
+    fn new(file: Flock<File>) -> Lock {
+        Lock { process: std::process::id(), file: Some(file) }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let Some(file) = self.file.take() else { return };
+        if self.process == std::process::id() {
+            drop(file);
+        } else {
+            // Its own end would unlock; the descriptor is this process's, and nobody uses it after this.
+            let _ = nix::unistd::close(file.as_raw_fd());
+            std::mem::forget(file);
+        }
+    }
+}
+
 /// Held while somebody looks what is free and takes it, so that nobody comes in between.
 #[derive(Debug)]
 pub(super) struct Gate {
-    _lock: Flock<File>,
+    _lock: Lock,
 }
 
 impl Gate {
@@ -277,7 +314,7 @@ impl Directory<'_> {
     }
 
     /// Locks a device's file; or the processes that hold it.
-    fn lock(&self, key: &str, how: FlockArg) -> Result<std::result::Result<Flock<File>, Vec<u32>>> {
+    fn lock(&self, key: &str, how: FlockArg) -> Result<std::result::Result<Lock, Vec<u32>>> {
         let path = self.0.join(format!("{}.lock", file_name(key)));
         let cannot = |error: io::Error| Error::io(format!("locking {}", path.display()), error);
         let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK;
@@ -286,7 +323,7 @@ impl Directory<'_> {
         let mut file = options.open(&path).map_err(cannot)?;
         loop {
             match Flock::lock(file, how) {
-                Ok(lock) => return Ok(Ok(lock)),
+                Ok(lock) => return Ok(Ok(Lock::new(lock))),
                 Err((again, Errno::EINTR)) => file = again,
                 Err((file, Errno::EWOULDBLOCK)) => return Ok(Err(holders(&file))),
                 Err((_, error)) => return Err(cannot(error.into())),

@@ -58,7 +58,7 @@ pub struct Device {
     /// The PCIe switch that it is behind, which others of its host may share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switch: Option<String>,
-    /// The entry of a list of visible devices by which it was found.
+    /// The entry of a list of visible devices by which it was found, or by which the driver itself counts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entry: Option<String>,
     /// The host that it is in. An [`Inventory`](super::Inventory) says this.
@@ -167,10 +167,15 @@ impl Device {
         match &self.uuid {
             Some(uuid) => uuid.clone(),
             None => {
-                let Device { host, resource, address, entry, .. } = self;
-                format!("{host} {resource} {}", entry.as_ref().unwrap_or(address))
+                let Device { host, resource, .. } = self;
+                format!("{host} {resource} {}", self.listed())
             }
         }
+    }
+
+    /// What a list of visible devices without UUIDs calls it.
+    pub(super) fn listed(&self) -> &str {
+        self.entry.as_deref().unwrap_or(&self.address)
     }
 
     /// How messages call it: by UUID, else by address.

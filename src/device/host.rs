@@ -57,8 +57,7 @@ impl Host {
     /// This host, with the CPUs that this process may use (by its affinity and its control groups), their NUMA nodes, and the
     /// memory that can be had. Devices are not looked for.
     pub fn here() -> Host {
-        let name = nix::unistd::gethostname()
-            .map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned());
+        let name = Host::own_name();
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let nodes = nodes(Path::new("/sys/devices/system/node"), allowed(&status));
         let cpus: usize = nodes.iter().map(|node| node.cpus.len()).sum();
@@ -66,6 +65,12 @@ impl Host {
         let quota = std::thread::available_parallelism().map_or(cpus, usize::from);
         let cpu_limit = (quota < cpus).then_some(quota as f64);
         Host { name, nodes, cpu_limit, memory: crate::memory::available(), ..Host::default() }
+    }
+
+    /// What this host is called.
+    pub(super) fn own_name() -> String {
+        nix::unistd::gethostname()
+            .map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned())
     }
 
     /// Sets the NUMA nodes.

@@ -100,6 +100,15 @@ impl Inventory {
         &self.found
     }
 
+    /// The same where a single host is called by this name.
+    pub(super) fn on(mut self, name: &str) -> Self {
+        if let [host] = &mut self.hosts[..] {
+            name.clone_into(&mut host.name);
+            host.devices.iter_mut().for_each(|device| name.clone_into(&mut device.host));
+        }
+        self
+    }
+
     /// Adds how devices were looked for.
     pub(super) fn told(mut self, found: Vec<String>) -> Self {
         self.found.extend(found);

@@ -7,6 +7,7 @@ use std::fmt;
 
 /// NVLink (or its like) between two devices of a host, without a switch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Link {
     /// The two, by UUID or by address.
     pub between: (String, String),

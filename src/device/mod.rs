@@ -45,6 +45,7 @@ mod policy;
 mod request;
 mod visible;
 
+pub(crate) use allot::allot_here;
 pub use allot::{Allotment, allot};
 pub use assign::assign;
 pub use assignment::{Assigned, Assignment};

@@ -31,6 +31,7 @@ const FINEST: u64 = 1_000_000;
 /// ```
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct TaskRequest {
     /// How many CPUs; fractions are allowed.
     pub cpus: f64,

@@ -266,6 +266,12 @@ impl Launch {
         let programs = order::programs(&self)?;
         Running::start(self, programs)
     }
+
+    /// What it says of a variable of all ranks.
+    pub(crate) fn variable(&self, name: &str) -> Option<&OsStr> {
+        let given = self.environment.iter().rev().find(|(given, _)| given == name);
+        given.map(|(_, value)| value.as_os_str())
+    }
 }
 
 /// Why a launch has not begun.

@@ -120,7 +120,8 @@ impl TaskGroup {
         self
     }
 
-    /// Where to look for devices. Default: [`Discovery::default`]. It is looked only where a task asks for something.
+    /// Where to look for devices. Default: [`Discovery::default`]. It is looked only where a task asks for something. A group that does not
+    /// fit is refused within a second, and where scripts are run their time comes on top: five seconds each at most.
     pub fn discovery(mut self, discovery: Discovery) -> Self {
         self.discovery = discovery;
         self
@@ -202,7 +203,7 @@ impl TaskGroup {
         E: Into<Boxed>,
         F: Fn(&TaskContext) -> Result<T, E> + Sync,
     {
-        let placed = self.place()?;
+        let placed = self.place(None)?;
         retry(self, |attempt| threads::attempt(self, attempt, &placed, &body))
     }
 
@@ -226,12 +227,12 @@ impl TaskGroup {
             let text = format!("a launch of {} ranks for a group of {} tasks", program.ranks(), self.tasks);
             return Err(GroupError::refused(Error::invalid(text), Vec::new()));
         }
-        let placed = self.place()?;
+        let placed = self.place(Some(program))?;
         retry(self, |attempt| processes::attempt(self, attempt, &placed, program))
     }
 
-    fn place(&self) -> Result<Placed, GroupError> {
-        place(self).map_err(|error| GroupError::refused(error, Vec::new()))
+    fn place(&self, program: Option<&Launch>) -> Result<Placed, GroupError> {
+        place(self, program).map_err(|error| GroupError::refused(error, Vec::new()))
     }
 
     /// What a task is told of an attempt.

@@ -2,8 +2,9 @@
 
 use super::group::TaskGroup;
 use crate::config::environment;
-use crate::device::{Assigned, Claim, TaskRequest, allot, default_directory};
+use crate::device::{Assigned, Claim, TaskRequest, allot_here, default_directory};
 use crate::error::{Error, ErrorKind, Result};
+use crate::launch::Launch;
 use std::time::Duration;
 
 /// How long to wait for other groups that are looking for devices, too.
@@ -14,11 +15,14 @@ pub(super) struct Placed {
     pub(super) tasks: Vec<Assigned>,
     /// The tasks in the order in which a ring follows the links of their devices; empty where there are none.
     pub(super) ring: Vec<usize>,
+    /// The list of visible devices that processes would have by themselves.
+    pub(super) visible: Option<String>,
     _claim: Option<Claim>,
 }
 
-/// Compares what is asked for with what there is, and takes it. Does not look where nothing is asked for.
-pub(super) fn place(group: &TaskGroup) -> Result<Placed> {
+/// Compares what is asked for with what there is, and takes it. Does not look where nothing is asked for. What tasks see is what the
+/// launch says, where they are processes, else what this process sees.
+pub(super) fn place(group: &TaskGroup, program: Option<&Launch>) -> Result<Placed> {
     if group.tasks == 0 || u32::try_from(group.tasks).is_err() {
         let told = Error::invalid(format!("a group of {} tasks", group.tasks));
         return Err(told.remedy("let it have 1 or more"));
@@ -30,11 +34,15 @@ pub(super) fn place(group: &TaskGroup) -> Result<Placed> {
     group.request.check()?;
     if asks_for_nothing(&group.request) {
         let tasks = vec![Assigned::default(); group.tasks];
-        return Ok(Placed { tasks, ring: Vec::new(), _claim: None });
+        return Ok(Placed { tasks, ring: Vec::new(), visible: None, _claim: None });
     }
+    let own = program.and_then(|program| program.variable(environment::CUDA_VISIBLE_DEVICES));
+    let own = own.map(|list| list.to_string_lossy().into_owned());
+    let visible = own.or_else(environment::visible_devices);
     let directory = default_directory(environment::runtime_directory().as_deref());
     let requests = vec![group.request.clone(); group.tasks];
-    let allotted = allot(&group.discovery, &directory, &requests, &group.policy, PATIENCE)?;
+    let allotted =
+        allot_here(&group.discovery, &directory, &requests, &group.policy, PATIENCE, visible.as_deref())?;
     let ring = allotted.assignment.ring();
     let tasks = allotted.assignment.tasks;
     if let Some(other) = tasks.iter().find(|task| task.host != tasks[0].host) {
@@ -43,7 +51,7 @@ pub(super) fn place(group: &TaskGroup) -> Result<Placed> {
         return Err(Error::new(ErrorKind::Configuration, text)
             .remedy("describe the host that the group starts on, and no other"));
     }
-    Ok(Placed { tasks, ring, _claim: Some(allotted.claim) })
+    Ok(Placed { tasks, ring, visible, _claim: Some(allotted.claim) })
 }
 
 fn asks_for_nothing(request: &TaskRequest) -> bool {

@@ -21,9 +21,8 @@ pub(super) fn attempt(
     if let Some(timeout) = group.timeout {
         launch = launch.timeout(timeout);
     }
-    let visible = names::visible_devices();
     for (task, resources) in placed.tasks.iter().enumerate() {
-        if let Some(list) = resources.try_visible(visible.as_deref()).map_err(Ended::Refused)? {
+        if let Some(list) = resources.try_visible(placed.visible.as_deref()).map_err(Ended::Refused)? {
             launch = launch.env_of(task, names::CUDA_VISIBLE_DEVICES, list);
         }
         if !resources.cpus.is_empty() {

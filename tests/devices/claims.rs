@@ -134,6 +134,32 @@ fn what_another_process_has_is_named_and_free_when_it_is_killed() {
 }
 
 #[test]
+fn a_forked_copy_of_a_claim_lets_go_of_nothing() {
+    use nix::sys::wait::{WaitStatus, waitpid};
+    let directory = Directory::new("forked");
+    let assignment = of(&machine(1), 1.0);
+    let claim = Claim::take(directory.path(), &assignment, Sharing::Exclusive).unwrap();
+    let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
+    // SAFETY: the child drops a claim, counts its descriptors and ends; the allocator can be used after a fork.
+    match unsafe { nix::unistd::fork() }.unwrap() {
+        nix::unistd::ForkResult::Child => {
+            let before = descriptors();
+            drop(claim);
+            let closed = before - descriptors();
+            // SAFETY: ends this process, and runs nothing of the test's that was copied with it.
+            unsafe { nix::libc::_exit(if closed == 1 { 0 } else { 1 }) }
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0), "it is closed there");
+        }
+    }
+    let refusal = Claim::take(directory.path(), &assignment, Sharing::Exclusive).unwrap_err();
+    assert_eq!(held(refusal), [("GPU-0".to_owned(), vec![std::process::id()])]);
+    drop(claim);
+    Claim::take(directory.path(), &assignment, Sharing::Exclusive).unwrap();
+}
+
+#[test]
 fn groups_that_share_have_the_same_devices_and_keep_out_who_does_not() {
     let directory = Directory::new("shared");
     let one = Other::start(directory.path(), 1, 1, "shared");
@@ -287,9 +313,34 @@ fn a_directory_that_others_could_reach_is_refused() {
 }
 
 #[test]
+fn who_asks_for_no_device_does_not_need_the_directory() {
+    let directory = Directory::new("no-device");
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let take = |request: TaskRequest| {
+        allot(&Discovery::Given(machine(1)), directory.path(), &[request], &Policy::default(), LONG)
+    };
+    let allotment = take(TaskRequest::new().cpus(1.0).memory(1).amount("gpu", 0.0)).unwrap();
+    assert!(allotment.claim.devices().is_empty());
+    assert!(matches!(take(TaskRequest::new().cpus(1e9)), Err(Refusal::Misfit(_))));
+    assert!(matches!(take(TaskRequest::new().amount("gpu", 1.0)), Err(Refusal::Error(_))));
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn the_directory_is_the_users() {
-    let given = default_directory(Some(Path::new("/somewhere")));
-    assert_eq!(given, Path::new("/somewhere/ringfold-devices"));
+    let runtime = Directory::new("runtime");
+    assert_eq!(default_directory(Some(runtime.path())), runtime.path().join("ringfold-devices"));
     let user = nix::unistd::geteuid().to_string();
-    assert!(default_directory(None).to_str().unwrap().contains(&user));
+    let otherwise = default_directory(None);
+    assert!(otherwise.to_str().unwrap().contains(&user));
+    // What is not there, no directory, or another user's is passed over.
+    assert_eq!(default_directory(Some(&runtime.path().join("missing"))), otherwise);
+    fs::write(runtime.path().join("file"), "").unwrap();
+    assert_eq!(default_directory(Some(&runtime.path().join("file"))), otherwise);
+    if nix::unistd::geteuid().is_root() {
+        nix::unistd::chown(runtime.path(), Some(nix::unistd::Uid::from_raw(12345)), None).unwrap();
+        assert_eq!(default_directory(Some(runtime.path())), otherwise);
+    } else {
+        assert_eq!(default_directory(Some(Path::new("/"))), otherwise);
+    }
 }

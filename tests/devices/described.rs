@@ -2,8 +2,10 @@
 
 use super::machines::{described, mixed, slices};
 use ringfold::device::{
-    Assignment, Device, Host, Inventory, Node, Path, Placement, Policy, TaskRequest, assign,
+    Assigned, Assignment, Device, Discovery, Host, Inventory, Node, Path, Placement, Policy, TaskRequest,
+    assign,
 };
+use ringfold::task::TaskDescription;
 
 fn placed(inventory: &Inventory, tasks: usize, request: &TaskRequest, placement: Placement) -> Assignment {
     assign(inventory, &vec![request.clone(); tasks], &Policy::new(placement).pinned(true)).unwrap()
@@ -80,6 +82,33 @@ fn slices_go_by_their_uuids() {
 }
 
 #[test]
+fn a_device_is_found_in_a_list_by_its_own_entry() {
+    let listed = Inventory::discover(&Discovery::Visible("2,3".to_owned())).unwrap();
+    let second = &placed(&listed, 2, &gpu(1.0), Placement::Pack).tasks[1];
+    assert_eq!(second.addresses("gpu"), ["1"]);
+    for (existing, visible) in [(None, "3"), (Some("2,3"), "3"), (Some("3,2"), "3"), (Some("0,1,3"), "3")] {
+        assert_eq!(second.try_visible(existing).unwrap().unwrap(), visible, "{existing:?}");
+    }
+    for existing in ["0,1", "4,5", "", "GPU-a,GPU-b"] {
+        let error = second.try_visible(Some(existing)).unwrap_err();
+        assert_eq!(error.kind(), ringfold::ErrorKind::InvalidArgument);
+        assert!(error.message().contains("does not have 3"), "{error}");
+    }
+    // As the driver counts it, where the list counts as well; by its UUID, whatever else is said.
+    let known = Device::new("gpu", "0").with_uuid("GPU-aa").with_entry("2");
+    let one = Inventory::of([Host::new("a").with_devices([known])]).unwrap();
+    let task = &placed(&one, 1, &gpu(1.0), Placement::Pack).tasks[0];
+    assert_eq!(task.visible(Some("3,2")).unwrap(), "2");
+    assert_eq!(task.visible(Some("GPU-b,GPU-a")).unwrap(), "GPU-a");
+    assert_eq!(task.visible(Some("3,4")), None);
+    assert_eq!(task.visible(None).unwrap(), "GPU-aa");
+    let amd = Device::new("gpu", "0").with_uuid("GPU-aa").with_entry("2").with_vendor("amd");
+    let one = Inventory::of([Host::new("a").with_devices([amd])]).unwrap();
+    let task = &placed(&one, 1, &gpu(1.0), Placement::Pack).tasks[0];
+    assert_eq!(task.visible(None).unwrap(), "2", "HIP takes indices");
+}
+
+#[test]
 fn hosts_that_differ_are_used_as_they_are() {
     let mixed = mixed();
     let hosts = |assignment: &Assignment| -> Vec<String> {
@@ -107,6 +136,14 @@ fn an_assignment_can_be_sent() {
     let assignment = placed(&described("dgx.json"), 3, &gpu(0.5).cpus(1.0), Placement::Linked);
     let text = serde_json::to_string(&assignment).unwrap();
     assert_eq!(serde_json::from_str::<Assignment>(&text).unwrap(), assignment);
+}
+
+#[test]
+fn what_is_told_of_a_task_may_leave_the_host_out() {
+    let told: Assigned = serde_json::from_str(r#"{"devices": []}"#).unwrap();
+    assert_eq!(told, Assigned::default());
+    let told: TaskDescription = r#"{"resources": {"devices": []}}"#.parse().unwrap();
+    assert_eq!(told.resources, Assigned::default());
 }
 
 #[test]

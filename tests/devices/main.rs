@@ -3,6 +3,7 @@
 mod claims;
 mod described;
 mod discovery;
+mod groups;
 mod machines;
 mod nvml;
 mod oracle;

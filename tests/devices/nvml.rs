@@ -89,6 +89,31 @@ fn what_the_library_tells_is_taken_over() {
     assert_eq!(devices[2].fabric.as_deref(), Some("nvswitch"));
     assert_eq!(devices[0].fabric, None);
     assert_eq!(seen(&look(directory.path(), "nvml", Some("0"))), pairs(&all), "all devices, visible or not");
+    // By what a list that exists may call them, whatever addresses they have there.
+    let entries: Vec<Option<&str>> = devices.iter().map(|device| device.entry.as_deref()).collect();
+    assert_eq!(entries, [Some("0"), Some("1"), Some("2"), None, None]);
+}
+
+#[test]
+fn ranks_of_a_group_see_what_the_library_and_the_list_agree_on() {
+    let directory = Directory::new("ranks");
+    library(directory.path());
+    let run = |own: Option<&str>, arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringfold"));
+        command.args(["run", "-n", "1", "--gpus-per-task", "1"]).args(arguments);
+        command.args(["--", "sh", "-c", "echo $CUDA_VISIBLE_DEVICES"]).stdin(Stdio::null());
+        command.env("LD_LIBRARY_PATH", directory.path()).env("XDG_RUNTIME_DIR", directory.path());
+        command.env_remove("CUDA_VISIBLE_DEVICES").envs(own.map(|own| ("CUDA_VISIBLE_DEVICES", own)));
+        let output = command.output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    };
+    assert_eq!(run(None, &[]).unwrap(), "[0] GPU-00000000\n");
+    assert_eq!(run(Some("2"), &[]).unwrap(), "[0] 2\n");
+    assert_eq!(run(Some("2"), &["--env", "CUDA_VISIBLE_DEVICES=1"]).unwrap(), "[0] 1\n");
+    // Of all devices the first is given, which the list does not have: what is there instead is not used.
+    let refused = run(Some("2"), &["--devices", "nvml"]).unwrap_err();
+    assert!(refused.contains("which does not have GPU-00000000"), "{refused}");
 }
 
 #[test]

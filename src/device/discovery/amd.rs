@@ -40,7 +40,8 @@ pub(super) fn look(root: &Path) -> Result<Found, String> {
         if number("simd_count").is_none() {
             continue;
         }
-        let mut device = Device::new(GPU, devices.len().to_string()).with_vendor("amd");
+        let index = devices.len().to_string();
+        let mut device = Device::new(GPU, &*index).with_entry(index).with_vendor("amd");
         device.uuid = number("unique_id").map(|id| format!("GPU-{id:016x}"));
         let name = fs::read_to_string(node.join("name")).unwrap_or_default();
         device.name = Some(name.trim().to_owned()).filter(|name| !name.is_empty());
@@ -96,6 +97,7 @@ mod tests {
         write("bus/pci/devices/0000:83:00.0/numa_node", "-1\n");
         let found = look(&root).unwrap();
         let second = Device::new(GPU, "1")
+            .with_entry("1")
             .with_uuid("GPU-000000000000000c")
             .with_name("aldebaran")
             .with_vendor("amd")

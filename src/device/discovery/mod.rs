@@ -25,11 +25,12 @@ pub enum Discovery {
     /// In AMD's part of sysfs: all devices.
     Amd,
     /// By a discovery script of Spark's kind, which says of the resource `gpu` what there is:
-    /// `{"name": "gpu", "addresses": ["0", "1"]}`. It has five seconds.
+    /// `{"name": "gpu", "addresses": ["0", "1"]}`. It has five seconds, by which a group begins later or is refused later.
     Script(PathBuf),
-    /// By such scripts for several resources: the name of each, and the script.
+    /// By such scripts for several resources: the name of each, and the script. They run one after another.
     Scripts(Vec<(String, PathBuf)>),
-    /// As it is given. A single host of which no CPUs are told gets those of this one.
+    /// As it is given. A single host of which no CPUs are told gets those of this one; its GPUs of which addresses alone are told are
+    /// those at these places of `CUDA_VISIBLE_DEVICES`, where that is set.
     Given(Inventory),
     /// What a text says in the manner of `CUDA_VISIBLE_DEVICES`, whether there is a driver or not.
     Visible(String),
@@ -99,7 +100,7 @@ struct Found {
 
 impl Inventory {
     /// Looks for devices. What is found always has this host's CPUs (those that this process may use), its NUMA nodes, and the
-    /// memory that can be had. Blocks while a script runs, five seconds at most.
+    /// memory that can be had. Blocks while scripts run, five seconds each at most.
     ///
     /// That there are no devices is no error: [`found`](Inventory::found) says why. Under [`Auto`](Discovery::Auto) so is a driver that does
     /// not work.
@@ -117,20 +118,25 @@ impl Inventory {
     /// # Ok::<(), ringfold::Error>(())
     /// ```
     pub fn discover(discovery: &Discovery) -> Result<Inventory> {
+        Inventory::discover_for(discovery, environment::visible_devices().as_deref())
+    }
+
+    /// The same for processes that have this as their `CUDA_VISIBLE_DEVICES`.
+    pub(super) fn discover_for(discovery: &Discovery, visible: Option<&str>) -> Result<Inventory> {
         let host = Host::here();
         let found = match discovery {
-            Discovery::Auto => return auto(host),
+            Discovery::Auto => return auto(host, visible),
             Discovery::Nvml => nvml::look().map_err(|why| asked_for("NVML", &why))?,
             Discovery::Amd => amd::look(Path::new("/sys")).map_err(|why| asked_for("AMD", &why))?,
-            Discovery::Script(path) => scripts(&[(GPU.to_owned(), path.clone())])?,
-            Discovery::Scripts(list) => scripts(list)?,
+            Discovery::Script(path) => scripts(&[(GPU.to_owned(), path.clone())], visible)?,
+            Discovery::Scripts(list) => scripts(list, visible)?,
             Discovery::Visible(text) => {
                 let list = Entry::list(text);
                 let mut found = nvml::look().map_or_else(|_| invented(&list), |all| seen(all, &list));
                 found.how = format!("visible devices {text:?}: {}", found.how);
                 found
             }
-            Discovery::Given(inventory) => return Ok(inventory.clone().at(host)),
+            Discovery::Given(inventory) => return Ok(inventory.clone().at(host, visible)),
             Discovery::None => Found { how: "devices are not looked for".to_owned(), ..Found::default() },
         };
         with(host, found, Vec::new())
@@ -149,16 +155,19 @@ impl Inventory {
         serde_json::from_str(&text).map_err(|error| wrong(&error))
     }
 
-    /// A single host without CPUs is taken to be this one.
-    fn at(self, here: Host) -> Inventory {
+    /// A single host without CPUs is taken to be this one, and what a single host has to be what is visible here.
+    fn at(self, here: Host, visible: Option<&str>) -> Inventory {
         let found = self.found().to_vec();
         let mut hosts = self.hosts().to_vec();
-        if let [host] = &mut hosts[..]
-            && host.nodes.is_empty()
-        {
-            host.nodes = here.nodes;
-            host.cpu_limit = host.cpu_limit.or(here.cpu_limit);
-            host.memory = host.memory.or(here.memory);
+        if let [host] = &mut hosts[..] {
+            if let Some(text) = visible {
+                name_by(&mut host.devices, &Entry::list(text));
+            }
+            if host.nodes.is_empty() {
+                host.nodes = here.nodes;
+                host.cpu_limit = host.cpu_limit.or(here.cpu_limit);
+                host.memory = host.memory.or(here.memory);
+            }
         }
         // It was in order before, and nothing that could be wrong has been added.
         Inventory::of(hosts).map_or(self, |inventory| inventory.told(found))
@@ -178,13 +187,12 @@ fn with(host: Host, found: Found, mut why: Vec<String>) -> Result<Inventory> {
     Ok(Inventory::of([linked])?.told(why))
 }
 
-fn auto(host: Host) -> Result<Inventory> {
-    let visible = environment::visible_devices();
+fn auto(host: Host, visible: Option<&str>) -> Result<Inventory> {
     let mut why = Vec::new();
     for look in [nvml::look as fn() -> _, || amd::look(Path::new("/sys"))] {
         match look() {
             Ok(mut found) => {
-                if let Some(text) = &visible {
+                if let Some(text) = visible {
                     found = seen(found, &Entry::list(text));
                     found.how = format!(
                         "{}, of which CUDA_VISIBLE_DEVICES={text:?} shows {}",
@@ -233,22 +241,42 @@ fn invented(list: &[Entry]) -> Found {
     Found { devices, links: Vec::new(), how: "nothing else is known of them".to_owned() }
 }
 
+/// Names those GPUs of which addresses alone are known by the entries of a list into which these are indices: what they are held by
+/// is then what every group of the host calls them.
+fn name_by(devices: &mut [Device], list: &[Entry]) {
+    let unnamed =
+        |device: &&mut Device| device.resource == GPU && device.uuid.is_none() && device.entry.is_none();
+    for device in devices.iter_mut().filter(unnamed) {
+        let at = (0..list.len()).find(|at| device.address == at.to_string());
+        let Some(entry) = at.map(|at| &list[at]) else { continue };
+        device.entry = Some(entry.to_string());
+        if let Entry::Gpu(uuid) | Entry::Slice(uuid) = entry {
+            device.uuid = Some(uuid.clone());
+        }
+    }
+}
+
 /// What scripts tell, with what the driver knows of the GPUs among it.
-fn scripts(list: &[(String, PathBuf)]) -> Result<Found> {
+fn scripts(list: &[(String, PathBuf)], visible: Option<&str>) -> Result<Found> {
+    let visible = visible.map(Entry::list);
     let mut found = Found::default();
     let mut how = Vec::new();
     for (resource, path) in list {
         let addresses = script::addresses(resource, path)?;
         how.push(format!("{}: {} {resource}", path.display(), addresses.len()));
-        let devices: Vec<Device> = addresses.iter().map(|address| Device::new(resource, address)).collect();
+        let mut devices: Vec<Device> =
+            addresses.iter().map(|address| Device::new(resource, address)).collect();
         let known =
             (resource == GPU && !devices.is_empty()).then(nvml::look).and_then(std::result::Result::ok);
-        match known.and_then(|all| known_by(all, &devices)) {
+        match known.and_then(|all| known_by(all, &devices, visible.as_deref())) {
             Some(known) => {
                 found.devices.extend(known.devices);
                 found.links.extend(known.links);
             }
-            None => found.devices.extend(devices),
+            None => {
+                name_by(&mut devices, visible.as_deref().unwrap_or_default());
+                found.devices.extend(devices);
+            }
         }
     }
     found.how = how.join("; ");
@@ -257,9 +285,9 @@ fn scripts(list: &[(String, PathBuf)]) -> Result<Found> {
 
 /// The same devices as the driver knows them, by index (into the list of visible devices, where there is one) or by UUID; `None` where one
 /// is not among them.
-fn known_by(all: Found, devices: &[Device]) -> Option<Found> {
-    let all = match environment::visible_devices() {
-        Some(text) => seen(all, &Entry::list(&text)),
+fn known_by(all: Found, devices: &[Device], visible: Option<&[Entry]>) -> Option<Found> {
+    let all = match visible {
+        Some(list) => seen(all, list),
         None => all,
     };
     let known = |device: &Device| {
@@ -317,6 +345,6 @@ mod tests {
         assert_eq!(found.devices[1], Device::new(GPU, "1").with_entry("7"));
         let found = invented(&Entry::list("MIG-x"));
         assert_eq!(found.devices[0].uuid.as_deref(), Some("MIG-x"));
-        assert!(known_by(machine(), &[Device::new(GPU, "9")]).is_none());
+        assert!(known_by(machine(), &[Device::new(GPU, "9")], None).is_none());
     }
 }

@@ -58,7 +58,8 @@ mod asked {
     }
 
     fn gpu(index: usize, handle: &Handle) -> Device {
-        let mut device = Device::new(GPU, index.to_string()).with_vendor("nvidia");
+        let mut device = Device::new(GPU, index.to_string()).with_entry(index.to_string());
+        device.vendor = Some("nvidia".to_owned());
         device.uuid = handle.uuid().ok();
         device.name = handle.name().ok();
         device.memory = handle.memory_info().ok().map(|memory| memory.total);
