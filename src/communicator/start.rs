@@ -1,12 +1,16 @@
 //! How communicators come to be.
 
 use super::abort::AbortHandle;
+#[cfg(feature = "mpi")]
+use super::by_mpi::Messengers;
 use super::kin::{Kind, Sharers, Sockets, Threads, World};
 use super::line::Line;
 use super::sequencer::Sequencer;
 use super::{Check, Communicator, Options};
 use crate::backend::{Backend, Planned, STAGING};
 use crate::bootstrap::{self, Joined, Peer, Shared};
+#[cfg(feature = "mpi")]
+use crate::config::BackendChoice;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::trace::Tracer;
@@ -67,7 +71,11 @@ impl Communicator {
     /// ```
     pub fn connect(config: &Config) -> Result<Communicator> {
         let defaults = defaults(config)?;
-        formed(bootstrap::join(config)?, config, defaults)
+        #[cfg(feature = "mpi")]
+        if config.backend == BackendChoice::MpiP2p {
+            return formed(super::by_mpi::join(config)?, config, defaults, None);
+        }
+        formed(bootstrap::join(config)?, config, defaults, None)
     }
 
     /// Joins a group by somebody else's all-gather of small byte strings, used once: Spark's barrier context, MPI,
@@ -78,7 +86,7 @@ impl Communicator {
     /// As [`connect`](Communicator::connect), and whatever the exchange fails with.
     pub fn with_exchange(exchange: &mut dyn Exchange, config: &Config) -> Result<Communicator> {
         let defaults = defaults(config)?;
-        formed(bootstrap::join_with(exchange, config)?, config, defaults)
+        formed(bootstrap::join_with(exchange, config)?, config, defaults, None)
     }
 
     /// A group whose ranks are threads of this process: one communicator for each, in rank order.
@@ -164,8 +172,19 @@ impl Place {
     }
 }
 
-/// A group that has formed: over shared memory where there is some, else over TCP.
-fn formed(joined: Joined, config: &Config, defaults: Options) -> Result<Communicator> {
+/// MPI as a group is given it; without the feature there is none to give.
+#[cfg(feature = "mpi")]
+type Given = crate::transport::mpi::Mpi;
+#[cfg(not(feature = "mpi"))]
+enum Given {}
+
+/// A group that has formed: over MPI where that is asked for, over shared memory where there is some, else over TCP.
+pub(super) fn formed(
+    joined: Joined,
+    config: &Config,
+    defaults: Options,
+    mpi: Option<Given>,
+) -> Result<Communicator> {
     let Joined { rank, world, generation, world_id, link, server, peers, listener, poison, table, shared } =
         joined;
     let tracer = match &config.trace {
@@ -187,6 +206,13 @@ fn formed(joined: Joined, config: &Config, defaults: Options) -> Result<Communic
     let topology = facts.topology.clone();
     let hosts_of_ranks = topology.clone();
     let (backend, kind, sentinel): (Box<dyn Backend>, Arc<dyn Kind>, _) = match shared {
+        #[cfg(feature = "mpi")]
+        _ if config.backend == BackendChoice::MpiP2p => {
+            let met = Messengers::meet(facts, &link, mpi, config.init_deadline);
+            let (kind, transport) = met.map_err(|error| error.at_rank(rank))?;
+            let backend = Planned::new("mpi-p2p", transport, generation, 0, STAGING);
+            (Box::new(backend.on(topology).traced(tracer)), Arc::new(kind), None)
+        }
         Ok(Shared { ground, seat, seats, sentinel, processes }) => {
             let kind = Sharers { world: facts, ground, processes };
             let numbers: Vec<usize> = (0..world).collect();
@@ -218,7 +244,7 @@ fn spins(rank: usize, peers: &[Peer]) -> u32 {
 }
 
 /// What the configuration says for all calls.
-fn defaults(config: &Config) -> Result<Options> {
+pub(super) fn defaults(config: &Config) -> Result<Options> {
     let mut options = Options::new();
     if let Some(name) = &config.algorithm {
         let named = Algorithm::named(name);
