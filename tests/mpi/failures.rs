@@ -30,14 +30,14 @@ const ODD: [Odd; 5] = [
         comm.with(Options::new().deadline(SOON)).all_reduce(data, ReduceOp::Max)
     }),
     ("order differs", |comm, data| {
-        let options = Options::new().deadline(SOON).order(Order::Fixed).algorithm(recursive_doubling());
+        let options = Options::new().deadline(SOON).order(Order::Fixed).algorithm(binomial_tree());
         comm.with(options).all_reduce(data, ReduceOp::Sum)
     }),
     ("collective differs", |comm, _| comm.with(Options::new().deadline(SOON)).barrier()),
 ];
 
-fn recursive_doubling() -> ringfold::Algorithm {
-    ringfold::Algorithm::named("recursive_doubling").unwrap()
+fn binomial_tree() -> ringfold::Algorithm {
+    ringfold::Algorithm::named("binomial_tree").unwrap()
 }
 
 pub(crate) fn mismatch() {
@@ -51,7 +51,7 @@ pub(crate) fn mismatch() {
         } else {
             let mut options = Options::new().deadline(SOON);
             if field == "order differs" {
-                options = options.algorithm(recursive_doubling());
+                options = options.algorithm(binomial_tree());
             }
             comm.with(options).all_reduce(&mut data, ReduceOp::Sum)
         };

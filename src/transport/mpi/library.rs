@@ -231,32 +231,48 @@ fn end() {
 
 /// Waits until all ranks have come and nothing is on its way any more, while it takes what still arrives for nobody.
 /// Whether that has come to pass.
+///
+/// A rank comes to the barrier when all that it has sent was asked for; so when all have come nobody has anything to take any more,
+/// but perhaps farewells.
 fn meet(turn: &mut Turn, until: Instant) -> bool {
-    let duplicates = turn.duplicates.clone();
-    let Ok(barrier) = Comm::world().barrier(turn) else { return false };
-    let mut barrier: Option<Request> = Some(barrier);
+    let mut barrier: Option<Request> = None;
     loop {
-        for comm in &duplicates {
-            while let Ok(Some(found)) = comm.find(None, None, turn) {
-                if let Ok(flight) = Flight::receive(found, Vec::new(), turn) {
-                    turn.kept.push(flight);
-                }
-            }
-        }
+        let arrived = take_all(turn);
         turn.sweep();
-        if let Some(request) = &mut barrier {
-            match request.is_done(turn) {
-                Ok(true) => barrier = None,
-                Ok(false) => {}
+        match &mut barrier {
+            None if turn.kept.is_empty() && !arrived => match Comm::world().barrier(turn) {
+                Ok(begun) => barrier = Some(begun),
                 Err(_) => return false,
-            }
-        }
-        if barrier.is_none() && turn.kept.is_empty() {
-            return true;
+            },
+            None => {}
+            Some(request) => match request.is_done(turn) {
+                Ok(false) => {}
+                Ok(true) => {
+                    take_all(turn);
+                    return true;
+                }
+                Err(_) => return false,
+            },
         }
         if Instant::now() >= until {
             return false;
         }
-        thread::sleep(Duration::from_micros(100));
+        if !arrived {
+            thread::sleep(Duration::from_micros(100));
+        }
     }
+}
+
+/// Takes what has arrived on any duplicate. Whether anything has.
+fn take_all(turn: &mut Turn) -> bool {
+    let mut arrived = false;
+    for comm in turn.duplicates.clone() {
+        while let Ok(Some(found)) = comm.find(None, None, turn) {
+            arrived = true;
+            if let Ok(flight) = Flight::receive(found, Vec::new(), turn) {
+                turn.kept.push(flight);
+            }
+        }
+    }
+    arrived
 }
