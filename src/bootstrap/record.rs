@@ -256,6 +256,17 @@ mod tests {
     }
 
     #[test]
+    fn where_one_goes_by_mpi_all_do() {
+        agree_on_mpi(&[None, None]).unwrap();
+        agree_on_mpi(&[Some(true), Some(true)]).unwrap();
+        let error = agree_on_mpi(&[Some(true), Some(false)]).unwrap_err();
+        assert_eq!((error.kind(), error.culprit()), (ErrorKind::Unsupported, Some(1)));
+        assert!(error.what_to_do().is_some_and(|remedy| remedy.contains("--features mpi")));
+        let error = agree_on_mpi(&[None, Some(true)]).unwrap_err();
+        assert_eq!((error.kind(), error.culprit()), (ErrorKind::Configuration, Some(0)));
+    }
+
+    #[test]
     fn records_round_trip() {
         let peers = read(&records(2)).unwrap();
         assert_eq!(peers[1].rank, 1);

@@ -2,6 +2,7 @@
 
 use super::Communicator;
 use super::kin::{Founding, Kind, OFFER, World};
+use super::start::{Terms, formed};
 use crate::backend::Backend;
 use crate::bootstrap::{self, Joined};
 use crate::config::Config;
@@ -31,9 +32,9 @@ impl Communicator {
     /// # Ok::<(), ringfold::Error>(())
     /// ```
     pub fn with_mpi(mpi: Mpi, config: &Config) -> Result<Communicator> {
-        let defaults = super::start::defaults(config)?;
-        let joined = bootstrap::join_with(&mut MpiExchange::over(mpi), config)?;
-        super::start::formed(joined, config, defaults, Some(mpi))
+        let mut terms = Terms::of(config)?;
+        terms.mpi = Some(mpi);
+        formed(bootstrap::join_with(&mut MpiExchange::over(mpi), config)?, terms)
     }
 }
 

@@ -70,12 +70,12 @@ impl Communicator {
     /// });
     /// ```
     pub fn connect(config: &Config) -> Result<Communicator> {
-        let defaults = defaults(config)?;
+        let terms = Terms::of(config)?;
         #[cfg(feature = "mpi")]
         if config.backend == BackendChoice::MpiP2p {
-            return formed(super::by_mpi::join(config)?, config, defaults, None);
+            return formed(super::by_mpi::join(config)?, terms);
         }
-        formed(bootstrap::join(config)?, config, defaults, None)
+        formed(bootstrap::join(config)?, terms)
     }
 
     /// Joins a group by somebody else's all-gather of small byte strings, used once: Spark's barrier context, MPI,
@@ -85,8 +85,8 @@ impl Communicator {
     /// # Errors
     /// As [`connect`](Communicator::connect), and whatever the exchange fails with.
     pub fn with_exchange(exchange: &mut dyn Exchange, config: &Config) -> Result<Communicator> {
-        let defaults = defaults(config)?;
-        formed(bootstrap::join_with(exchange, config)?, config, defaults, None)
+        let terms = Terms::of(config)?;
+        formed(bootstrap::join_with(exchange, config)?, terms)
     }
 
     /// A group whose ranks are threads of this process: one communicator for each, in rank order.
@@ -172,19 +172,29 @@ impl Place {
     }
 }
 
-/// MPI as a group is given it; without the feature there is none to give.
-#[cfg(feature = "mpi")]
-type Given = crate::transport::mpi::Mpi;
-#[cfg(not(feature = "mpi"))]
-enum Given {}
+/// What is said of a group beside who its ranks are.
+pub(super) struct Terms<'a> {
+    config: &'a Config,
+    defaults: Options,
+    /// The communicator of MPI's that it is given, if any.
+    #[cfg(feature = "mpi")]
+    pub(super) mpi: Option<crate::transport::mpi::Mpi>,
+}
+
+impl<'a> Terms<'a> {
+    pub(super) fn of(config: &'a Config) -> Result<Self> {
+        Ok(Terms {
+            config,
+            defaults: defaults(config)?,
+            #[cfg(feature = "mpi")]
+            mpi: None,
+        })
+    }
+}
 
 /// A group that has formed: over MPI where that is asked for, over shared memory where there is some, else over TCP.
-pub(super) fn formed(
-    joined: Joined,
-    config: &Config,
-    defaults: Options,
-    mpi: Option<Given>,
-) -> Result<Communicator> {
+pub(super) fn formed(joined: Joined, terms: Terms<'_>) -> Result<Communicator> {
+    let config = terms.config;
     let Joined { rank, world, generation, world_id, link, server, peers, listener, poison, table, shared } =
         joined;
     let tracer = match &config.trace {
@@ -208,7 +218,7 @@ pub(super) fn formed(
     let (backend, kind, sentinel): (Box<dyn Backend>, Arc<dyn Kind>, _) = match shared {
         #[cfg(feature = "mpi")]
         _ if config.backend == BackendChoice::MpiP2p => {
-            let met = Messengers::meet(facts, &link, mpi, config.init_deadline);
+            let met = Messengers::meet(facts, &link, terms.mpi, config.init_deadline);
             let (kind, transport) = met.map_err(|error| error.at_rank(rank))?;
             let backend = Planned::new("mpi-p2p", transport, generation, 0, STAGING);
             (Box::new(backend.on(topology).traced(tracer)), Arc::new(kind), None)
@@ -232,7 +242,7 @@ pub(super) fn formed(
     };
     let hosts = peers.into_iter().map(|peer| peer.host).collect();
     let place = Place { rank, world, generation, hosts, kind, abort };
-    let sequencer = Sequencer::new(table, defaults, config.deadline).on(&hosts_of_ranks);
+    let sequencer = Sequencer::new(table, terms.defaults, config.deadline).on(&hosts_of_ranks);
     Ok(place.assemble(backend, sequencer, Box::new((sentinel, link, server))))
 }
 
@@ -244,7 +254,7 @@ fn spins(rank: usize, peers: &[Peer]) -> u32 {
 }
 
 /// What the configuration says for all calls.
-pub(super) fn defaults(config: &Config) -> Result<Options> {
+fn defaults(config: &Config) -> Result<Options> {
     let mut options = Options::new();
     if let Some(name) = &config.algorithm {
         let named = Algorithm::named(name);

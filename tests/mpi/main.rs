@@ -136,7 +136,8 @@ fn a_death_ends_the_launch() {
 /// Where `mpirun` is told to leave the others alone, they say who it was.
 #[test]
 fn survivors_of_a_death_name_the_dead() {
+    // MPICH's process manager comes to grief itself then; the ranks do not.
     let option = if Run::is_open_mpi() { "--enable-recovery" } else { "-disable-auto-cleanup" };
     let run = mpirun(3, "death", &[option]);
-    assert!(!run.timed_out && run.count("peer dead 1") == 2, "{run}");
+    assert!(!run.timed_out && run.will_count("peer dead 1", 2), "{run}");
 }
