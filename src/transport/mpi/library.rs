@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use mpi_sys as raw;
 use nix::libc;
 use std::ffi::{c_char, c_int};
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,8 +24,8 @@ static LIBRARY: Mutex<Library> = Mutex::new(Library::new());
 
 /// What this process knows of its MPI.
 pub(super) struct Library {
-    /// Whether it was begun here, so that it is to be ended here.
-    own: bool,
+    /// The process that has begun it here, which is to end it; one that was forked off is nobody to MPI.
+    owner: Option<u32>,
     /// Whether its thread level has been looked at.
     checked: bool,
     /// The duplicate of the world, once there is one.
@@ -36,6 +36,8 @@ pub(super) struct Library {
     pub(super) next_group: usize,
     /// Buffers whose users are gone.
     pub(super) kept: Vec<Flight>,
+    /// Peers in groups that this process has left.
+    pub(super) awaited: Vec<Awaited>,
     /// Whether a group has failed.
     pub(super) spoilt: bool,
     /// Whether somebody has given up waiting for all ranks in MPI, which has no way to take that back.
@@ -45,16 +47,28 @@ pub(super) struct Library {
 impl Library {
     const fn new() -> Library {
         Library {
-            own: false,
+            owner: None,
             checked: false,
             world: None,
             duplicates: Vec::new(),
             next_group: 0,
             kept: Vec::new(),
+            awaited: Vec::new(),
             spoilt: false,
             torn: false,
         }
     }
+}
+
+/// A peer in a group that this process has left, from which something may still come.
+#[derive(Clone)]
+pub(super) struct Awaited {
+    pub(super) comm: Comm,
+    pub(super) peer: usize,
+    /// The group's tags, of which the last is that of farewells.
+    pub(super) tags: Range<usize>,
+    /// Whether it has said farewell already, so that nothing new will come.
+    pub(super) has_left: bool,
 }
 
 /// The right to call MPI, which runs.
@@ -75,8 +89,21 @@ impl DerefMut for Turn {
 }
 
 impl Turn {
-    /// Sees which kept buffers MPI has given back.
+    /// Takes what has come for groups that this process has left, and sees which kept buffers MPI has given back.
     pub(super) fn sweep(&mut self) {
+        let mut awaited = std::mem::take(&mut self.awaited);
+        awaited.retain(|Awaited { comm, peer, tags, has_left }| {
+            let mut farewell = *has_left;
+            for tag in tags.clone() {
+                while let Ok(Some(found)) = comm.find(Some(*peer), Some(tag), self) {
+                    farewell |= tag + 1 == tags.end;
+                    let taken = Flight::receive(found, Vec::new(), self);
+                    self.kept.extend(taken.ok());
+                }
+            }
+            !farewell
+        });
+        self.awaited = awaited;
         let mut kept = std::mem::take(&mut self.kept);
         kept.retain_mut(|flight| !flight.is_over(self));
         self.kept = kept;
@@ -133,11 +160,11 @@ pub(super) fn begin() -> Result<Turn> {
         // SAFETY: MPI does not run yet and has not run before, and both pointers may be null.
         let code = unsafe { raw::MPI_Init_thread(none, none.cast(), raw::RSMPI_THREAD_MULTIPLE, &mut level) };
         check("MPI_Init_thread", code)?;
-        library.own = true;
+        library.owner = Some(std::process::id());
         // SAFETY: the function is one of C's that takes nothing and does not unwind.
         unsafe { libc::atexit(at_exit) };
     }
-    let own = library.own;
+    let own = library.owner.is_some();
     let mut turn = Turn(library);
     if !turn.checked {
         check_level(level, own)?;
@@ -217,7 +244,7 @@ extern "C" fn at_exit() {
 /// Ends MPI, where it was begun here, once all ranks have come to this point.
 fn end() {
     let library = lock();
-    if !library.own || library.torn || !is_begun() || is_ended() {
+    if library.owner != Some(std::process::id()) || library.torn || !is_begun() || is_ended() {
         return;
     }
     let limit = if library.spoilt { LINGER_SPOILT } else { LINGER };

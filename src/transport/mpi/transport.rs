@@ -10,7 +10,7 @@
 
 use super::flight::Flight;
 use super::group::{Mpi, rest};
-use super::library::{self, Turn};
+use super::library::{self, Awaited, Turn};
 use super::stream::{Course, Incoming, Outgoing, Pool};
 use crate::error::{Cause, CauseKind, Error, Result};
 use crate::observe::{Poison, Time, Waker};
@@ -250,6 +250,15 @@ impl MpiTransport {
             let bytes: usize = flights.iter().map(|(_, flight)| flight.len()).sum();
             let (rank, messages) = (self.setup.rank, flights.len());
             tracing::debug!(rank, messages, bytes, "MPI keeps buffers of messages that nobody has asked for");
+        }
+        for peer in 0..self.links.len() {
+            if peer == self.setup.rank {
+                continue;
+            }
+            self.look_for_farewell(peer, &turn);
+            let has_left = self.links[peer].farewell.is_some() || self.links[peer].parting.is_some();
+            let Course { comm, peer, tag } = self.course(peer, 0);
+            turn.awaited.push(Awaited { comm, peer, tags: tag..tag + TAGS, has_left });
         }
         let parting = self.links.iter_mut().filter_map(|link| link.parting.take());
         turn.kept.extend(flights.into_iter().map(|(_, flight)| flight).chain(parting));
