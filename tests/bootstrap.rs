@@ -41,6 +41,22 @@ fn a_group_forms_over_a_store_that_rank_0_hosts() {
     assert_eq!(group[2].link.host_rank(), Some(0));
 }
 
+/// Also those that could.
+#[test]
+#[cfg(not(feature = "mpi"))]
+fn without_mpi_every_rank_is_told_how_to_have_it() {
+    use ringfold::config::BackendChoice;
+    let store = unused_address();
+    let errors = on_ranks(3, |rank| {
+        let config = config(rank, 3).with_store(&*store).with_backend(BackendChoice::MpiP2p);
+        ringfold::Communicator::connect(&config).unwrap_err()
+    });
+    for (rank, error) in errors.into_iter().enumerate() {
+        assert_eq!((error.kind(), error.rank()), (ErrorKind::Unsupported, Some(rank)), "{error}");
+        assert!(error.what_to_do().is_some_and(|remedy| remedy.contains("--features mpi")), "{error}");
+    }
+}
+
 #[test]
 fn a_group_forms_under_a_launcher() {
     let (server, group) = group(3, BEAT);

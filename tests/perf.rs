@@ -144,6 +144,11 @@ fn what_cannot_be_measured_is_refused_before_anything_starts() {
     for (words, telling) in [
         (&["all_reduce", "-n", "0"][..], "no ranks"),
         (&["all_reduce", "-n", "2", "--backend", "nccl"], "no NCCL backend"),
+        (&["all_reduce", "-n", "2", "--backend", "mpi"], "MPI's own collectives"),
+        (
+            &["all_reduce", "-n", "2", "--backend", "mpi-p2p"],
+            if cfg!(feature = "mpi") { "MPI does not know" } else { "--features mpi" },
+        ),
         (&["all_reduce", "-n", "2", "--op", "bitor"], "not defined for f32"),
         (&["broadcast", "-n", "2", "--algorithm", "pairwise"], "does not do broadcast"),
         (&["all_reduce", "-n", "2", "-b", "1M", "-e", "1K"], "-b be at most -e"),

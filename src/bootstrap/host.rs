@@ -88,6 +88,10 @@ pub(super) fn share(
     backend: BackendChoice,
     until: Instant,
 ) -> Result<std::result::Result<Shared, String>> {
+    if backend == BackendChoice::MpiP2p {
+        // So say all ranks: their records were compared.
+        return Ok(Err("bytes go by MPI".to_owned()));
+    }
     let several = peers.iter().find(|peer| peer.host_id != peers[0].host_id);
     let without = if let Some(other) = several {
         Some(format!("rank {} is on {} and rank 0 on {}", other.rank, other.host, peers[0].host))

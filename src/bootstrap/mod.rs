@@ -256,7 +256,15 @@ impl<'a> Form<'a> {
     }
 
     fn record(&self, address: SocketAddr, world_id: u64) -> Record {
-        Record::here(self.rank, self.world, self.config.generation, world_id, address, &self.table)
+        Record::here(
+            self.rank,
+            self.world,
+            self.config.generation,
+            world_id,
+            address,
+            &self.table,
+            self.config.backend,
+        )
     }
 
     /// Listens for data, and tells everybody where.

@@ -1,6 +1,7 @@
 //! What every rank tells all others of itself.
 
 use crate::collective::Collective;
+use crate::config::BackendChoice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::select::Table;
 use crate::transport::control::hostname;
@@ -49,6 +50,9 @@ pub(super) struct Record {
     /// That table, where it is not the default one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     table: Option<String>,
+    /// Whether its bytes are to go by MPI, and whether it can do that; nothing where they are not to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mpi: Option<bool>,
 }
 
 impl Record {
@@ -59,6 +63,7 @@ impl Record {
         world_id: u64,
         address: SocketAddr,
         table: &Table,
+        backend: BackendChoice,
     ) -> Self {
         let is_default = *table == Table::default();
         Record {
@@ -75,6 +80,7 @@ impl Record {
             store: None,
             table_hash: table.hash(),
             table: (!is_default).then(|| table.to_string()),
+            mpi: (backend == BackendChoice::MpiP2p).then_some(cfg!(feature = "mpi")),
         }
     }
 
@@ -105,6 +111,7 @@ pub(super) fn peers(
     }
     let mut peers = Vec::with_capacity(world);
     let mut tables = Vec::with_capacity(world);
+    let mut by_mpi = Vec::with_capacity(world);
     for (rank, message) in messages.iter().enumerate() {
         let record = Record::decode(message, rank)?;
         let fits = [
@@ -127,6 +134,7 @@ pub(super) fn peers(
             return Err(Error::new(ErrorKind::Bootstrap, text).blame(rank));
         }
         tables.push((record.table_hash, record.table));
+        by_mpi.push(record.mpi);
         peers.push(Peer {
             rank,
             host: record.host,
@@ -136,7 +144,27 @@ pub(super) fn peers(
         });
     }
     agree_on_tables(&peers, &tables).map_err(|error| error.in_generation(generation))?;
+    agree_on_mpi(&by_mpi).map_err(|error| error.in_generation(generation))?;
     Ok(peers)
+}
+
+/// Where one rank's bytes go by MPI, all do; else every rank has the same error.
+fn agree_on_mpi(ranks: &[Option<bool>]) -> Result<()> {
+    let Some(one) = ranks.iter().position(Option::is_some) else { return Ok(()) };
+    if let Some(other) = ranks.iter().position(Option::is_none) {
+        let text = format!("rank {one} asks for the backend mpi-p2p, and rank {other} for another");
+        return Err(Error::new(ErrorKind::Configuration, text)
+            .blame(other)
+            .remedy("set RINGFOLD_BACKEND=mpi-p2p on every rank, or on none"));
+    }
+    match ranks.iter().position(|able| *able == Some(false)) {
+        Some(rank) => {
+            Err(Error::unsupported(format!("rank {rank} was built without MPI, which mpi-p2p needs"))
+                .blame(rank)
+                .remedy("build with `cargo build --features mpi`, and MPICC=the compiler of the MPI to use"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The generation that follows from the numbers of all ranks' attempts: the highest, as far as 32 bits hold it. `None` where no rank
@@ -215,12 +243,27 @@ mod tests {
 
     fn records(world: usize) -> Vec<Record> {
         let address = "127.0.0.1:4000".parse().unwrap();
-        (0..world).map(|rank| Record::here(rank, world, 5, u64::MAX, address, &Table::default())).collect()
+        (0..world)
+            .map(|rank| {
+                Record::here(rank, world, 5, u64::MAX, address, &Table::default(), BackendChoice::Auto)
+            })
+            .collect()
     }
 
     fn read(records: &[Record]) -> Result<Vec<Peer>> {
         let messages: Vec<Vec<u8>> = records.iter().map(Record::encode).collect();
         peers(&messages, 2, 5, Some(u64::MAX))
+    }
+
+    #[test]
+    fn where_one_goes_by_mpi_all_do() {
+        agree_on_mpi(&[None, None]).unwrap();
+        agree_on_mpi(&[Some(true), Some(true)]).unwrap();
+        let error = agree_on_mpi(&[Some(true), Some(false)]).unwrap_err();
+        assert_eq!((error.kind(), error.culprit()), (ErrorKind::Unsupported, Some(1)));
+        assert!(error.what_to_do().is_some_and(|remedy| remedy.contains("--features mpi")));
+        let error = agree_on_mpi(&[None, Some(true)]).unwrap_err();
+        assert_eq!((error.kind(), error.culprit()), (ErrorKind::Configuration, Some(0)));
     }
 
     #[test]
@@ -278,7 +321,16 @@ mod tests {
                 .iter()
                 .enumerate()
                 .map(|(rank, table)| {
-                    Record::here(rank, world, 5, u64::MAX, address, &table.parse().unwrap()).encode()
+                    Record::here(
+                        rank,
+                        world,
+                        5,
+                        u64::MAX,
+                        address,
+                        &table.parse().unwrap(),
+                        BackendChoice::Auto,
+                    )
+                    .encode()
                 })
                 .collect();
             peers(&messages, world, 5, None)

@@ -102,7 +102,7 @@ pub(super) struct World {
 
 impl World {
     /// Tells the group of a failure.
-    fn report(&self) -> impl Fn(&Cause) + Send + Sync + use<> {
+    pub(super) fn report(&self) -> impl Fn(&Cause) + Send + Sync + use<> {
         let reporter = self.reporter.clone();
         move |cause: &Cause| reporter.report(cause)
     }
@@ -113,7 +113,7 @@ impl World {
     }
 
     /// A backend for a group within this world.
-    fn backend<T: Transport + 'static>(
+    pub(super) fn backend<T: Transport + 'static>(
         &self,
         name: &'static str,
         transport: T,

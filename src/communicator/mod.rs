@@ -16,6 +16,8 @@ mod above_arrow;
 mod batch;
 mod bucket;
 mod buffer;
+#[cfg(feature = "mpi")]
+mod by_mpi;
 mod call;
 mod completion;
 mod execute;

@@ -1,12 +1,16 @@
 //! How communicators come to be.
 
 use super::abort::AbortHandle;
+#[cfg(feature = "mpi")]
+use super::by_mpi::Messengers;
 use super::kin::{Kind, Sharers, Sockets, Threads, World};
 use super::line::Line;
 use super::sequencer::Sequencer;
 use super::{Check, Communicator, Options};
 use crate::backend::{Backend, Planned, STAGING};
 use crate::bootstrap::{self, Joined, Peer, Shared};
+#[cfg(feature = "mpi")]
+use crate::config::BackendChoice;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::trace::Tracer;
@@ -66,8 +70,12 @@ impl Communicator {
     /// });
     /// ```
     pub fn connect(config: &Config) -> Result<Communicator> {
-        let defaults = defaults(config)?;
-        formed(bootstrap::join(config)?, config, defaults)
+        let terms = Terms::of(config)?;
+        #[cfg(feature = "mpi")]
+        if config.backend == BackendChoice::MpiP2p {
+            return formed(super::by_mpi::join(config)?, terms);
+        }
+        formed(bootstrap::join(config)?, terms)
     }
 
     /// Joins a group by somebody else's all-gather of small byte strings, used once: Spark's barrier context, MPI,
@@ -77,8 +85,8 @@ impl Communicator {
     /// # Errors
     /// As [`connect`](Communicator::connect), and whatever the exchange fails with.
     pub fn with_exchange(exchange: &mut dyn Exchange, config: &Config) -> Result<Communicator> {
-        let defaults = defaults(config)?;
-        formed(bootstrap::join_with(exchange, config)?, config, defaults)
+        let terms = Terms::of(config)?;
+        formed(bootstrap::join_with(exchange, config)?, terms)
     }
 
     /// A group whose ranks are threads of this process: one communicator for each, in rank order.
@@ -164,8 +172,29 @@ impl Place {
     }
 }
 
-/// A group that has formed: over shared memory where there is some, else over TCP.
-fn formed(joined: Joined, config: &Config, defaults: Options) -> Result<Communicator> {
+/// What is said of a group beside who its ranks are.
+pub(super) struct Terms<'a> {
+    config: &'a Config,
+    defaults: Options,
+    /// The communicator of MPI's that it is given, if any.
+    #[cfg(feature = "mpi")]
+    pub(super) mpi: Option<crate::transport::mpi::Mpi>,
+}
+
+impl<'a> Terms<'a> {
+    pub(super) fn of(config: &'a Config) -> Result<Self> {
+        Ok(Terms {
+            config,
+            defaults: defaults(config)?,
+            #[cfg(feature = "mpi")]
+            mpi: None,
+        })
+    }
+}
+
+/// A group that has formed: over MPI where that is asked for, over shared memory where there is some, else over TCP.
+pub(super) fn formed(joined: Joined, terms: Terms<'_>) -> Result<Communicator> {
+    let config = terms.config;
     let Joined { rank, world, generation, world_id, link, server, peers, listener, poison, table, shared } =
         joined;
     let tracer = match &config.trace {
@@ -185,8 +214,15 @@ fn formed(joined: Joined, config: &Config, defaults: Options) -> Result<Communic
     };
     let abort = facts.abort_handle(rank);
     let topology = facts.topology.clone();
-    let sequencer = Sequencer::new(table, defaults, config.deadline).on(&topology);
+    let sequencer = Sequencer::new(table, terms.defaults, config.deadline).on(&topology);
     let (backend, kind, sentinel): (Box<dyn Backend>, Arc<dyn Kind>, _) = match shared {
+        #[cfg(feature = "mpi")]
+        _ if config.backend == BackendChoice::MpiP2p => {
+            let met = Messengers::meet(facts, &link, terms.mpi, config.init_deadline);
+            let (kind, transport) = met.map_err(|error| error.at_rank(rank))?;
+            let backend = Planned::new("mpi-p2p", transport, generation, 0, STAGING);
+            (Box::new(backend.on(topology).traced(tracer)), Arc::new(kind), None)
+        }
         Ok(Shared { ground, seat, seats, sentinel, processes }) => {
             let kind = Sharers { world: facts, ground, processes };
             let numbers: Vec<usize> = (0..world).collect();

@@ -14,11 +14,15 @@ pub enum BackendChoice {
     Shm,
     /// TCP, on one host too.
     Tcp,
+    /// The system's MPI, point to point: ringfold's own schedules on any network that it knows. Where the program was built
+    /// with the feature `mpi`; its ranks are those of `MPI_COMM_WORLD`.
+    MpiP2p,
 }
 
 impl BackendChoice {
     /// Every choice.
-    pub const ALL: [BackendChoice; 3] = [BackendChoice::Auto, BackendChoice::Shm, BackendChoice::Tcp];
+    pub const ALL: [BackendChoice; 4] =
+        [BackendChoice::Auto, BackendChoice::Shm, BackendChoice::Tcp, BackendChoice::MpiP2p];
 
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
@@ -26,6 +30,7 @@ impl BackendChoice {
             BackendChoice::Auto => "auto",
             BackendChoice::Shm => "shm",
             BackendChoice::Tcp => "tcp",
+            BackendChoice::MpiP2p => "mpi-p2p",
         }
     }
 }
@@ -42,7 +47,7 @@ impl FromStr for BackendChoice {
     fn from_str(word: &str) -> Result<Self, Self::Err> {
         BackendChoice::ALL.into_iter().find(|choice| choice.as_str() == word).ok_or_else(|| {
             crate::error::Error::invalid(format!("no backend is called {word:?}"))
-                .remedy("use auto, shm or tcp")
+                .remedy("use auto, shm, tcp or mpi-p2p")
         })
     }
 }

@@ -221,6 +221,14 @@ impl Config {
         }
     }
 
+    /// Whether its ranks can meet by what it says alone.
+    #[cfg(feature = "mpi")]
+    pub(crate) fn has_meeting(&self) -> bool {
+        let on_one_host =
+            self.job.is_some() && self.local_size.is_some() && self.local_size == self.world_size;
+        self.meeting_place().is_some() || on_one_host || matches!(self.place(), Ok((_, 1)))
+    }
+
     /// Takes note of the host of rank 0 that a launcher tells, and of the port there that follows, if one does.
     fn meet_at(&mut self, host: String, port: Option<u16>) {
         let store = port.map(|port| at(&host, port));

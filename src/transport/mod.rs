@@ -6,6 +6,8 @@
 pub mod channel;
 pub mod control;
 mod exchange;
+#[cfg(feature = "mpi")]
+pub mod mpi;
 pub mod shm;
 pub mod sim;
 pub mod tcp;

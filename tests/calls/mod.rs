@@ -11,4 +11,5 @@ pub mod memory;
 pub mod oracle;
 pub mod pairwise;
 pub mod started;
+pub mod suite;
 pub mod value;

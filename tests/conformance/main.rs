@@ -15,51 +15,11 @@ mod packed;
 mod product;
 mod refusals;
 
-use calls::call::{Call, Job, Tensors, prepare};
-use calls::group::{Group, run_one};
+use calls::call::{Call, Tensors, prepare};
+use calls::group::run_one;
 use calls::memory::Memory;
-use ringfold::plan::{Algorithm, Reach};
+use calls::suite::{Seeded, algorithms, run_all};
 use ringfold::{Collective, Communicator, DType, ReduceOp};
-
-/// How many calls a group makes before their results are looked at.
-const BATCH: usize = 48;
-
-/// A call with the seed of its inputs.
-type Seeded = (Call, u64);
-
-/// Runs these calls, in this order, on one group; `Err` tells the first wrong results.
-fn run_all(group: &mut dyn Group, world: usize, calls: &[Seeded]) -> Result<(), String> {
-    for batch in calls.chunks(BATCH) {
-        let mut jobs: Vec<Vec<Job>> = vec![Vec::new(); world];
-        let mut expected = Vec::new();
-        for (call, seed) in batch {
-            let (of_ranks, outputs) = prepare(call, world, call.draw(), *seed);
-            of_ranks.into_iter().zip(&mut jobs).for_each(|(job, jobs)| jobs.push(job));
-            expected.push(outputs);
-        }
-        let mut faults = Vec::new();
-        for (rank, done) in group.run(jobs).iter().enumerate() {
-            for (index, (job, result)) in done.iter().enumerate() {
-                let fault = match result {
-                    Ok(()) => job.check(&expected[index][rank]).err(),
-                    Err(error) => Some(error.to_string()),
-                };
-                faults.extend(fault.map(|fault| (index, format!("rank {rank} of {world}: {fault}"))));
-            }
-        }
-        if let Some((index, fault)) = faults.into_iter().min_by_key(|(index, _)| *index) {
-            let (call, seed) = &batch[index];
-            return Err(format!("{fault}\nin {call:?}, seed {seed}"));
-        }
-    }
-    Ok(())
-}
-
-/// The algorithms for a collective, and the table's choice.
-fn algorithms(reach: Reach, collective: Collective) -> Vec<Option<Algorithm>> {
-    let able = Algorithm::within(reach).filter(|algorithm| algorithm.collectives().contains(&collective));
-    std::iter::once(None).chain(able.map(Some)).collect()
-}
 
 /// One wrong byte in the output, the input, or beside them does not pass.
 #[test]

@@ -1,14 +1,11 @@
 //! In which order contributions are combined, where that shows: in the last bits of floats.
 
 use crate::algorithms;
-use crate::calls::call::{Call, Job, Placement, Shape, prepare};
+use crate::calls::call::{Call, Job, Placement, prepare};
 use crate::calls::group::{Group, WAYS, run_one};
+use crate::calls::suite::{FLOATS, ROUGH, fixed_order};
 use crate::calls::value::Draw;
-use ringfold::plan::select::Table;
-use ringfold::{Collective, DType, ErrorKind, Order, ReduceOp};
-
-const FLOATS: [DType; 4] = [DType::F16, DType::BF16, DType::F32, DType::F64];
-const ROUGH: [ReduceOp; 3] = [ReduceOp::Sum, ReduceOp::Mean, ReduceOp::Prod];
+use ringfold::Collective;
 
 fn outputs(group: &mut dyn Group, jobs: Vec<Job>) -> Vec<Vec<u8>> {
     let output = |(job, result): (Job, ringfold::Result<()>)| {
@@ -49,45 +46,9 @@ fn fixed_order_is_the_balanced_tree_whatever_the_algorithm() {
     for way in WAYS {
         for world in 1..=8 {
             let mut group = (way.form)(world);
-            for collective in [Collective::AllReduce, Collective::Reduce, Collective::ReduceScatter] {
-                for algorithm in algorithms(way.reach, collective) {
-                    for (index, dtype) in FLOATS.into_iter().enumerate() {
-                        let shape = match collective {
-                            Collective::ReduceScatter => {
-                                Shape::Blocks((0..world).map(|r| r * 7 % 19).collect())
-                            }
-                            _ => Shape::Same(67),
-                        };
-                        let call = Call::new(collective, dtype, 0)
-                            .shape(shape)
-                            .op(ROUGH[index % 3])
-                            .root((world - 1) / 2)
-                            .placement(Placement::Mixed)
-                            .order(Order::Fixed)
-                            .algorithm(algorithm);
-                        let request = call.request(world, 0);
-                        let can = match algorithm {
-                            Some(algorithm) => algorithm.check(&request),
-                            None => Table::default().select_within(way.reach, &request).map(drop),
-                        };
-                        if let Err(error) = can {
-                            assert_eq!(error.kind(), ErrorKind::Unsupported);
-                            continue;
-                        }
-                        let (jobs, expected) = prepare(&call, world, Draw::Rough, index as u64);
-                        let (_, in_rank_order) =
-                            prepare(&call.clone().order(Order::Default), world, Draw::Rough, index as u64);
-                        calls += 1;
-                        telling += usize::from(expected != in_rank_order);
-                        for (rank, (job, result)) in run_one(&mut *group, jobs).into_iter().enumerate() {
-                            result.unwrap();
-                            if let Err(fault) = job.check(&expected[rank]) {
-                                panic!("{}: rank {rank} of {world}: {fault} in {call:?}", way.name);
-                            }
-                        }
-                    }
-                }
-            }
+            let (made, could_tell) = fixed_order(way, &mut *group, world);
+            calls += made;
+            telling += could_tell;
         }
     }
     assert!(telling > calls / 4, "{telling} of {calls} calls can tell the orders apart");

@@ -55,7 +55,9 @@ pub(crate) fn command(arguments: &InfoArgs) -> Result<bool> {
     backends.add_row(["shm", shm, &why]);
     let (reading, why) = reading();
     backends.add_row(["  by reading", reading, &why]);
-    backends.add_row(["mpi", "no", "not in this version; under mpirun ranks find each other and use tcp"]);
+    let (mpi, how) = mpi();
+    backends.add_row(["mpi-p2p", mpi, &how]);
+    backends.add_row(["mpi", "no", "not in this version; mpi-p2p runs ringfold's own schedules over MPI"]);
     backends.add_row(["nccl", "no", "not in this version"]);
     println!("{backends}\n");
 
@@ -82,6 +84,23 @@ fn shared_memory() -> (&'static str, String) {
         Ok(()) => ("yes", "what ranks of one host use, unless RINGFOLD_BACKEND says otherwise".to_owned()),
         Err(error) => ("no", format!("{error}; ranks of one host use tcp over loopback")),
     }
+}
+
+/// Whether MPI is built in, and which.
+#[cfg(feature = "mpi")]
+fn mpi() -> (&'static str, String) {
+    (
+        "yes",
+        format!(
+            "where RINGFOLD_BACKEND asks for it, under the mpirun of {}",
+            ringfold::transport::mpi::version()
+        ),
+    )
+}
+
+#[cfg(not(feature = "mpi"))]
+fn mpi() -> (&'static str, String) {
+    ("no", "not built in (the feature mpi); under mpirun ranks find each other and use shm or tcp".to_owned())
 }
 
 /// Whether ranks may read each other's memory, by having another process try to read this one's: as ranks of one launcher are, it is no

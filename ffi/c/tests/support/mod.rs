@@ -49,16 +49,7 @@ fn install(name: &str, target: &Path, flags: &str) -> PathBuf {
 /// The command `ringfold`, built when it is first asked for.
 pub(crate) fn launcher() -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args([
-        "build",
-        "--quiet",
-        "-p",
-        "ringfold",
-        "--bin",
-        "ringfold",
-        "--all-features",
-        "--manifest-path",
-    ]);
+    cargo.args(["build", "--quiet", "-p", "ringfold", "--bin", "ringfold", "--manifest-path"]);
     cargo.arg(root().join("Cargo.toml")).arg("--target-dir").arg(target());
     succeed(&mut cargo);
     target().join("debug/ringfold")

@@ -29,7 +29,9 @@ enum BackendChoice {
     Shm,
     /// TCP.
     Tcp,
-    /// The system's MPI library.
+    /// MPI point to point, under the schedules of ringfold.
+    MpiP2p,
+    /// The collectives of the system's MPI library.
     Mpi,
     /// NVIDIA's NCCL.
     Nccl,
@@ -130,7 +132,22 @@ impl PerfArgs {
         let refuse = |what: &str, remedy: &str| Err(Error::unsupported(what).remedy(remedy));
         match self.backend {
             BackendChoice::Auto | BackendChoice::Tcp | BackendChoice::Shm => {}
-            BackendChoice::Mpi => return refuse("this build has no MPI backend", "use --backend tcp"),
+            BackendChoice::MpiP2p if !cfg!(feature = "mpi") => {
+                return refuse(
+                    "this build has no MPI, which mpi-p2p needs",
+                    "build with `cargo build --features mpi`, and MPICC=the compiler of the MPI to use",
+                );
+            }
+            BackendChoice::MpiP2p if self.ranks.is_some() => {
+                return refuse(
+                    "-n starts processes that MPI does not know",
+                    "start them by mpirun, without -n: mpirun -n 4 ringfold perf ... --backend mpi-p2p",
+                );
+            }
+            BackendChoice::MpiP2p => {}
+            BackendChoice::Mpi => {
+                return refuse("no version has MPI's own collectives yet", "use --backend mpi-p2p or tcp");
+            }
             BackendChoice::Nccl => return refuse("this build has no NCCL backend", "use --backend tcp"),
         }
         if !(self.seconds.is_finite() && (0.0..=3600.0).contains(&self.seconds)) {
@@ -197,6 +214,7 @@ pub(crate) fn measure_as_rank(args: &PerfArgs) -> Result<bool> {
     config.backend = match args.backend {
         BackendChoice::Shm => config::BackendChoice::Shm,
         BackendChoice::Tcp => config::BackendChoice::Tcp,
+        BackendChoice::MpiP2p => config::BackendChoice::MpiP2p,
         _ => config.backend,
     };
     let comm = Communicator::connect(&config)?;

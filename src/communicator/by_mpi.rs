@@ -1,0 +1,213 @@
+//! Groups whose bytes go by MPI.
+
+use super::Communicator;
+use super::kin::{Founding, Kind, OFFER, World};
+use super::start::{Terms, formed};
+use crate::backend::Backend;
+use crate::bootstrap::{self, Joined};
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::transport::control::{ControlLink, Reporter, after};
+use crate::transport::mpi::{Mpi, MpiExchange, MpiSetup, MpiTransport};
+use serde::{Deserialize, Serialize};
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+impl Communicator {
+    /// The group of the processes of a communicator of MPI's, with its numbers as ranks: they meet by it, and where
+    /// [`Config::backend`] is `mpi-p2p` their bytes go by it too. Blocks until all of them are there.
+    ///
+    /// # Errors
+    /// As [`with_exchange`](Communicator::with_exchange).
+    ///
+    /// ```no_run
+    /// use ringfold::config::BackendChoice;
+    /// use ringfold::transport::mpi::Mpi;
+    /// use ringfold::{Communicator, Config, ReduceOp};
+    /// let config = Config::from_env()?.with_backend(BackendChoice::MpiP2p);
+    /// let comm = Communicator::with_mpi(Mpi::world(config.init_deadline)?, &config)?;
+    /// let mut data = [1.0f32; 4];
+    /// comm.all_reduce(&mut data, ReduceOp::Sum)?;
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    pub fn with_mpi(mpi: Mpi, config: &Config) -> Result<Communicator> {
+        let mut terms = Terms::of(config)?;
+        terms.mpi = Some(mpi);
+        formed(bootstrap::join_with(&mut MpiExchange::over(mpi), config)?, terms)
+    }
+}
+
+/// Joins the group of a configuration that wants MPI: by what it says, else by MPI.
+pub(super) fn join(config: &Config) -> Result<Joined> {
+    if config.has_meeting() {
+        return bootstrap::join(config);
+    }
+    bootstrap::join_with(&mut MpiExchange::over(Mpi::world(config.init_deadline)?), config)
+}
+
+/// What a rank finds of its MPI, and tells the others.
+#[derive(Debug, Serialize, Deserialize)]
+struct Found {
+    rank: usize,
+    size: usize,
+    /// A number that this process gives to no other group.
+    group: usize,
+}
+
+type Said = std::result::Result<Found, String>;
+
+/// What this rank finds.
+fn look(given: Option<Mpi>) -> Result<Found> {
+    let (rank, size) = match given {
+        Some(mpi) => (mpi.rank(), mpi.size()),
+        None => Mpi::look()?,
+    };
+    Ok(Found { rank, size, group: Mpi::next_group()? })
+}
+
+/// The ranks' numbers in MPI, in rank order, and the number of their group, from what all have said.
+fn agree(said: &[Said]) -> Result<(Arc<[usize]>, usize)> {
+    let wrong = |rank: usize, text: String, remedy: &str| {
+        Err(Error::new(ErrorKind::Configuration, text).blame(rank).remedy(remedy))
+    };
+    let mut numbers = Vec::with_capacity(said.len());
+    for (rank, said_by_one) in said.iter().enumerate() {
+        let found = match said_by_one {
+            Ok(found) => found,
+            Err(why) => {
+                return wrong(rank, format!("rank {rank} cannot use MPI: {why}"), "mend that on its side");
+            }
+        };
+        if found.size != said.len() {
+            let text = format!(
+                "rank {rank} is one of {} processes of MPI, in a group of {}",
+                found.size,
+                said.len()
+            );
+            return wrong(
+                rank,
+                text,
+                "start all ranks by one mpirun of that MPI, or make the group of a part by Communicator::with_mpi",
+            );
+        }
+        if let Some(other) = numbers.iter().position(|&number| number == found.rank) {
+            let text = format!("ranks {other} and {rank} are both process {} of MPI", found.rank);
+            return wrong(rank, text, "start all ranks by one mpirun");
+        }
+        numbers.push(found.rank);
+    }
+    let Some(Ok(first)) = said.first() else { return Err(Error::invalid("a group of 0 ranks")) };
+    Ok((numbers.into(), number_of_group(first.group, said.len(), first.rank)))
+}
+
+/// The number of a group, from the number that its first rank has given it: that process gives it once, and no other process can
+/// make the same of its own.
+fn number_of_group(given: usize, size: usize, process: usize) -> usize {
+    given.saturating_mul(size).saturating_add(process)
+}
+
+/// What the ranks of a world over MPI have in common.
+#[derive(Clone)]
+pub(super) struct Messengers {
+    world: World,
+    mpi: Mpi,
+    /// The processes of MPI, by rank of the world.
+    numbers: Arc<[usize]>,
+}
+
+impl Messengers {
+    /// The MPI of a world that has met, and this rank's end of its first group. Each says what it finds before any waits for
+    /// another in MPI, so that all have an error where one cannot.
+    pub(super) fn meet(
+        world: World,
+        link: &ControlLink,
+        given: Option<Mpi>,
+        timeout: Duration,
+    ) -> Result<(Messengers, MpiTransport)> {
+        let until = after(timeout);
+        let left = || until.saturating_duration_since(Instant::now());
+        let found = look(given);
+        let mine: Said = found.as_ref().map(|found| Found { ..*found }).map_err(Error::to_string);
+        // Numbers and text: nothing that JSON could refuse.
+        let messages = link.all_gather(&serde_json::to_vec(&mine).unwrap_or_default(), left())?;
+        found?;
+        let read = |(rank, message): (usize, &Vec<u8>)| {
+            serde_json::from_slice::<Said>(message).map_err(|error| {
+                let text =
+                    format!("rank {rank} speaks of MPI in a form that this version does not know: {error}");
+                Error::new(ErrorKind::Bootstrap, text)
+                    .blame(rank)
+                    .remedy("run the same version on every rank")
+            })
+        };
+        let said: Vec<Said> = messages.iter().enumerate().map(read).collect::<Result<_>>()?;
+        let (numbers, group) = agree(&said)?;
+        let mpi = match given {
+            Some(mpi) => mpi,
+            None => Mpi::world(left())?,
+        };
+        let messengers = Messengers { world, mpi, numbers };
+        let transport = messengers.transport(link.rank(), messengers.numbers.to_vec(), group)?;
+        Ok((messengers, transport))
+    }
+
+    fn transport(&self, rank: usize, numbers: Vec<usize>, group: usize) -> Result<MpiTransport> {
+        MpiTransport::new(MpiSetup {
+            mpi: self.mpi,
+            rank,
+            numbers,
+            group,
+            poison: Arc::clone(&self.world.poison),
+            report: Box::new(self.world.report()),
+            spins: self.world.spins,
+            shares_cpus: self.world.spins == 0,
+        })
+    }
+}
+
+impl Kind for Messengers {
+    fn offer(&self, _: usize) -> Result<(Box<dyn Any>, [u8; OFFER])> {
+        let mut offer = [0; OFFER];
+        offer[..8].copy_from_slice(&(Mpi::next_group()? as u64).to_le_bytes());
+        Ok((Box::new(()), offer))
+    }
+
+    fn found(&self, _: Box<dyn Any>, founding: &Founding<'_>) -> Result<(Box<dyn Backend>, Arc<dyn Kind>)> {
+        let numbers: Vec<usize> = founding.numbers.iter().map(|&number| self.numbers[number]).collect();
+        let given = u64::from_le_bytes(std::array::from_fn(|i| founding.offers[0][i])) as usize;
+        let group = number_of_group(given, self.mpi.size(), numbers[0]);
+        let transport = self.transport(founding.rank, numbers, group)?;
+        Ok((self.world.backend("mpi-p2p", transport, founding), Arc::new(self.clone())))
+    }
+
+    fn host(&self, number: usize) -> usize {
+        self.world.topology.host(number)
+    }
+
+    fn reporter(&self) -> Option<&Reporter> {
+        Some(&self.world.reporter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ranks_say_of_mpi_is_compared() {
+        let found = |rank, size, group| Ok(Found { rank, size, group });
+        let (numbers, group) = agree(&[found(2, 3, 5), found(0, 3, 9), found(1, 3, 0)]).unwrap();
+        assert_eq!((&numbers[..], group), (&[2, 0, 1][..], 17));
+        let wrong = |said: &[Said]| {
+            let error = agree(said).unwrap_err();
+            (error.culprit(), error.to_string())
+        };
+        let (culprit, text) = wrong(&[found(0, 2, 0), Err("it is away".into())]);
+        assert!(culprit == Some(1) && text.contains("it is away"), "{text}");
+        let (culprit, text) = wrong(&[found(0, 1, 0), found(0, 1, 0)]);
+        assert!(culprit == Some(0) && text.contains("one of 1 processes"), "{text}");
+        let (culprit, text) = wrong(&[found(0, 2, 0), found(0, 2, 0)]);
+        assert!(culprit == Some(1) && text.contains("both process 0"), "{text}");
+    }
+}

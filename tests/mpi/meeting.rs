@@ -1,0 +1,144 @@
+//! How ranks meet, and what is refused.
+
+use crate::mpirun::tell;
+use mpi_sys as raw;
+use ringfold::config::BackendChoice;
+use ringfold::transport::Exchange;
+use ringfold::transport::mpi::{Mpi, MpiExchange, version};
+use ringfold::{Communicator, Config, ErrorKind, ReduceOp};
+use std::time::Duration;
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn check(comm: &Communicator, backend: &str, world: usize) {
+    assert_eq!((comm.backend(), comm.world_size()), (backend, world));
+    let mut data = vec![comm.rank() as u64; 10_001];
+    comm.all_reduce(&mut data, ReduceOp::Sum).unwrap();
+    assert_eq!(data, vec![(0..world as u64).sum::<u64>(); 10_001]);
+}
+
+pub(crate) fn exchange() {
+    let mut exchange = MpiExchange::world().unwrap();
+    let (rank, world) = (exchange.rank(), exchange.world());
+    for length in [0, 1, 1000, 64 << 10] {
+        // Each rank's is of another length.
+        let message = |rank: usize| vec![rank as u8; length.min(length / 2 + rank)];
+        let all = exchange.all_gather(&message(rank), LONG).unwrap();
+        assert_eq!(all, (0..world).map(message).collect::<Vec<_>>());
+    }
+    let long = vec![0; (64 << 10) + usize::from(rank + 1 == world)];
+    let error = exchange.all_gather(&long, LONG).unwrap_err();
+    assert_eq!((error.kind(), error.culprit()), (ErrorKind::InvalidArgument, Some(world - 1)));
+    for (backend, word) in
+        [(BackendChoice::Tcp, "tcp"), (BackendChoice::Shm, "shm"), (BackendChoice::MpiP2p, "mpi-p2p")]
+    {
+        let config = Config::from_env().unwrap().with_backend(backend);
+        check(&Communicator::with_exchange(&mut exchange, &config).unwrap(), word, world);
+    }
+}
+
+/// One rank does not come in time.
+pub(crate) fn late() {
+    let mut exchange = MpiExchange::world().unwrap();
+    if exchange.rank() == 0 {
+        let error = exchange.all_gather(b"here", Duration::from_millis(200)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Bootstrap);
+        assert!(error.to_string().contains("200ms passed") && error.to_string().contains("kept"), "{error}");
+        tell("passed");
+    }
+    // mpirun may end all when the first has gone.
+    std::thread::sleep(Duration::from_secs(1));
+}
+
+/// By the store, as under any launcher.
+pub(crate) fn store() {
+    let config = Config::from_env().unwrap().with_backend("mpi-p2p".parse().unwrap());
+    let world = config.world_size.unwrap();
+    check(&Communicator::connect(&config).unwrap(), "mpi-p2p", world);
+    // Where nothing tells where the store is, MPI does.
+    let mut blind = config.clone();
+    blind.job = None;
+    check(&Communicator::connect(&blind).unwrap(), "mpi-p2p", world);
+    let (rank, size) = (Mpi::world(LONG).unwrap().rank(), Mpi::world(LONG).unwrap().size());
+    assert_eq!((rank, size), (config.rank.unwrap(), world));
+}
+
+pub(crate) fn unlike() {
+    let config = Config::from_env().unwrap();
+    let rank = config.rank.unwrap();
+    let config = if rank == 1 { config } else { config.with_backend(BackendChoice::MpiP2p) };
+    let error = Communicator::connect(&config).unwrap_err();
+    assert_eq!((error.kind(), error.culprit()), (ErrorKind::Configuration, Some(1)), "{error}");
+    assert!(
+        error.to_string().contains("rank 0 asks for the backend mpi-p2p, and rank 1 for another"),
+        "{error}"
+    );
+}
+
+fn begin(level: i32) {
+    let (none, mut provided) = (std::ptr::null_mut(), 0);
+    // SAFETY: nobody has begun MPI in this process.
+    unsafe { raw::MPI_Init_thread(none, none.cast(), level, &mut provided) };
+    assert_eq!(provided, level);
+}
+
+fn finalize() {
+    // SAFETY: MPI runs, and everything that uses it has been dropped.
+    assert_eq!(unsafe { raw::MPI_Finalize() }, 0);
+}
+
+/// A program that begins and ends MPI, and has communicators of its own.
+pub(crate) fn own() {
+    // SAFETY: a constant.
+    begin(unsafe { raw::RSMPI_THREAD_MULTIPLE });
+    let mpi = Mpi::world(LONG).unwrap();
+    let (rank, world) = (mpi.rank(), mpi.size());
+    // SAFETY: constants, and places for what MPI writes.
+    let (half, none) = unsafe {
+        let mut half = raw::RSMPI_COMM_NULL;
+        assert_eq!(raw::MPI_Comm_split(raw::RSMPI_COMM_WORLD, rank as i32 % 2, -(rank as i32), &mut half), 0);
+        (half, raw::RSMPI_COMM_NULL)
+    };
+    // SAFETY: it is null, which is looked at.
+    assert_eq!(unsafe { Mpi::of(none, LONG) }.unwrap_err().kind(), ErrorKind::InvalidArgument);
+    // SAFETY: it was just made.
+    let half = unsafe { Mpi::of(half, LONG) }.unwrap();
+    let members = (0..world).filter(|other| other % 2 == rank % 2).count();
+    assert_eq!(half.size(), members);
+    // Ranks are what this communicator says, not what the launcher does.
+    for backend in [BackendChoice::MpiP2p, BackendChoice::Tcp] {
+        let config = Config::default().with_backend(backend).with_init_deadline(LONG);
+        let comm = Communicator::with_mpi(half, &config).unwrap();
+        assert_eq!(comm.rank(), half.rank());
+        check(&comm, backend.as_str(), members);
+    }
+    let config = Config::default().with_backend(BackendChoice::MpiP2p).with_init_deadline(LONG);
+    let comm = Communicator::with_mpi(mpi, &config).unwrap();
+    check(&comm, "mpi-p2p", world);
+    drop(comm);
+    finalize();
+    let error = Mpi::world(LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    assert!(error.to_string().contains("finalised"), "{error}");
+}
+
+pub(crate) fn single() {
+    // SAFETY: a constant.
+    begin(unsafe { raw::RSMPI_THREAD_SINGLE });
+    let error = Mpi::world(LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("MPI_THREAD_SINGLE") && error.what_to_do().is_some(), "{error}");
+    finalize();
+}
+
+/// Under the launcher of another MPI.
+pub(crate) fn wrong() {
+    let config = Config::from_env().unwrap().with_backend(BackendChoice::MpiP2p);
+    let by_store = Communicator::connect(&config).unwrap_err();
+    for error in [by_store, Mpi::world(LONG).unwrap_err(), MpiExchange::world().unwrap_err()] {
+        assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
+        let text = error.to_string();
+        assert!(text.contains("has started 2 processes") && text.contains(&version()), "{text}");
+        assert!(error.what_to_do().is_some_and(|remedy| remedy.contains("mpirun.")), "{text}");
+    }
+}
