@@ -48,6 +48,11 @@ impl Run {
         self.told().lines().filter(|told| *told == line).count()
     }
 
+    /// How many lines processes told.
+    pub(crate) fn count_all(&self) -> usize {
+        self.told().lines().count()
+    }
+
     /// Whether so many processes tell this, which may outlive their launcher.
     pub(crate) fn will_count(&self, line: &str, count: usize) -> bool {
         let start = Instant::now();
