@@ -19,6 +19,11 @@
 //! themselves. Those that are still there get `SIGTERM`, and 2 s later `SIGKILL`. What counts is the first failure:
 //! that of the rank which the group itself blames, if it failed without help, else the one that was seen first.
 //!
+//! # When somebody asks it to end
+//! [`Signaller::signal`] passes a signal on, as a terminal does, and kills nobody: a rank that saves its state after `SIGTERM` may
+//! take its time, as it may under mpirun or a service manager, until another rank has ended; then it has 10 s.
+//! [`Signaller::end`] is for whoever wants the end itself: `SIGTERM`, and 2 s later `SIGKILL`.
+//!
 //! # What is left behind
 //! Nothing. Each rank has a process group of its own, and signals go to the whole group. When the last rank has
 //! ended, what it started has a second to end too; what is then left of the groups is killed. Where the launching

@@ -73,7 +73,8 @@ pub struct Outcome {
     pub first_failure: Option<Failure>,
     /// How each rank ended, in rank order.
     pub statuses: Vec<Status>,
-    /// The ranks that were told to end, by `SIGTERM` or worse, because another had failed or time was up.
+    /// The ranks that were told to end, by `SIGTERM` or worse, because another had failed, time was up, or
+    /// [`Signaller::end`](super::Signaller::end) was called.
     pub ended: Vec<usize>,
     /// Whether [`Launch::timeout`](super::Launch::timeout) had passed.
     pub timed_out: bool,

@@ -1,5 +1,6 @@
 //! Launching from a program of one's own.
 
+use crate::scene::Place;
 use crate::{LONG, eventually, mark, marked, state};
 use ringfold::launch::{Launch, Output, Signal, Status};
 use std::io;
@@ -32,6 +33,44 @@ fn waiting_has_a_limit_and_signals_reach_all() {
     assert_eq!(outcome.statuses, [Status::Killed(15); 2]);
     assert_eq!(outcome.code(), 143);
     running.signal(Signal::SIGKILL);
+}
+
+/// Ranks of which the first ends when it is asked, the second does not, and the third is stopped.
+const HEEDLESS: &str = r#"case $RANK in
+    0) trap 'exit 5' TERM;;
+    1) trap '' TERM;;
+    2) trap 'exit 6' TERM;;
+esac
+: > "$PLACE/$RANK"
+[ $RANK = 2 ] && kill -STOP $$
+while :; do sleep 0.02; done"#;
+
+#[test]
+fn an_end_is_the_end_also_of_what_does_not_heed_it() {
+    let place = Place::new("end");
+    let running = shell(3, HEEDLESS).env("PLACE", place.path()).start().unwrap();
+    let stopped = running.pids()[2];
+    eventually("all are there", || place.files() == 3 && state(stopped) == Some('T'));
+    running.signaller().end();
+    running.signaller().end();
+    let outcome = running.wait_timeout(LONG).expect("it ends");
+    assert_eq!(outcome.statuses, [Status::Exited(5), Status::Killed(9), Status::Exited(6)]);
+    assert_eq!((outcome.ended.as_slice(), outcome.timed_out), (&[0, 1, 2][..], false));
+}
+
+#[test]
+fn an_end_does_not_wait_for_the_patience_that_a_signal_has() {
+    let place = Place::new("end-asked");
+    let script = "trap '' TERM; [ $RANK = 0 ] && trap 'exit 5' TERM; : > \"$PLACE/$RANK\"
+        while :; do sleep 0.02; done";
+    let running = shell(2, script).env("PLACE", place.path()).start().unwrap();
+    eventually("all are there", || place.files() == 2);
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.wait_timeout(Duration::from_millis(200)), None, "a signal alone kills nobody");
+    running.signaller().end();
+    let outcome = running.wait_timeout(LONG).expect("it ends");
+    assert_eq!(outcome.statuses, [Status::Exited(5), Status::Killed(9)]);
+    assert_eq!((outcome.ended.as_slice(), outcome.first_failure.unwrap().rank), (&[1][..], 0));
 }
 
 #[test]
