@@ -41,7 +41,7 @@ mod guard;
 mod lines;
 mod newborn;
 mod order;
-mod outcome;
+pub(crate) mod outcome;
 mod program;
 mod pump;
 mod running;
