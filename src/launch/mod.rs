@@ -278,6 +278,7 @@ impl Launch {
 pub struct StartError {
     error: Error,
     reason: Option<std::io::ErrorKind>,
+    transient: bool,
 }
 
 impl StartError {
@@ -285,6 +286,19 @@ impl StartError {
     /// [`NotFound`](std::io::ErrorKind::NotFound), [`PermissionDenied`](std::io::ErrorKind::PermissionDenied).
     pub fn program(&self) -> Option<std::io::ErrorKind> {
         self.reason
+    }
+
+    /// Whether the same launch may well begin a little later: a rank was killed before it could execute or came too late, the system
+    /// was short of processes, memory or files, or somebody is still writing the program. No rank has executed anything, or those
+    /// that have were ended. False for what is wrong with the launch itself.
+    ///
+    /// ```
+    /// use ringfold::launch::Launch;
+    /// let missing = Launch::new(2).program("/no/such/program").start().unwrap_err();
+    /// assert!(!missing.is_transient());
+    /// ```
+    pub fn is_transient(&self) -> bool {
+        self.transient
     }
 }
 
@@ -298,7 +312,7 @@ impl std::error::Error for StartError {}
 
 impl From<Error> for StartError {
     fn from(error: Error) -> Self {
-        StartError { error, reason: None }
+        StartError { error, reason: None, transient: false }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What each rank is to execute, with what, and where: all that can be wrong with it is found before anything is started.
 
 use super::newborn::Step;
-use super::program::{cannot_start, find};
+use super::program::{cannot_start, find, is_transient};
 use super::spawn::{Order, PATIENCE, Setback};
 use super::{Launch, StartError};
 use crate::config::environment as names;
@@ -202,23 +202,28 @@ impl World<'_> {
                     Step::Signals => "setting what signals do to it",
                     Step::Fork | Step::Gate | Step::Execute => "letting it begin",
                 };
-                Error::io(format!("preparing rank {rank} ({program}): {doing}"), std::io::Error::from(errno))
-                    .into()
+                let doing = format!("preparing rank {rank} ({program}): {doing}");
+                let error = Error::io(doing, std::io::Error::from(errno));
+                StartError { error, reason: None, transient: is_transient(errno) }
             }
             Setback::Ended { rank, status } => {
                 let text = format!("rank {rank} {status} before it could execute {program}");
-                Error::new(ErrorKind::Io, text)
-                    .remedy("find out who kills processes: memory may be short")
-                    .into()
+                let remedy = "find out who kills processes: memory may be short";
+                transient(Error::new(ErrorKind::Io, text).remedy(remedy))
             }
             Setback::Late { rank, step } => {
                 let what = if step == Step::Execute { "executed" } else { "prepared to execute" };
                 let text = format!("rank {rank} has not {what} {program} within {PATIENCE:?}");
                 let remedy = "look whether the machine stands still, or the file system of the program";
-                Error::new(ErrorKind::Deadline, text).remedy(remedy).into()
+                transient(Error::new(ErrorKind::Deadline, text).remedy(remedy))
             }
         }
     }
+}
+
+/// An error that may not come again.
+fn transient(error: Error) -> StartError {
+    StartError { error, reason: None, transient: true }
 }
 
 fn string(text: OsString) -> Result<CString> {
@@ -234,4 +239,36 @@ pub(super) fn free_port() -> Result<u16> {
         .map_or_else(|| bind(0), Ok)
         .map(|address| address.port())
         .map_err(|error| Error::new(ErrorKind::Io, format!("finding a free port: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::launch::Status;
+
+    #[test]
+    fn what_may_not_come_again_is_told_apart() {
+        let launch = Launch::new(4).program("train");
+        let store = SocketAddr::from(([127, 0, 0, 1], 1));
+        let world = World { launch: &launch, id: 1, store, torch_port: 2 };
+        let refused = |step, errno| Setback::Refused { rank: 2, step, errno };
+        for setback in [
+            Setback::Ended { rank: 3, status: Status::Killed(9) },
+            Setback::Late { rank: 3, step: Step::Gate },
+            Setback::Late { rank: 3, step: Step::Execute },
+            refused(Step::Fork, Errno::EAGAIN),
+            refused(Step::Fork, Errno::ENOMEM),
+            refused(Step::Fork, Errno::EMFILE),
+            refused(Step::Execute, Errno::ETXTBSY),
+        ] {
+            assert!(world.cannot_start(setback).is_transient(), "{setback:?}");
+        }
+        for setback in [
+            refused(Step::Execute, Errno::ENOENT),
+            refused(Step::Execute, Errno::E2BIG),
+            refused(Step::Cpus, Errno::EPERM),
+        ] {
+            assert!(!world.cannot_start(setback).is_transient(), "{setback:?}");
+        }
+    }
 }

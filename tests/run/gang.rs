@@ -25,16 +25,21 @@ fn refused(scene: &str) -> String {
 fn none_executes_where_one_cannot_be_made() {
     let processes = refused("few processes");
     assert!(processes.contains("as rank ") && processes.contains("ulimit -u"), "{processes}");
+    assert!(processes.starts_with("Io None transient: true"), "{processes}");
     assert!(!processes.contains("as rank 0"), "some had been made: {processes}");
     let files = refused("few files");
     assert!(files.contains("as rank ") && files.contains("ulimit -n"), "{files}");
+    assert!(files.starts_with("Io None transient: true"), "{files}");
     assert!(!files.contains("as rank 0"), "some had been made: {files}");
 }
 
 #[test]
 fn none_executes_where_one_cannot_be_prepared() {
     let cpus = refused("no CPUs");
-    assert!(cpus.starts_with("Io None") && cpus.contains("preparing rank 20 (sh): binding it"), "{cpus}");
+    assert!(
+        cpus.starts_with("Io None transient: false") && cpus.contains("preparing rank 20 (sh): binding it"),
+        "{cpus}"
+    );
     let signal = refused("no signal");
     assert!(signal.contains("preparing rank ") && signal.contains("die with its launcher"), "{signal}");
 }
@@ -42,7 +47,10 @@ fn none_executes_where_one_cannot_be_prepared() {
 #[test]
 fn a_program_that_is_not_there_costs_no_process() {
     let told = refused("no processes");
-    assert!(told.starts_with("Io Some(NotFound)") && told.contains("no-such-program"), "{told}");
+    assert!(
+        told.starts_with("Io Some(NotFound) transient: false") && told.contains("no-such-program"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -71,7 +79,7 @@ fn the_others_end_where_one_cannot_execute() {
     fs::copy("/bin/true", &program).unwrap();
     let writer = File::options().append(true).open(&program).unwrap();
     let busy = launch().program(&program).start().unwrap_err();
-    assert!(busy.to_string().contains("busy"), "{busy}");
+    assert!(busy.to_string().contains("busy") && busy.is_transient(), "{busy}");
     drop(writer);
     nothing_is_left(&mark);
     assert!(launch().program(&program).start().unwrap().wait().success());

@@ -129,11 +129,12 @@ pub(crate) fn a_cpu() -> usize {
 /// Launches what cannot be launched, and says why, once nothing of it is left.
 fn refused(launch: Launch, place: &Path) {
     let error: StartError = launch.start().unwrap_err();
-    let program = error.program();
+    let (program, transient) = (error.program(), error.is_transient());
     let error = Error::from(error);
     assert_eq!(count(place), 0, "a rank has executed: {error}");
     assert!(children(std::process::id()).is_empty(), "something is left: {error}");
-    say(format_args!("{:?} {program:?} {error}", error.kind()).to_string().replace('\n', " "));
+    let told = format!("{:?} {program:?} transient: {transient} {error}", error.kind());
+    say(told.replace('\n', " "));
 }
 
 /// Lets this process have so many more processes and threads, and no rights to exceed that.
