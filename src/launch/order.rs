@@ -14,6 +14,18 @@ use std::ffi::{CString, OsStr, OsString};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+/// What says of this process alone, where an outer launch or an engine has started it, who it is there. What else does is set for
+/// every rank. With torchrun's agent a program would look for the agent's store where its own is to be.
+const OF_THIS_PROCESS: [&str; 7] = [
+    names::TASK,
+    names::ATTEMPT_ID,
+    "TORCHELASTIC_USE_AGENT_STORE",
+    "TORCHELASTIC_RESTART_COUNT",
+    "TORCHELASTIC_MAX_RESTARTS",
+    "TORCHELASTIC_RUN_ID",
+    "TORCHELASTIC_ERROR_FILE",
+];
+
 /// What the ranks of a launch have in common.
 pub(super) struct World<'a> {
     pub(super) launch: &'a Launch,
@@ -153,7 +165,8 @@ impl World<'_> {
 
     /// The variables that ranks have in common, unless one is given others.
     fn common(&self) -> BTreeMap<OsString, OsString> {
-        let mut variables: BTreeMap<OsString, OsString> = names::inherited().collect();
+        let inherited = names::inherited().filter(|(name, _)| OF_THIS_PROCESS.iter().all(|own| name != own));
+        let mut variables: BTreeMap<OsString, OsString> = inherited.collect();
         variables.insert("MASTER_ADDR".into(), "127.0.0.1".into());
         variables.insert("MASTER_PORT".into(), self.torch_port.to_string().into());
         variables.extend(self.launch.environment.iter().cloned());

@@ -142,6 +142,12 @@ fn variables_and_cpus_of_one_rank_arrive() {
 }
 
 #[test]
+fn ranks_of_a_launch_within_a_launch_are_told_of_their_own_only() {
+    let place = Place::new("nested");
+    assert_eq!(told("outer", &place, &mark("nested")), "no no no 0, its no no 1, no 8 no 2, ");
+}
+
+#[test]
 fn ranks_begin_with_signals_and_descriptors_as_other_programs_do() {
     let texts = |command: &[&str]| {
         let plain = said(Command::new(command[0]).args(&command[1..]));

@@ -114,6 +114,24 @@ pub(crate) fn launcher() {
             let outcome = launch.start().unwrap().wait();
             say(format_args!("{:?} {}", outcome.statuses, count(&place)));
         }
+        "outer" => {
+            let inner = Launch::new(1).program(std::env::current_exe().unwrap()).output(Output::Inherit);
+            let inner =
+                inner.args(["--exact", "launcher", "--nocapture", "--test-threads=1"]).env(SCENE, "inner");
+            let inner = inner.env("RINGFOLD_TASK", "{}").env("RINGFOLD_ATTEMPT_ID", "9");
+            let outcome = inner.env("TORCHELASTIC_USE_AGENT_STORE", "True").start().unwrap().wait();
+            assert!(outcome.success(), "{outcome:?}");
+        }
+        "inner" => {
+            assert_eq!(std::env::var("RINGFOLD_ATTEMPT_ID").unwrap(), "9");
+            let script = "echo ${RINGFOLD_TASK-no} ${RINGFOLD_ATTEMPT_ID-no} ${TORCHELASTIC_USE_AGENT_STORE-no} \
+                          $RINGFOLD_RANK > \"$PLACE/$RANK\"";
+            let launch = Launch::new(3).program("sh").args(["-c", script]).env("PLACE", &place);
+            let launch = launch.env_of(1, "RINGFOLD_TASK", "its").env_of(2, "RINGFOLD_ATTEMPT_ID", "8");
+            assert!(launch.start().unwrap().wait().success());
+            let said = |rank: usize| std::fs::read_to_string(place.join(rank.to_string())).unwrap();
+            say([0, 1, 2].map(said).concat().replace('\n', ", "));
+        }
         "kills" => crate::kills::kill_launchers(),
         "groups" => crate::kills::launch_groups(),
         _ => panic!("no such scene: {scene}"),
