@@ -263,7 +263,7 @@ impl Launch {
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for no ranks or no program, for a rank that there is not, a
-    /// CPU that this process may not use, and texts that no process can be given; [`Io`](crate::ErrorKind::Io) where the
+    /// CPU that this process may not use, and texts that no process can be given, such as an argument or a variable of 128 KiB; [`Io`](crate::ErrorKind::Io) where the
     /// system refuses a process or the program; [`Deadline`](crate::ErrorKind::Deadline) where a program cannot be executed
     /// for a minute. [`StartError`] says more where it is the program that could not be started.
     pub fn start(self) -> std::result::Result<Running, StartError> {

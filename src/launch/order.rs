@@ -10,9 +10,12 @@ use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+/// How long an argument or `NAME=VALUE` may be, with its last byte, which is 0: `MAX_ARG_STRLEN` of Linux.
+const MAX_BYTES: usize = 128 << 10;
 
 /// What says of this process alone, where an outer launch or an engine has started it, who it is there. What else does is set for
 /// every rank. With torchrun's agent a program would look for the agent's store where its own is to be.
@@ -137,12 +140,21 @@ impl World<'_> {
         let launch = self.launch;
         let arguments = [&launch.program].into_iter().chain(&launch.arguments);
         let arguments: Vec<CString> = arguments.cloned().map(string).collect::<Result<_>>()?;
+        // The program's name is the argument 0.
+        arguments.iter().enumerate().try_for_each(|(number, argument)| {
+            not_too_long(argument, || {
+                format!("the argument {number} of {}", launch.program.to_string_lossy())
+            })
+        })?;
         let common = self.common();
         let order = |(rank, program)| {
-            let environment = self.environment(rank, common.clone()).into_iter().map(|(mut name, value)| {
-                name.push("=");
-                name.push(value);
-                string(name)
+            let environment = self.environment(rank, common.clone()).into_iter().map(|(name, value)| {
+                let mut whole = name.clone();
+                whole.push("=");
+                whole.push(value);
+                let whole = string(whole)?;
+                not_too_long(&whole, || format!("the variable {} of rank {rank}", name.to_string_lossy()))?;
+                Ok(whole)
             });
             Ok(Order {
                 program,
@@ -237,6 +249,19 @@ impl World<'_> {
 /// An error that may not come again.
 fn transient(error: Error) -> StartError {
     StartError { error, reason: None, transient: true }
+}
+
+/// Looks whether the system lets a program have a text. Else only its execution would tell, when other ranks are at work.
+fn not_too_long(text: &CStr, what: impl Fn() -> String) -> Result<()> {
+    let bytes = text.to_bytes_with_nul().len();
+    if bytes <= MAX_BYTES {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{} has {bytes} bytes, and a program can be given {MAX_BYTES} at once",
+        what()
+    ))
+    .remedy("put what is long into a file, and give its path"))
 }
 
 fn string(text: OsString) -> Result<CString> {

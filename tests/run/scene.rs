@@ -138,6 +138,11 @@ pub(crate) fn launcher() {
     }
 }
 
+/// A launch of which one rank cannot be executed: its variables are too much together, whatever the limit of the stack.
+pub(crate) fn too_much_for(rank: usize, launch: Launch) -> Launch {
+    (0..70).fold(launch, |launch, number| launch.env_of(rank, format!("LONG_{number}"), "x".repeat(100_000)))
+}
+
 /// A CPU that this process may use.
 pub(crate) fn a_cpu() -> usize {
     let cpus = nix::sched::sched_getaffinity(Pid::from_raw(0)).unwrap();
