@@ -234,7 +234,17 @@ impl Launch {
     /// Whom to tell what ranks tell of their work: the rank, and its message. Called on the store's thread, which watches
     /// over the group meanwhile, so it must not block; see [`Ear`]. Default: nobody.
     pub fn hear(mut self, hear: Arc<Hear>) -> Self {
-        self.hear = Some(Ear::new(hear));
+        self.hear = None;
+        self.also_hear(hear)
+    }
+
+    /// Whom else to tell what ranks tell, after those who are.
+    pub(crate) fn also_hear(mut self, hear: Arc<Hear>) -> Self {
+        let ear = Ear::new(hear);
+        self.hear = Some(match self.hear.take() {
+            Some(first) => first.and(ear),
+            None => ear,
+        });
         self
     }
 
@@ -247,7 +257,7 @@ impl Launch {
 
     /// Who is told of each rank's end, besides whoever else stands beside the launch.
     pub(crate) fn told_of_ends(mut self, ended: Arc<Ended>) -> Self {
-        self.beside = self.beside.ended(ended);
+        self.beside = self.beside.also_ended(ended);
         self
     }
 
@@ -319,5 +329,37 @@ impl From<Error> for StartError {
 impl From<StartError> for Error {
     fn from(error: StartError) -> Self {
         error.error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[test]
+    fn who_comes_later_is_told_besides() {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let note = |name: &'static str| {
+            let heard = Arc::clone(&heard);
+            move |rank: usize| heard.lock().unwrap().push((name, rank))
+        };
+        let hear = |name| -> Arc<Hear> {
+            let note = note(name);
+            Arc::new(move |rank, _: &[u8]| note(rank))
+        };
+        let ended = |name| -> Arc<Ended> {
+            let note = note(name);
+            Arc::new(move |rank, _| note(rank))
+        };
+        let launch = Launch::new(1).hear(hear("replaced")).hear(hear("user")).also_hear(hear("monitor"));
+        launch.hear.unwrap().hear(4, b"");
+        assert_eq!(heard.lock().unwrap().split_off(0), [("user", 4), ("monitor", 4)]);
+
+        let beside = Beside::default().ended(ended("user"));
+        let panics: Arc<Ended> = Arc::new(|_, _| panic!("on purpose"));
+        let launch = Launch::new(1).beside(beside).told_of_ends(panics).told_of_ends(ended("monitor"));
+        launch.beside.tell_end(5, Status::Exited(0));
+        assert_eq!(heard.lock().unwrap().split_off(0), [("user", 5), ("monitor", 5)]);
     }
 }

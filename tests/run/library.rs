@@ -2,9 +2,12 @@
 
 use crate::scene::Place;
 use crate::{LONG, eventually, mark, marked, state};
-use ringfold::launch::{Launch, Output, Signal, Status};
+use ringfold::launch::{Beside, Launch, Output, Signal, Status};
+use ringfold::task::TaskGroup;
+use ringfold::task::monitor::{Monitor, State};
 use std::io;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 fn shell(ranks: usize, script: &str) -> Launch {
@@ -82,6 +85,19 @@ fn what_is_dropped_ends() {
     eventually("all have started", || marked(&mark).len() == 4);
     drop(running);
     assert!(marked(&mark).is_empty());
+}
+
+#[test]
+fn who_stands_beside_is_told_also_where_a_group_has_a_monitor() {
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    let of_launch = Arc::clone(&ends);
+    let ended = Arc::new(move |rank, status: Status| of_launch.lock().unwrap().push((rank, status.code())));
+    let launch = shell(2, "exit 0").beside(Beside::default().ended(ended));
+    let monitor = Monitor::new(2);
+    TaskGroup::new(2).monitor(&monitor).run_program(&launch).unwrap();
+    ends.lock().unwrap().sort_unstable();
+    assert_eq!(*ends.lock().unwrap(), [(0, 0), (1, 0)]);
+    assert!(monitor.snapshot().tasks.iter().all(|task| task.state == State::Succeeded));
 }
 
 #[test]
