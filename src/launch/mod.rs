@@ -30,6 +30,12 @@
 //! process itself is killed, the kernel kills the ranks, and a guard process (a shell that does nothing else) kills
 //! their groups. What leaves its process group on purpose (`setsid`) has left the launch.
 //!
+//! # What a program that launches must not do
+//! How a rank has ended is known from its process, which waits to be asked. A program that launches must not ask for the ends of
+//! children that are not its own (`waitpid(-1)`), nor have children forgotten (`SIGCHLD` ignored, `SA_NOCLDWAIT`), which it may have
+//! inherited: [`restore_sigchld`] undoes that. From Linux 6.15 on ends are known nevertheless; before, such a rank counts as failed, its
+//! status [`Status::Unknown`], and a signal may reach a stranger that has been given the number of its process.
+//!
 //! # Terminals
 //! Ranks are never in the foreground process group of a terminal: they write to it and cannot read from it. The
 //! first rank can read this process's standard input where that is a file or a pipe, see [`Input`].
@@ -49,6 +55,7 @@ mod spawn;
 mod supervisor;
 
 pub use beside::{Around, Beside, Ended};
+pub use child::restore_sigchld;
 pub use outcome::{Failure, Outcome, Status};
 pub use running::{Running, Signaller};
 

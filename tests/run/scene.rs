@@ -4,13 +4,15 @@
 use crate::{LONG, Said, children, marked, said};
 use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use ringfold::Error;
-use ringfold::launch::{Launch, Output, StartError};
+use ringfold::launch::{Launch, Output, StartError, Status};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 const SCENE: &str = "RUN_TEST_SCENE";
@@ -132,10 +134,42 @@ pub(crate) fn launcher() {
             let said = |rank: usize| std::fs::read_to_string(place.join(rank.to_string())).unwrap();
             say([0, 1, 2].map(said).concat().replace('\n', ", "));
         }
+        "forgotten children" | "remembered children" => {
+            // SAFETY: ignoring a signal runs no handler.
+            unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.unwrap();
+            if scene == "remembered children" {
+                ringfold::launch::restore_sigchld();
+            }
+            say(format_args!("{:?}", statuses()));
+        }
+        "reaped children" => {
+            let done = AtomicBool::new(false);
+            let reap = || {
+                while !done.load(Ordering::Relaxed) {
+                    let _ = waitpid(None, Some(WaitPidFlag::WNOHANG));
+                    std::thread::yield_now();
+                }
+            };
+            std::thread::scope(|scope| {
+                scope.spawn(reap);
+                let all: Vec<_> = (0..10).map(|_| statuses()).collect();
+                done.store(true, Ordering::Relaxed);
+                say(format_args!("{:?}", all.concat()));
+            });
+        }
         "kills" => crate::kills::kill_launchers(),
         "groups" => crate::kills::launch_groups(),
         _ => panic!("no such scene: {scene}"),
     }
+}
+
+/// How three launches of one rank end, the last of which is killed.
+fn statuses() -> Vec<Status> {
+    let one = |script| {
+        let launch = Launch::new(1).program("sh").args(["-c", script]).output(Output::Null);
+        launch.start().unwrap().wait().statuses[0]
+    };
+    ["exit 0", "exit 3", "kill -9 $$"].into_iter().map(one).collect()
 }
 
 /// A launch of which one rank cannot be executed: its variables are too much together, whatever the limit of the stack.
