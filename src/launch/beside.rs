@@ -27,14 +27,20 @@ pub type Around = dyn Fn(&mut dyn FnMut()) + Send + Sync;
 #[derive(Clone, Default)]
 #[must_use]
 pub struct Beside {
-    ended: Option<Arc<Ended>>,
+    ended: Vec<Arc<Ended>>,
     around: Option<Arc<Around>>,
 }
 
 impl Beside {
     /// A function that is told of each rank's end, as soon as it is seen, on the launch's own thread: it must not block.
     pub fn ended(mut self, ended: Arc<Ended>) -> Self {
-        self.ended = Some(ended);
+        self.ended = vec![ended];
+        self
+    }
+
+    /// One more function that is told of each rank's end, after those that are.
+    pub(super) fn also_ended(mut self, ended: Arc<Ended>) -> Self {
+        self.ended.push(ended);
         self
     }
 
@@ -47,10 +53,10 @@ impl Beside {
 
     /// A rank has ended. A function that panics loses what it was to be told, and nothing else.
     pub(super) fn tell_end(&self, rank: usize, status: Status) {
-        if let Some(ended) = &self.ended
-            && catch_unwind(AssertUnwindSafe(|| ended(rank, status))).is_err()
-        {
-            tracing::warn!(rank, "whoever is told of a rank's end has panicked");
+        for ended in &self.ended {
+            if catch_unwind(AssertUnwindSafe(|| ended(rank, status))).is_err() {
+                tracing::warn!(rank, "whoever is told of a rank's end has panicked");
+            }
         }
     }
 

@@ -19,11 +19,22 @@
 //! themselves. Those that are still there get `SIGTERM`, and 2 s later `SIGKILL`. What counts is the first failure:
 //! that of the rank which the group itself blames, if it failed without help, else the one that was seen first.
 //!
+//! # When somebody asks it to end
+//! [`Signaller::signal`] passes a signal on, as a terminal does, and kills nobody: a rank that saves its state after `SIGTERM` may
+//! take its time, as it may under mpirun or a service manager, until another rank has ended; then it has 10 s.
+//! [`Signaller::end`] is for whoever wants the end itself: `SIGTERM`, and 2 s later `SIGKILL`.
+//!
 //! # What is left behind
 //! Nothing. Each rank has a process group of its own, and signals go to the whole group. When the last rank has
 //! ended, what it started has a second to end too; what is then left of the groups is killed. Where the launching
 //! process itself is killed, the kernel kills the ranks, and a guard process (a shell that does nothing else) kills
 //! their groups. What leaves its process group on purpose (`setsid`) has left the launch.
+//!
+//! # What a program that launches must not do
+//! How a rank has ended is known from its process, which waits to be asked. A program that launches must not ask for the ends of
+//! children that are not its own (`waitpid(-1)`), nor have children forgotten (`SIGCHLD` ignored, `SA_NOCLDWAIT`), which it may have
+//! inherited: [`restore_sigchld`] undoes that. From Linux 6.15 on ends are known nevertheless; before, such a rank counts as failed, its
+//! status [`Status::Unknown`], and a signal may reach a stranger that has been given the number of its process.
 //!
 //! # Terminals
 //! Ranks are never in the foreground process group of a terminal: they write to it and cannot read from it. The
@@ -36,7 +47,7 @@ mod guard;
 mod lines;
 mod newborn;
 mod order;
-mod outcome;
+pub(crate) mod outcome;
 mod program;
 mod pump;
 mod running;
@@ -44,6 +55,7 @@ mod spawn;
 mod supervisor;
 
 pub use beside::{Around, Beside, Ended};
+pub use child::restore_sigchld;
 pub use outcome::{Failure, Outcome, Status};
 pub use running::{Running, Signaller};
 
@@ -229,7 +241,17 @@ impl Launch {
     /// Whom to tell what ranks tell of their work: the rank, and its message. Called on the store's thread, which watches
     /// over the group meanwhile, so it must not block; see [`Ear`]. Default: nobody.
     pub fn hear(mut self, hear: Arc<Hear>) -> Self {
-        self.hear = Some(Ear::new(hear));
+        self.hear = None;
+        self.also_hear(hear)
+    }
+
+    /// Whom else to tell what ranks tell, after those who are.
+    pub(crate) fn also_hear(mut self, hear: Arc<Hear>) -> Self {
+        let ear = Ear::new(hear);
+        self.hear = Some(match self.hear.take() {
+            Some(first) => first.and(ear),
+            None => ear,
+        });
         self
     }
 
@@ -242,7 +264,7 @@ impl Launch {
 
     /// Who is told of each rank's end, besides whoever else stands beside the launch.
     pub(crate) fn told_of_ends(mut self, ended: Arc<Ended>) -> Self {
-        self.beside = self.beside.ended(ended);
+        self.beside = self.beside.also_ended(ended);
         self
     }
 
@@ -258,7 +280,7 @@ impl Launch {
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for no ranks or no program, for a rank that there is not, a
-    /// CPU that this process may not use, and texts that no process can be given; [`Io`](crate::ErrorKind::Io) where the
+    /// CPU that this process may not use, and texts that no process can be given, such as an argument or a variable of 128 KiB; [`Io`](crate::ErrorKind::Io) where the
     /// system refuses a process or the program; [`Deadline`](crate::ErrorKind::Deadline) where a program cannot be executed
     /// for a minute. [`StartError`] says more where it is the program that could not be started.
     pub fn start(self) -> std::result::Result<Running, StartError> {
@@ -279,6 +301,7 @@ impl Launch {
 pub struct StartError {
     error: Error,
     reason: Option<std::io::ErrorKind>,
+    transient: bool,
 }
 
 impl StartError {
@@ -286,6 +309,19 @@ impl StartError {
     /// [`NotFound`](std::io::ErrorKind::NotFound), [`PermissionDenied`](std::io::ErrorKind::PermissionDenied).
     pub fn program(&self) -> Option<std::io::ErrorKind> {
         self.reason
+    }
+
+    /// Whether the same launch may well begin a little later: a rank was killed before it could execute or came too late, the system
+    /// was short of processes, memory or files, or somebody is still writing the program. No rank has executed anything, or those
+    /// that have were ended. False for what is wrong with the launch itself.
+    ///
+    /// ```
+    /// use ringfold::launch::Launch;
+    /// let missing = Launch::new(2).program("/no/such/program").start().unwrap_err();
+    /// assert!(!missing.is_transient());
+    /// ```
+    pub fn is_transient(&self) -> bool {
+        self.transient
     }
 }
 
@@ -299,12 +335,44 @@ impl std::error::Error for StartError {}
 
 impl From<Error> for StartError {
     fn from(error: Error) -> Self {
-        StartError { error, reason: None }
+        StartError { error, reason: None, transient: false }
     }
 }
 
 impl From<StartError> for Error {
     fn from(error: StartError) -> Self {
         error.error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[test]
+    fn who_comes_later_is_told_besides() {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let note = |name: &'static str| {
+            let heard = Arc::clone(&heard);
+            move |rank: usize| heard.lock().unwrap().push((name, rank))
+        };
+        let hear = |name| -> Arc<Hear> {
+            let note = note(name);
+            Arc::new(move |rank, _: &[u8]| note(rank))
+        };
+        let ended = |name| -> Arc<Ended> {
+            let note = note(name);
+            Arc::new(move |rank, _| note(rank))
+        };
+        let launch = Launch::new(1).hear(hear("replaced")).hear(hear("user")).also_hear(hear("monitor"));
+        launch.hear.unwrap().hear(4, b"");
+        assert_eq!(heard.lock().unwrap().split_off(0), [("user", 4), ("monitor", 4)]);
+
+        let beside = Beside::default().ended(ended("user"));
+        let panics: Arc<Ended> = Arc::new(|_, _| panic!("on purpose"));
+        let launch = Launch::new(1).beside(beside).told_of_ends(panics).told_of_ends(ended("monitor"));
+        launch.beside.tell_end(5, Status::Exited(0));
+        assert_eq!(heard.lock().unwrap().split_off(0), [("user", 5), ("monitor", 5)]);
     }
 }

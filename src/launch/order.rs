@@ -1,7 +1,7 @@
 //! What each rank is to execute, with what, and where: all that can be wrong with it is found before anything is started.
 
 use super::newborn::Step;
-use super::program::{cannot_start, find};
+use super::program::{cannot_start, find, is_transient};
 use super::spawn::{Order, PATIENCE, Setback};
 use super::{Launch, StartError};
 use crate::config::environment as names;
@@ -10,9 +10,24 @@ use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+/// How long an argument or `NAME=VALUE` may be, with its last byte, which is 0: `MAX_ARG_STRLEN` of Linux.
+const MAX_BYTES: usize = 128 << 10;
+
+/// What says of this process alone, where an outer launch or an engine has started it, who it is there. What else does is set for
+/// every rank. With torchrun's agent a program would look for the agent's store where its own is to be.
+const OF_THIS_PROCESS: [&str; 7] = [
+    names::TASK,
+    names::ATTEMPT_ID,
+    "TORCHELASTIC_USE_AGENT_STORE",
+    "TORCHELASTIC_RESTART_COUNT",
+    "TORCHELASTIC_MAX_RESTARTS",
+    "TORCHELASTIC_RUN_ID",
+    "TORCHELASTIC_ERROR_FILE",
+];
 
 /// What the ranks of a launch have in common.
 pub(super) struct World<'a> {
@@ -125,12 +140,21 @@ impl World<'_> {
         let launch = self.launch;
         let arguments = [&launch.program].into_iter().chain(&launch.arguments);
         let arguments: Vec<CString> = arguments.cloned().map(string).collect::<Result<_>>()?;
+        // The program's name is the argument 0.
+        arguments.iter().enumerate().try_for_each(|(number, argument)| {
+            not_too_long(argument, || {
+                format!("the argument {number} of {}", launch.program.to_string_lossy())
+            })
+        })?;
         let common = self.common();
         let order = |(rank, program)| {
-            let environment = self.environment(rank, common.clone()).into_iter().map(|(mut name, value)| {
-                name.push("=");
-                name.push(value);
-                string(name)
+            let environment = self.environment(rank, common.clone()).into_iter().map(|(name, value)| {
+                let mut whole = name.clone();
+                whole.push("=");
+                whole.push(value);
+                let whole = string(whole)?;
+                not_too_long(&whole, || format!("the variable {} of rank {rank}", name.to_string_lossy()))?;
+                Ok(whole)
             });
             Ok(Order {
                 program,
@@ -153,7 +177,8 @@ impl World<'_> {
 
     /// The variables that ranks have in common, unless one is given others.
     fn common(&self) -> BTreeMap<OsString, OsString> {
-        let mut variables: BTreeMap<OsString, OsString> = names::inherited().collect();
+        let inherited = names::inherited().filter(|(name, _)| OF_THIS_PROCESS.iter().all(|own| name != own));
+        let mut variables: BTreeMap<OsString, OsString> = inherited.collect();
         variables.insert("MASTER_ADDR".into(), "127.0.0.1".into());
         variables.insert("MASTER_PORT".into(), self.torch_port.to_string().into());
         variables.extend(self.launch.environment.iter().cloned());
@@ -202,23 +227,41 @@ impl World<'_> {
                     Step::Signals => "setting what signals do to it",
                     Step::Fork | Step::Gate | Step::Execute => "letting it begin",
                 };
-                Error::io(format!("preparing rank {rank} ({program}): {doing}"), std::io::Error::from(errno))
-                    .into()
+                let doing = format!("preparing rank {rank} ({program}): {doing}");
+                let error = Error::io(doing, std::io::Error::from(errno));
+                StartError { error, reason: None, transient: is_transient(errno) }
             }
             Setback::Ended { rank, status } => {
                 let text = format!("rank {rank} {status} before it could execute {program}");
-                Error::new(ErrorKind::Io, text)
-                    .remedy("find out who kills processes: memory may be short")
-                    .into()
+                let remedy = "find out who kills processes: memory may be short";
+                transient(Error::new(ErrorKind::Io, text).remedy(remedy))
             }
             Setback::Late { rank, step } => {
                 let what = if step == Step::Execute { "executed" } else { "prepared to execute" };
                 let text = format!("rank {rank} has not {what} {program} within {PATIENCE:?}");
                 let remedy = "look whether the machine stands still, or the file system of the program";
-                Error::new(ErrorKind::Deadline, text).remedy(remedy).into()
+                transient(Error::new(ErrorKind::Deadline, text).remedy(remedy))
             }
         }
     }
+}
+
+/// An error that may not come again.
+fn transient(error: Error) -> StartError {
+    StartError { error, reason: None, transient: true }
+}
+
+/// Looks whether the system lets a program have a text. Else only its execution would tell, when other ranks are at work.
+fn not_too_long(text: &CStr, what: impl Fn() -> String) -> Result<()> {
+    let bytes = text.to_bytes_with_nul().len();
+    if bytes <= MAX_BYTES {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{} has {bytes} bytes, and a program can be given {MAX_BYTES} at once",
+        what()
+    ))
+    .remedy("put what is long into a file, and give its path"))
 }
 
 fn string(text: OsString) -> Result<CString> {
@@ -234,4 +277,36 @@ pub(super) fn free_port() -> Result<u16> {
         .map_or_else(|| bind(0), Ok)
         .map(|address| address.port())
         .map_err(|error| Error::new(ErrorKind::Io, format!("finding a free port: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::launch::Status;
+
+    #[test]
+    fn what_may_not_come_again_is_told_apart() {
+        let launch = Launch::new(4).program("train");
+        let store = SocketAddr::from(([127, 0, 0, 1], 1));
+        let world = World { launch: &launch, id: 1, store, torch_port: 2 };
+        let refused = |step, errno| Setback::Refused { rank: 2, step, errno };
+        for setback in [
+            Setback::Ended { rank: 3, status: Status::Killed(9) },
+            Setback::Late { rank: 3, step: Step::Gate },
+            Setback::Late { rank: 3, step: Step::Execute },
+            refused(Step::Fork, Errno::EAGAIN),
+            refused(Step::Fork, Errno::ENOMEM),
+            refused(Step::Fork, Errno::EMFILE),
+            refused(Step::Execute, Errno::ETXTBSY),
+        ] {
+            assert!(world.cannot_start(setback).is_transient(), "{setback:?}");
+        }
+        for setback in [
+            refused(Step::Execute, Errno::ENOENT),
+            refused(Step::Execute, Errno::E2BIG),
+            refused(Step::Cpus, Errno::EPERM),
+        ] {
+            assert!(!world.cannot_start(setback).is_transient(), "{setback:?}");
+        }
+    }
 }

@@ -73,7 +73,8 @@ pub struct Outcome {
     pub first_failure: Option<Failure>,
     /// How each rank ended, in rank order.
     pub statuses: Vec<Status>,
-    /// The ranks that were told to end, by `SIGTERM` or worse, because another had failed or time was up.
+    /// The ranks that were told to end, by `SIGTERM` or worse, because another had failed, time was up, or
+    /// [`Signaller::end`](super::Signaller::end) was called.
     pub ended: Vec<usize>,
     /// Whether [`Launch::timeout`](super::Launch::timeout) had passed.
     pub timed_out: bool,
@@ -115,33 +116,43 @@ impl Outcome {
             .into_iter()
             .map(|(words, ranks)| {
                 let words = if ranks.len() > 1 { words.replacen("was ", "were ", 1) } else { words };
-                format!("{} {words}", name(&ranks))
+                format!("{} {words}", name("rank", &ranks))
             })
             .collect();
         (!parts.is_empty()).then(|| parts.join("; "))
     }
 }
 
-/// "rank 3", "ranks 0 to 2 and 5".
-fn name(ranks: &[usize]) -> String {
+/// How many single numbers and runs of them a list has at most.
+const SHOWN: usize = 16;
+
+/// Numbers in ascending order after what they are the numbers of, in the plural where there are several: "rank 3", "ranks 0 to 2
+/// and 5", "no rank". Of a long list the rest is told by its number: "and 97 more".
+pub(crate) fn name(what: &str, numbers: &[usize]) -> String {
     let mut runs: Vec<(usize, usize)> = Vec::new();
-    for &rank in ranks {
+    for &number in numbers {
         match runs.last_mut() {
-            Some((_, last)) if *last + 1 == rank => *last = rank,
-            _ => runs.push((rank, rank)),
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => runs.push((number, number)),
         }
     }
     let mut words: Vec<String> = Vec::new();
+    let mut left = numbers.len();
     for (first, last) in runs {
+        if words.len() >= SHOWN {
+            words.push(format!("{left} more"));
+            break;
+        }
+        left -= last - first + 1;
         match last - first {
             0 => words.push(first.to_string()),
             1 => words.extend([first.to_string(), last.to_string()]),
             _ => words.push(format!("{first} to {last}")),
         }
     }
-    let tail = words.pop().unwrap_or_default();
+    let Some(tail) = words.pop() else { return format!("no {what}") };
     let list = if words.is_empty() { tail } else { format!("{} and {tail}", words.join(", ")) };
-    if ranks.len() == 1 { format!("rank {list}") } else { format!("ranks {list}") }
+    if numbers.len() == 1 { format!("{what} {list}") } else { format!("{what}s {list}") }
 }
 
 #[cfg(test)]
@@ -180,6 +191,19 @@ mod tests {
             "ranks 0, 1 and 3 exited with status 1; rank 4 ended when told to; \
              ranks 5 and 6 were killed by signal 11 (SIGSEGV)"
         );
-        assert_eq!(name(&[0, 1, 2, 5]), "ranks 0 to 2 and 5");
+    }
+
+    #[test]
+    fn numbers_are_named_in_runs_and_not_all_of_them() {
+        assert_eq!(name("rank", &[0, 1, 2, 5]), "ranks 0 to 2 and 5");
+        assert_eq!((name("task", &[3]).as_str(), name("task", &[]).as_str()), ("task 3", "no task"));
+        assert_eq!(name("task", &[1, 2]), "tasks 1 and 2");
+        let even = |count| (0..count).map(|half| 2 * half).collect::<Vec<usize>>();
+        assert!(name("rank", &even(16)).ends_with("28 and 30"));
+        assert_eq!(
+            name("rank", &even(500)),
+            "ranks 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30 and 484 more"
+        );
+        assert_eq!(name("rank", &(0..500).collect::<Vec<_>>()), "ranks 0 to 499");
     }
 }

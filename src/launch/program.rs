@@ -70,7 +70,13 @@ pub(super) fn cannot_start(program: &OsString, doing: String, errno: Errno) -> S
         }
         _ => (None, told),
     };
-    StartError { error: told, reason }
+    StartError { error: told, reason, transient: is_transient(errno) }
+}
+
+/// Whether what the system refuses for this reason may be granted a little later.
+pub(super) fn is_transient(errno: Errno) -> bool {
+    use Errno::{EAGAIN, EINTR, EMFILE, ENFILE, ENOMEM, ETXTBSY};
+    [EAGAIN, EINTR, EMFILE, ENFILE, ENOMEM, ETXTBSY].contains(&errno)
 }
 
 #[cfg(test)]

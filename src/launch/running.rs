@@ -24,6 +24,8 @@ pub(super) struct State {
     pub(super) groups: Vec<Group>,
     /// The ranks have been told to end from outside.
     pub(super) asked: bool,
+    /// They are to be ended: by `SIGTERM`, and soon by `SIGKILL`.
+    pub(super) end: bool,
     /// They are to be killed.
     pub(super) kill: bool,
     /// Nobody waits for the outcome any more.
@@ -161,7 +163,8 @@ impl Signaller {
     /// `SIGCONT` and `SIGKILL` to the rank's whole process group, others to its process alone.
     ///
     /// After one that asks to end, the launch is more patient: once the first rank has ended, the others have 10 s
-    /// instead of 250 ms before they are ended.
+    /// instead of 250 ms before they are ended. Until one has ended they have all the time they take, since they may save what
+    /// they have: ranks that heed no signal are ended by [`end`](Signaller::end), and killed by `SIGKILL`.
     pub fn signal(&self, signal: Signal) {
         let mut state = self.0.lock();
         match signal {
@@ -175,6 +178,24 @@ impl Signaller {
             state.groups.iter().for_each(|group| group.signal(signal));
         }
         drop(state);
+        self.0.bell.ring();
+    }
+
+    /// Ends all ranks, whether they heed it or not: `SIGTERM` at once, and 2 s later `SIGKILL` to those that are left. Ranks that are
+    /// stopped go on, so that they can end. Does not block, and never fails; asking twice is asking once.
+    ///
+    /// Ranks that are still there are among [`Outcome::ended`].
+    ///
+    /// ```
+    /// use ringfold::launch::{Launch, Output};
+    /// let heedless = Launch::new(2).program("sh").args(["-c", "trap '' TERM; sleep 60 & wait; wait"]);
+    /// let running = heedless.output(Output::Null).start()?;
+    /// running.signaller().end();
+    /// assert_eq!(running.wait().ended, [0, 1]);
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    pub fn end(&self) {
+        self.0.lock().end = true;
         self.0.bell.ring();
     }
 }

@@ -253,9 +253,9 @@ impl Supervisor {
 
     /// Takes the next step towards the end, if it is due.
     fn advance(&mut self, now: Instant) {
-        let (asked, kill) = {
+        let (asked, end, kill) = {
             let state = self.shared.lock();
-            (state.asked, state.kill)
+            (state.asked, state.end, state.kill)
         };
         if let (Stage::Running, false) = (self.stage, self.failed.is_empty()) {
             self.stage = Stage::Grace(now + if asked { GRACE_WHEN_ASKED } else { GRACE });
@@ -268,6 +268,7 @@ impl Supervisor {
                 self.timed_out = true;
                 Signal::SIGTERM
             }
+            Stage::Running | Stage::Grace(_) if end => Signal::SIGTERM,
             Stage::Grace(until) if now >= until => Signal::SIGTERM,
             Stage::Terminated(until) if now >= until => Signal::SIGKILL,
             _ => return,

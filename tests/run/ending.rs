@@ -1,11 +1,13 @@
 //! How a launch ends, and what is left of it.
 
+use crate::scene::{Place, told};
 use crate::{
     LONG, RINGFOLD, await_lines, children, eventually, finish, mark, marked, run, said, send, start, state,
 };
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigHandler, Signal, signal};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -53,6 +55,41 @@ fn a_rank_that_does_not_end_is_asked_and_then_killed() {
     assert_eq!(said.text(), "[1] asked\n");
     assert!(said.err.contains("rank 1 exited with status 0; rank 2 ended when told to"), "{}", said.err);
     assert!(start.elapsed() >= Duration::from_millis(2250), "{:?}", start.elapsed());
+}
+
+/// Holds how ranks have ended to how they do, again and again. Before Linux 6.15 it is not known where somebody else was told.
+fn are_known(told: &str) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.trim().parse::<u32>().ok());
+    let remembers = (numbers.next(), numbers.next()) >= (Some(6), Some(15));
+    println!("{told} ({release:?})");
+    let statuses = told.trim_matches(['[', ']']).split(", ");
+    let known = ["Exited(0)", "Exited(3)", "Killed(9)"].into_iter().cycle();
+    for (status, known) in statuses.zip(known) {
+        assert!(status == known || (!remembers && status == "Unknown"), "{told}");
+    }
+}
+
+#[test]
+fn the_ends_of_children_that_the_system_forgets_are_known() {
+    let place = Place::new("forgotten");
+    are_known(&told("forgotten children", &place, &mark("forgotten")));
+    let restored = told("remembered children", &place, &mark("remembered"));
+    assert_eq!(restored, "[Exited(0), Exited(3), Killed(9)]", "on any system");
+
+    // The command remembers, and its ranks inherit that.
+    let script = "grep -q '^SigIgn:.*[13579bdf]....$' /proc/self/status && exit 9; exit 4";
+    let mut command = run(&["-n", "1"], script);
+    // SAFETY: ignoring a signal is a system call.
+    unsafe { command.pre_exec(|| Ok(signal(Signal::SIGCHLD, SigHandler::SigIgn).map(drop)?)) };
+    let said = said(&mut command);
+    assert_eq!(said.code, Some(4), "{said:?}");
+}
+
+#[test]
+fn the_ends_of_children_that_somebody_else_reaps_are_known() {
+    let place = Place::new("reaped");
+    are_known(&told("reaped children", &place, &mark("reaped")));
 }
 
 #[test]

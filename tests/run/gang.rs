@@ -1,6 +1,6 @@
 //! All ranks or none: whatever keeps one from being made, prepared or executed, and whoever stops half-way.
 
-use crate::scene::{LEAVE_A_FILE, Place, RANKS, a_cpu, nothing_is_left, told};
+use crate::scene::{LEAVE_A_FILE, Place, RANKS, a_cpu, nothing_is_left, told, too_much_for};
 use crate::{LONG, RINGFOLD, children, eventually, finish, mark, marked, run, said, start};
 use nix::sys::signal::Signal;
 use ringfold::launch::{Launch, Output, Status};
@@ -25,16 +25,21 @@ fn refused(scene: &str) -> String {
 fn none_executes_where_one_cannot_be_made() {
     let processes = refused("few processes");
     assert!(processes.contains("as rank ") && processes.contains("ulimit -u"), "{processes}");
+    assert!(processes.starts_with("Io None transient: true"), "{processes}");
     assert!(!processes.contains("as rank 0"), "some had been made: {processes}");
     let files = refused("few files");
     assert!(files.contains("as rank ") && files.contains("ulimit -n"), "{files}");
+    assert!(files.starts_with("Io None transient: true"), "{files}");
     assert!(!files.contains("as rank 0"), "some had been made: {files}");
 }
 
 #[test]
 fn none_executes_where_one_cannot_be_prepared() {
     let cpus = refused("no CPUs");
-    assert!(cpus.starts_with("Io None") && cpus.contains("preparing rank 20 (sh): binding it"), "{cpus}");
+    assert!(
+        cpus.starts_with("Io None transient: false") && cpus.contains("preparing rank 20 (sh): binding it"),
+        "{cpus}"
+    );
     let signal = refused("no signal");
     assert!(signal.contains("preparing rank ") && signal.contains("die with its launcher"), "{signal}");
 }
@@ -42,7 +47,10 @@ fn none_executes_where_one_cannot_be_prepared() {
 #[test]
 fn a_program_that_is_not_there_costs_no_process() {
     let told = refused("no processes");
-    assert!(told.starts_with("Io Some(NotFound)") && told.contains("no-such-program"), "{told}");
+    assert!(
+        told.starts_with("Io Some(NotFound) transient: false") && told.contains("no-such-program"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -50,10 +58,10 @@ fn the_others_end_where_one_cannot_execute() {
     let (place, mark) = (Place::new("execute"), mark("execute"));
     let (name, value) = mark.split_once('=').unwrap();
     let launch = || Launch::new(4).output(Output::Null).env(name, value).env("PLACE", place.path());
-    // One variable has a limit, which this one exceeds: rank 2, and only this, is refused by the system.
+    // Rank 2, and only this, is refused by the system.
     let launch_of_one = launch().program("sh").args(["-c", LEAVE_A_FILE]);
-    let error = launch_of_one.env_of(2, "LONG", "x".repeat(200_000)).start().unwrap_err();
-    assert_eq!(error.program(), None);
+    let error = too_much_for(2, launch_of_one).start().unwrap_err();
+    assert_eq!((error.program(), error.is_transient()), (None, false));
     let text = error.to_string();
     assert!(text.contains("as rank 2: Argument list too long") && text.contains("128 KiB"), "{text}");
     nothing_is_left(&mark);
@@ -71,7 +79,7 @@ fn the_others_end_where_one_cannot_execute() {
     fs::copy("/bin/true", &program).unwrap();
     let writer = File::options().append(true).open(&program).unwrap();
     let busy = launch().program(&program).start().unwrap_err();
-    assert!(busy.to_string().contains("busy"), "{busy}");
+    assert!(busy.to_string().contains("busy") && busy.is_transient(), "{busy}");
     drop(writer);
     nothing_is_left(&mark);
     assert!(launch().program(&program).start().unwrap().wait().success());
@@ -131,6 +139,38 @@ fn variables_and_cpus_of_one_rank_arrive() {
         assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
         assert!(error.to_string().contains(word), "{error}");
     }
+}
+
+#[test]
+fn what_is_too_long_is_refused_before_anything_executes() {
+    let place = Place::new("long");
+    let launch =
+        || Launch::new(3).output(Output::Null).program("sh").args(["-c", ": > \"$PLACE/$RANK\"", "name"]);
+    let launch = || launch().env("PLACE", place.path());
+    // With the name, '=' and a last byte that is 0: as much as there may be.
+    let most = (128 << 10) - "LONG=".len() - 1;
+    let variable = |length| launch().env_of(2, "LONG", "x".repeat(length)).start();
+    let argument = |length| launch().arg("x".repeat(length)).start();
+    for (error, words) in [
+        (variable(most + 1), "the variable LONG of rank 2 has 131073 bytes"),
+        (argument(128 << 10), "the argument 4 of sh has 131073 bytes"),
+    ] {
+        let error = error.unwrap_err();
+        assert!(!error.is_transient());
+        let error = Error::from(error);
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    assert_eq!(place.files(), 0);
+    assert!(variable(most).unwrap().wait().success());
+    assert!(argument((128 << 10) - 1).unwrap().wait().success());
+    assert_eq!(place.files(), 3);
+}
+
+#[test]
+fn ranks_of_a_launch_within_a_launch_are_told_of_their_own_only() {
+    let place = Place::new("nested");
+    assert_eq!(told("outer", &place, &mark("nested")), "no no no 0, its no no 1, no 8 no 2, ");
 }
 
 #[test]

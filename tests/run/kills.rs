@@ -1,6 +1,6 @@
 //! Launchers that are killed at random moments, and many launches in a row: nothing is left of any.
 
-use crate::scene::{LEAVE_A_FILE, Place, nothing_is_left, reap_all, say, told};
+use crate::scene::{LEAVE_A_FILE, Place, nothing_is_left, reap_all, say, told, too_much_for};
 use crate::{RINGFOLD, children, mark};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, kill};
@@ -74,7 +74,7 @@ pub(crate) fn launch_groups() {
     let groups = number(GROUPS, 100);
     for round in 0..groups {
         match round % 10 {
-            3 => drop(program("true").env_of(1, "LONG", "x".repeat(200_000)).start().unwrap_err()),
+            3 => drop(too_much_for(1, program("true")).start().unwrap_err()),
             5 => assert_eq!(program("false").start().unwrap().wait().code(), 1),
             7 => assert!(program("true").output(Output::Prefixed).start().unwrap().wait().success()),
             9 => drop(program("sleep").arg("300").start().unwrap()),

@@ -1,9 +1,13 @@
 //! Launching from a program of one's own.
 
+use crate::scene::Place;
 use crate::{LONG, eventually, mark, marked, state};
-use ringfold::launch::{Launch, Output, Signal, Status};
+use ringfold::launch::{Beside, Launch, Output, Signal, Status};
+use ringfold::task::TaskGroup;
+use ringfold::task::monitor::{Monitor, State};
 use std::io;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 fn shell(ranks: usize, script: &str) -> Launch {
@@ -34,6 +38,44 @@ fn waiting_has_a_limit_and_signals_reach_all() {
     running.signal(Signal::SIGKILL);
 }
 
+/// Ranks of which the first ends when it is asked, the second does not, and the third is stopped.
+const HEEDLESS: &str = r#"case $RANK in
+    0) trap 'exit 5' TERM;;
+    1) trap '' TERM;;
+    2) trap 'exit 6' TERM;;
+esac
+: > "$PLACE/$RANK"
+[ $RANK = 2 ] && kill -STOP $$
+while :; do sleep 0.02; done"#;
+
+#[test]
+fn an_end_is_the_end_also_of_what_does_not_heed_it() {
+    let place = Place::new("end");
+    let running = shell(3, HEEDLESS).env("PLACE", place.path()).start().unwrap();
+    let stopped = running.pids()[2];
+    eventually("all are there", || place.files() == 3 && state(stopped) == Some('T'));
+    running.signaller().end();
+    running.signaller().end();
+    let outcome = running.wait_timeout(LONG).expect("it ends");
+    assert_eq!(outcome.statuses, [Status::Exited(5), Status::Killed(9), Status::Exited(6)]);
+    assert_eq!((outcome.ended.as_slice(), outcome.timed_out), (&[0, 1, 2][..], false));
+}
+
+#[test]
+fn an_end_does_not_wait_for_the_patience_that_a_signal_has() {
+    let place = Place::new("end-asked");
+    let script = "trap '' TERM; [ $RANK = 0 ] && trap 'exit 5' TERM; : > \"$PLACE/$RANK\"
+        while :; do sleep 0.02; done";
+    let running = shell(2, script).env("PLACE", place.path()).start().unwrap();
+    eventually("all are there", || place.files() == 2);
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.wait_timeout(Duration::from_millis(200)), None, "a signal alone kills nobody");
+    running.signaller().end();
+    let outcome = running.wait_timeout(LONG).expect("it ends");
+    assert_eq!(outcome.statuses, [Status::Exited(5), Status::Killed(9)]);
+    assert_eq!((outcome.ended.as_slice(), outcome.first_failure.unwrap().rank), (&[1][..], 0));
+}
+
 #[test]
 fn what_is_dropped_ends() {
     let mark = mark("drop");
@@ -43,6 +85,19 @@ fn what_is_dropped_ends() {
     eventually("all have started", || marked(&mark).len() == 4);
     drop(running);
     assert!(marked(&mark).is_empty());
+}
+
+#[test]
+fn who_stands_beside_is_told_also_where_a_group_has_a_monitor() {
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    let of_launch = Arc::clone(&ends);
+    let ended = Arc::new(move |rank, status: Status| of_launch.lock().unwrap().push((rank, status.code())));
+    let launch = shell(2, "exit 0").beside(Beside::default().ended(ended));
+    let monitor = Monitor::new(2);
+    TaskGroup::new(2).monitor(&monitor).run_program(&launch).unwrap();
+    ends.lock().unwrap().sort_unstable();
+    assert_eq!(*ends.lock().unwrap(), [(0, 0), (1, 0)]);
+    assert!(monitor.snapshot().tasks.iter().all(|task| task.state == State::Succeeded));
 }
 
 #[test]

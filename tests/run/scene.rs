@@ -4,13 +4,15 @@
 use crate::{LONG, Said, children, marked, said};
 use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use ringfold::Error;
-use ringfold::launch::{Launch, Output, StartError};
+use ringfold::launch::{Launch, Output, StartError, Status};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 const SCENE: &str = "RUN_TEST_SCENE";
@@ -114,10 +116,65 @@ pub(crate) fn launcher() {
             let outcome = launch.start().unwrap().wait();
             say(format_args!("{:?} {}", outcome.statuses, count(&place)));
         }
+        "outer" => {
+            let inner = Launch::new(1).program(std::env::current_exe().unwrap()).output(Output::Inherit);
+            let inner =
+                inner.args(["--exact", "launcher", "--nocapture", "--test-threads=1"]).env(SCENE, "inner");
+            let inner = inner.env("RINGFOLD_TASK", "{}").env("RINGFOLD_ATTEMPT_ID", "9");
+            let outcome = inner.env("TORCHELASTIC_USE_AGENT_STORE", "True").start().unwrap().wait();
+            assert!(outcome.success(), "{outcome:?}");
+        }
+        "inner" => {
+            assert_eq!(std::env::var("RINGFOLD_ATTEMPT_ID").unwrap(), "9");
+            let script = "echo ${RINGFOLD_TASK-no} ${RINGFOLD_ATTEMPT_ID-no} ${TORCHELASTIC_USE_AGENT_STORE-no} \
+                          $RINGFOLD_RANK > \"$PLACE/$RANK\"";
+            let launch = Launch::new(3).program("sh").args(["-c", script]).env("PLACE", &place);
+            let launch = launch.env_of(1, "RINGFOLD_TASK", "its").env_of(2, "RINGFOLD_ATTEMPT_ID", "8");
+            assert!(launch.start().unwrap().wait().success());
+            let said = |rank: usize| std::fs::read_to_string(place.join(rank.to_string())).unwrap();
+            say([0, 1, 2].map(said).concat().replace('\n', ", "));
+        }
+        "forgotten children" | "remembered children" => {
+            // SAFETY: ignoring a signal runs no handler.
+            unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.unwrap();
+            if scene == "remembered children" {
+                ringfold::launch::restore_sigchld();
+            }
+            say(format_args!("{:?}", statuses()));
+        }
+        "reaped children" => {
+            let done = AtomicBool::new(false);
+            let reap = || {
+                while !done.load(Ordering::Relaxed) {
+                    let _ = waitpid(None, Some(WaitPidFlag::WNOHANG));
+                    std::thread::yield_now();
+                }
+            };
+            std::thread::scope(|scope| {
+                scope.spawn(reap);
+                let all: Vec<_> = (0..10).map(|_| statuses()).collect();
+                done.store(true, Ordering::Relaxed);
+                say(format_args!("{:?}", all.concat()));
+            });
+        }
         "kills" => crate::kills::kill_launchers(),
         "groups" => crate::kills::launch_groups(),
         _ => panic!("no such scene: {scene}"),
     }
+}
+
+/// How three launches of one rank end, the last of which is killed.
+fn statuses() -> Vec<Status> {
+    let one = |script| {
+        let launch = Launch::new(1).program("sh").args(["-c", script]).output(Output::Null);
+        launch.start().unwrap().wait().statuses[0]
+    };
+    ["exit 0", "exit 3", "kill -9 $$"].into_iter().map(one).collect()
+}
+
+/// A launch of which one rank cannot be executed: its variables are too much together, whatever the limit of the stack.
+pub(crate) fn too_much_for(rank: usize, launch: Launch) -> Launch {
+    (0..70).fold(launch, |launch, number| launch.env_of(rank, format!("LONG_{number}"), "x".repeat(100_000)))
 }
 
 /// A CPU that this process may use.
@@ -129,11 +186,12 @@ pub(crate) fn a_cpu() -> usize {
 /// Launches what cannot be launched, and says why, once nothing of it is left.
 fn refused(launch: Launch, place: &Path) {
     let error: StartError = launch.start().unwrap_err();
-    let program = error.program();
+    let (program, transient) = (error.program(), error.is_transient());
     let error = Error::from(error);
     assert_eq!(count(place), 0, "a rank has executed: {error}");
     assert!(children(std::process::id()).is_empty(), "something is left: {error}");
-    say(format_args!("{:?} {program:?} {error}", error.kind()).to_string().replace('\n', " "));
+    let told = format!("{:?} {program:?} transient: {transient} {error}", error.kind());
+    say(told.replace('\n', " "));
 }
 
 /// Lets this process have so many more processes and threads, and no rights to exceed that.

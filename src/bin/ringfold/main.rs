@@ -98,6 +98,7 @@ fn end_with_the_reader() {
 
 fn main() -> ExitCode {
     end_with_the_reader();
+    ringfold::launch::restore_sigchld();
     let arguments = Arguments::parse();
     arguments.color.choose();
     // Of an environment that makes no sense, whoever needs it complains.
