@@ -56,6 +56,7 @@ mod supervisor;
 
 pub use beside::{Around, Beside, Ended};
 pub use child::restore_sigchld;
+pub(crate) use outcome::name;
 pub use outcome::{Failure, Outcome, Status};
 pub use running::{Running, Signaller};
 

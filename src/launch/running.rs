@@ -200,13 +200,6 @@ impl Signaller {
     }
 }
 
-impl Signaller {
-    /// TEMP
-    pub fn end(&self) {
-        self.signal(Signal::SIGTERM);
-    }
-}
-
 impl fmt::Debug for Signaller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Signaller").finish_non_exhaustive()

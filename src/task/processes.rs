@@ -35,6 +35,13 @@ pub(super) fn attempt(
     launch = monitor.watch(launch);
     let running = launch.start().map_err(|error| match error.program() {
         Some(_) => Ended::Program(error),
+        // A rank that was killed before it began, a system that has no process to give now.
+        None if error.is_transient() => {
+            let told = crate::error::Error::from(error);
+            let partition = told.culprit().unwrap_or(0);
+            let (kind, message) = (FailureKind::Lost, format!("it could not be started: {}", told.message()));
+            Ended::Failed(TaskFailure { partition, attempt: number, kind, process: 0, message }, None)
+        }
         None => Ended::Refused(error.into()),
     })?;
     monitor.started();

@@ -11,6 +11,7 @@ use super::placement::Placed;
 use crate::communicator::{AbortHandle, Communicator};
 use crate::device::Assigned;
 use crate::error::{Cause, CauseKind, Error, ErrorKind};
+use crate::launch::name;
 use crate::transport::control::after;
 use std::any::Any;
 use std::error::Error as StdError;
@@ -215,13 +216,13 @@ fn collect<T>(
                 }
                 late = (0..group.tasks).filter(|&partition| running[partition]).collect();
                 told_to_end.get_or_insert_with(Instant::now);
-                let text = format!("the time for attempt {number} was up, and {} not done", name(&late));
+                let text = format!("the time for attempt {number} was up, and {} not done", are(&late));
                 groups[late[0]].fail(CauseKind::Abort, text);
             }
             Err(RecvTimeoutError::Timeout) => {
                 told_to_end = None;
                 let heedless: Vec<usize> = (0..group.tasks).filter(|&partition| running[partition]).collect();
-                tracing::warn!("{} told to end, and the group waits for that", name(&heedless));
+                tracing::warn!("{} told to end, and the group waits for that", are(&heedless));
             }
             // Every thread tells how it ends, even by a panic.
             Err(RecvTimeoutError::Disconnected) => break,
@@ -233,7 +234,7 @@ fn collect<T>(
     };
     if let Some(&first) = late.first() {
         let limit = group.timeout.unwrap_or_default();
-        return failure(first, FailureKind::Timeout, format!("{} not done within {limit:.1?}", name(&late)));
+        return failure(first, FailureKind::Timeout, format!("{} not done within {limit:?}", are(&late)));
     }
     // The group's own verdict knows who was first, whatever words the tasks' errors have.
     let verdict = groups.iter().filter_map(AbortHandle::failure).reduce(Cause::merge);
@@ -260,15 +261,6 @@ fn collect<T>(
 }
 
 /// "task 3 is", "tasks 1 and 2 are".
-fn name(tasks: &[usize]) -> String {
-    const SHOWN: usize = 16;
-    let numbers: Vec<String> = tasks.iter().take(SHOWN).map(usize::to_string).collect();
-    match &numbers[..] {
-        [] => "no task is".into(),
-        [only] => format!("task {only} is"),
-        all if tasks.len() > SHOWN => {
-            format!("tasks {} and {} more are", all.join(", "), tasks.len() - SHOWN)
-        }
-        [others @ .., last] => format!("tasks {} and {last} are", others.join(", ")),
-    }
+fn are(tasks: &[usize]) -> String {
+    format!("{} {}", name("task", tasks), if tasks.len() == 1 { "is" } else { "are" })
 }

@@ -225,3 +225,31 @@ fn groups_whose_tasks_are_killed_recover_and_leave_nothing_behind() {
     assert_eq!(left_of(&place), [""; 0]);
     assert!(HANG > Duration::ZERO);
 }
+
+#[test]
+fn a_group_that_heeds_nothing_is_ended_when_it_is_cancelled() {
+    let program = Launch::new(2).program("sh").args(["-c", "trap '' TERM; while :; do sleep 1; done"]);
+    let group = TaskGroup::new(2);
+    let handle = group.handle();
+    let error = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            handle.cancel("enough");
+        });
+        group.run_program(&program.output(ringfold::launch::Output::Null)).unwrap_err()
+    });
+    assert!(error.is_cancelled(), "{error}");
+    assert_eq!(error.outcome().unwrap().statuses, [Status::Killed(9); 2]);
+}
+
+#[test]
+fn whoever_listens_to_a_launch_still_does() {
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&ends);
+    let beside =
+        ringfold::launch::Beside::default().ended(Arc::new(move |rank, _| told.lock().unwrap().push(rank)));
+    let program = Launch::new(3).program("true").output(ringfold::launch::Output::Null).beside(beside);
+    TaskGroup::new(3).run_program(&program).unwrap();
+    ends.lock().unwrap().sort_unstable();
+    assert_eq!(*ends.lock().unwrap(), [0, 1, 2]);
+}

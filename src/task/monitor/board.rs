@@ -213,13 +213,13 @@ impl Monitor {
         Arc::new(move |task, message| monitor.told(task, message))
     }
 
-    /// Has a launch tell this monitor what its ranks tell and how each of them ends, in place of whoever was told of that before.
+    /// Has a launch tell this monitor, too, what its ranks tell and how each of them ends.
     pub fn watch(&self, launch: Launch) -> Launch {
         let monitor = self.clone();
         let ended = move |task, status: crate::launch::Status| {
             monitor.ended(task, if status.success() { Ok(()) } else { Err(status.to_string()) });
         };
-        launch.hear(self.ear()).told_of_ends(Arc::new(ended))
+        launch.also_hear(self.ear()).told_of_ends(Arc::new(ended))
     }
 
     /// A listener, which first hears of every task as it is now.
