@@ -33,9 +33,9 @@ fn signals_are_passed_on() {
 
 #[test]
 fn user_signals_reach_the_ranks_and_not_their_helpers() {
-    // `sleep` would die of it.
-    let script = "trap 'echo heard' USR1; sleep 300 & helper=$!; echo up
-        wait; kill -0 $helper && echo alive; trap '' TERM; kill $helper; exit 0";
+    // `sleep` would die of it. A `wait` would not end where the signal came just before it.
+    let script = "trap 'echo heard; heard=1' USR1; sleep 300 & helper=$!; echo up
+        until [ $heard ]; do sleep 0.02; done; kill -0 $helper && echo alive; trap '' TERM; kill $helper; exit 0";
     let mut child = start(&mut run(&["-n", "2"], script));
     let mut reader = await_lines(&mut child, 2, "up");
     send(&child, Signal::SIGUSR1);
