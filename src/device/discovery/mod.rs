@@ -57,7 +57,9 @@ impl Discovery {
     /// use ringfold::device::Discovery;
     /// assert_eq!(Discovery::parse("script:/opt/gpus.sh").unwrap(), Discovery::Script("/opt/gpus.sh".into()));
     /// assert_eq!(Discovery::parse("0,1").unwrap(), Discovery::Visible("0,1".into()));
-    /// assert!(Discovery::parse("all").is_err());
+    /// for wrong in ["all", "0-3", "0,0", "0,", "0,GPU-8932f937"] {
+    ///     assert!(Discovery::parse(wrong).is_err());
+    /// }
     /// ```
     pub fn parse(text: &str) -> Result<Discovery> {
         let text = text.trim();
@@ -71,16 +73,25 @@ impl Discovery {
                 Some(("file", path)) if !path.is_empty() => {
                     Discovery::Given(Inventory::read(Path::new(path))?)
                 }
-                _ if !Entry::list(text).is_empty() => Discovery::Visible(text.to_owned()),
+                // CUDA takes a list as far as it understands it; who writes one here wants all of it.
+                _ if is_whole(text) => Discovery::Visible(text.to_owned()),
                 _ => {
                     return Err(Error::new(ErrorKind::Configuration, format!("devices are {text:?}"))
                         .remedy(
-                            "give auto, none, nvml, amd, script:/path, file:/path, or a list such as 0,1",
+                            "give auto, none, nvml, amd, script:/path, file:/path, or a list of indices or UUIDs such as \
+                             0,1: each once, and no ranges",
                         ));
                 }
             },
         })
     }
+}
+
+/// Whether a list of visible devices is one in all its parts.
+fn is_whole(text: &str) -> bool {
+    let entries = Entry::list(text);
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    parts.len() == entries.len() && entries.iter().zip(parts).all(|(entry, part)| entry.to_string() == part)
 }
 
 /// The NUMA node that is nearest to what is at a PCI address.
