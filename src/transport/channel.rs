@@ -195,10 +195,11 @@ impl Seat {
 
 impl Hub {
     fn queue(&self, from: usize, to: usize, channel: Channel) -> Arc<Queue> {
-        Arc::clone(lock(&self.queues).entry((from, to, channel)).or_insert_with(|| {
-            // It grows to what is needed: groups of many threads have many queues with little in them.
-            Arc::new(Queue { bytes: Mutex::default() })
-        }))
+        Arc::clone(
+            lock(&self.queues).entry((from, to, channel)).or_insert_with(|| {
+                Arc::new(Queue { bytes: Mutex::new(VecDeque::with_capacity(self.capacity)) })
+            }),
+        )
     }
 
     fn report(self: &Arc<Self>, cause: Cause) {
