@@ -208,6 +208,24 @@ fn one_module_reads_the_environment() {
     }
 }
 
+/// Where code ends the process that it runs in.
+fn exits(code: &str) -> bool {
+    ["process::exit", "process::abort", "libc::_exit", "libc::exit", "libc::abort"]
+        .iter()
+        .any(|word| code.contains(word))
+}
+
+#[test]
+fn the_library_never_ends_its_process() {
+    let library = sources(&root().join("src")).into_iter().filter(|path| module(path).is_some());
+    for path in library.chain(sources(&root().join("ffi/c/src"))) {
+        // What is forked and cannot become the program is no process of anybody's.
+        let may = path.ends_with("src/launch/newborn.rs");
+        assert!(!exits(&code(&path)) || may, "{} ends the process", path.display());
+    }
+    assert!(exits("std::process::exit(1)") && !exits("it.exited()"));
+}
+
 #[test]
 fn unsafe_code_lives_where_the_architecture_says() {
     let mut found = BTreeSet::new();

@@ -14,7 +14,7 @@ use super::{Failure, Launch, Outcome, Output, Signal, StartError, Status};
 use crate::bootstrap::host_and_hear;
 use crate::config::Config;
 use crate::error::{Cause, CauseKind};
-use crate::transport::control::{Server, after, readiness, wait};
+use crate::transport::control::{SETTLE, Server, after, readiness, wait};
 use nix::poll::{PollFd, PollFlags};
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -160,10 +160,19 @@ impl Supervisor {
         if let Some(pump) = self.pump.take() {
             if self.shared.lock().dropped { pump.abandon() } else { pump.finish() }
         }
+        self.await_verdict();
         let outcome = self.outcome();
         self.guard.done();
         drop(self.server);
         settle.with(outcome);
+    }
+
+    /// Where a rank has failed as the last of all, what it said just before is still being heard.
+    fn await_verdict(&self) {
+        let until = Instant::now() + SETTLE + SETTLE / 2;
+        while !self.failed.is_empty() && self.server.verdict().is_none() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Until the last rank has ended.

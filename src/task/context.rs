@@ -280,6 +280,11 @@ impl TaskContext {
         &self.reporter
     }
 
+    /// Whether the group has failed of this task.
+    pub(super) fn has_failed(&self) -> bool {
+        self.cancellation.reason().is_some_and(|cause| cause.culprit == self.partition_id())
+    }
+
     /// Tells the others of this task's panic.
     pub(super) fn panicked(&self, message: &str) {
         let text = format!("task {} panicked: {message}", self.partition_id());
@@ -288,7 +293,8 @@ impl TaskContext {
 
     /// Ends the attempt for all tasks, as a failure of this one for this reason, which their errors tell. Where a group runs a task and
     /// knows its result ([`TaskGroup::run`](super::TaskGroup::run), [`main`](super::main)) an error is told by itself; a task that an engine has
-    /// started calls this.
+    /// started calls this. A process that then ends with status 0, without [`main`](super::main), has succeeded as far as whoever started it
+    /// can see.
     pub fn fail(&self, reason: &str) {
         let text = format!("task {} failed: {reason}", self.partition_id());
         self.lane.abort_handle().fail(CauseKind::Abort, text);

@@ -35,6 +35,8 @@ pub fn main<E: Into<Boxed>>(body: impl FnOnce(&TaskContext) -> Result<(), E>) ->
         }
     };
     match result {
+        // It may have said so itself.
+        Ok(()) if task.has_failed() => ExitCode::FAILURE,
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let error: Boxed = error.into();

@@ -77,6 +77,15 @@ fn a_task_that_returns_an_error_is_told_by_its_words() {
 }
 
 #[test]
+fn a_failure_that_is_told_counts_though_the_task_returns_well() {
+    let place = Place::new("told");
+    let error = TaskGroup::new(2).run_program(&place.program(2, "fails and returns well")).unwrap_err();
+    let failure = &error.failures()[0];
+    assert_eq!((failure.partition, failure.kind), (1, FailureKind::Error), "{failure}");
+    assert!(failure.message.contains("the disk is full"), "{failure}");
+}
+
+#[test]
 fn a_task_that_hangs_is_lost() {
     assert_eq!(recovers("stopped").kind, FailureKind::Lost);
 }

@@ -184,6 +184,12 @@ fn play(part: &str, task: &TaskContext) -> ringfold::Result<()> {
             ));
             Ok(())
         }
+        "fails and returns well" => {
+            if own == 1 {
+                task.fail("the disk is full");
+            }
+            Ok(())
+        }
         "does not come" => unreachable!("it has not formed"),
         "sleep" => {
             note(format!("{own} sleeps"));

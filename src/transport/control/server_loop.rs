@@ -106,6 +106,12 @@ impl Engine {
             let now = Instant::now();
             (0..self.config.world).for_each(|rank| self.read(rank, now));
         }
+        // Nobody is left to be told of what the last ranks have said, but for the host.
+        if let Some(due) = self.judge.due()
+            && let Some(verdict) = self.judge.decide(due)
+        {
+            let _ = self.shared.verdict.set(verdict.clone());
+        }
         tracing::debug!("the store ends");
     }
 
