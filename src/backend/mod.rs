@@ -18,6 +18,7 @@ use crate::error::{Cause, Error, Result};
 use crate::observe::{Time, Waker};
 use crate::plan::{Reach, Schedule};
 use crate::reduce::CustomOp;
+use crate::tensor::{Device, Stream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +54,9 @@ struct Extras {
     pieces: Option<Arc<Pieces>>,
     custom: Option<CustomOp>,
     span: Option<tracing::Span>,
+    device: Device,
+    stream: Option<Stream>,
+    staged: bool,
 }
 
 /// The span of an operation that nobody listens to.
@@ -105,6 +109,25 @@ impl Operation {
         self.extras().custom = Some(custom);
     }
 
+    /// The same with its memory, both input and output, on a device.
+    pub fn on_device(mut self, device: Device) -> Self {
+        self.extras().device = device;
+        self
+    }
+
+    /// The same after what is queued on a stream of the caller's: its input is there once the stream has come so far, and what
+    /// the caller queues afterwards finds the output.
+    pub fn on_stream(mut self, stream: Stream) -> Self {
+        self.extras().stream = Some(stream);
+        self
+    }
+
+    /// The same with leave to go through memory of the backend's own where it cannot reach the operation's memory itself.
+    pub fn staged(mut self) -> Self {
+        self.extras().staged = true;
+        self
+    }
+
     /// What is asked.
     pub fn request(&self) -> &Request {
         &self.request
@@ -138,6 +161,21 @@ impl Operation {
     /// The user's reduction, where it reduces by one.
     pub fn custom(&self) -> Option<&CustomOp> {
         self.extras.as_deref()?.custom.as_ref()
+    }
+
+    /// Where its memory is.
+    pub fn device(&self) -> Device {
+        self.extras.as_deref().map_or(Device::Host, |extras| extras.device)
+    }
+
+    /// The stream of the caller's that it follows, if any.
+    pub fn stream(&self) -> Option<Stream> {
+        self.extras.as_deref()?.stream
+    }
+
+    /// Whether it may go through memory of the backend's own.
+    pub fn may_be_staged(&self) -> bool {
+        self.extras.as_deref().is_some_and(|extras| extras.staged)
     }
 
     /// The word for its reduction: `none` where it has none, `custom` where that is the user's own.
