@@ -26,7 +26,7 @@ use super::{Config, Job, check_range, configuration, file};
 use crate::error::{Error, Result};
 use std::ffi::OsString;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// This rank.
@@ -65,6 +65,8 @@ pub const ALGORITHM: &str = "RINGFOLD_ALGORITHM";
 pub const BACKEND: &str = "RINGFOLD_BACKEND";
 /// How strictly ranks agree before an operation.
 pub const CHECK: &str = "RINGFOLD_CHECK";
+/// The directory for claims on devices.
+pub const DEVICE_CLAIMS: &str = "RINGFOLD_DEVICE_CLAIMS";
 /// The directory for traces.
 pub const TRACE: &str = "RINGFOLD_TRACE";
 /// Where devices are looked for.
@@ -208,12 +210,6 @@ pub fn unknown() -> Vec<String> {
 /// The value of `CUDA_VISIBLE_DEVICES`, where it is set. An empty one makes no device visible, so it is not the same as none.
 pub fn visible_devices() -> Option<String> {
     std::env::var_os(CUDA_VISIBLE_DEVICES).map(|value| value.to_string_lossy().into_owned())
-}
-
-/// The directory in which this user's programs keep what lives no longer than they: `XDG_RUNTIME_DIR`, where it is set to a path from the
-/// root.
-pub fn runtime_directory() -> Option<PathBuf> {
-    std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 /// Names of the test suite are nobody's slip.

@@ -349,6 +349,19 @@ pub const KEYS: &[Key] = &[
         show: |c| c.devices.clone(),
     },
     Key {
+        name: "device_claims",
+        environment: names::DEVICE_CLAIMS,
+        builder: "with_device_claims",
+        call: None,
+        default: "/tmp/ringfold-devices, for all users of the machine",
+        meaning: "The directory where task groups hold their devices against other groups: the same for all that are to respect each other.",
+        set: |c, _, text| {
+            c.device_claims = Some(text.into());
+            Ok(())
+        },
+        show: |c| c.device_claims.as_ref().map(|path| path.display().to_string()),
+    },
+    Key {
         name: "log",
         environment: names::LOG,
         builder: "with_log",

@@ -71,6 +71,8 @@ pub struct Config {
     pub trace: Option<PathBuf>,
     /// Where devices are looked for: see [`Discovery::parse`](crate::device::Discovery::parse), which reads it.
     pub devices: Option<String>,
+    /// Where claims on devices are kept, if not in [`default_directory`](crate::device::default_directory).
+    pub device_claims: Option<PathBuf>,
     /// What to log, as a filter: see `observe::log`. The library itself does not look at it.
     pub log: Option<String>,
     /// The table by which algorithms are chosen, or a part of it, as [`Table`](crate::plan::select::Table) is written.
@@ -130,6 +132,7 @@ impl Default for Config {
             check: None,
             trace: None,
             devices: None,
+            device_claims: None,
             log: None,
             table: None,
             launcher: Launcher::None,
@@ -357,6 +360,12 @@ impl Config {
     /// Sets where devices are looked for: `auto`, `none`, `nvml`, `amd`, `script:/path`, `file:/path`, or a list such as `0,1`.
     pub fn with_devices(mut self, devices: impl Into<String>) -> Self {
         self.devices = Some(devices.into());
+        self
+    }
+
+    /// Sets the directory where claims on devices are kept.
+    pub fn with_device_claims(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.device_claims = Some(directory.into());
         self
     }
 

@@ -30,6 +30,7 @@ const ROWS: &[Row] = &[
     }),
     ("trace", "/a", "/b", "/c", |c| c.with_trace("/c")),
     ("devices", "auto", "none", "0,1", |c| c.with_devices("0,1")),
+    ("device_claims", "/a", "/b", "/c", |c| c.with_device_claims("/c")),
     ("log", "info", "debug", "trace", |c| c.with_log("trace")),
 ];
 

@@ -36,6 +36,7 @@ mod assignment;
 mod claim;
 mod cpulist;
 mod description;
+mod directory;
 mod discovery;
 mod host;
 mod inventory;

@@ -39,7 +39,7 @@ pub(super) fn place(group: &TaskGroup, program: Option<&Launch>) -> Result<Place
     let own = program.and_then(|program| program.variable(environment::CUDA_VISIBLE_DEVICES));
     let own = own.map(|list| list.to_string_lossy().into_owned());
     let visible = own.or_else(environment::visible_devices);
-    let directory = default_directory(environment::runtime_directory().as_deref());
+    let directory = group.config.device_claims.clone().unwrap_or_else(default_directory);
     let requests = vec![group.request.clone(); group.tasks];
     let allotted =
         allot_here(&group.discovery, &directory, &requests, &group.policy, PATIENCE, visible.as_deref())?;

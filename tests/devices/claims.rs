@@ -147,7 +147,7 @@ fn a_forked_copy_of_a_claim_lets_go_of_nothing() {
             drop(claim);
             let closed = before - descriptors();
             // SAFETY: ends this process, and runs nothing of the test's that was copied with it.
-            unsafe { nix::libc::_exit(if closed == 1 { 0 } else { 1 }) }
+            unsafe { nix::libc::_exit(if closed == 2 { 0 } else { 1 }) }
         }
         nix::unistd::ForkResult::Parent { child } => {
             assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0), "it is closed there");
@@ -326,21 +326,112 @@ fn who_asks_for_no_device_does_not_need_the_directory() {
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 
+/// A copy of this test that every user may run, wherever this one lies.
+fn for_everybody(directory: &Directory) -> PathBuf {
+    let copy = directory.path().join("claims-of-another");
+    fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+    copy
+}
+
 #[test]
-fn the_directory_is_the_users() {
-    let runtime = Directory::new("runtime");
-    assert_eq!(default_directory(Some(runtime.path())), runtime.path().join("ringfold-devices"));
-    let user = nix::unistd::geteuid().to_string();
-    let otherwise = default_directory(None);
-    assert!(otherwise.to_str().unwrap().contains(&user));
-    // What is not there, no directory, or another user's is passed over.
-    assert_eq!(default_directory(Some(&runtime.path().join("missing"))), otherwise);
-    fs::write(runtime.path().join("file"), "").unwrap();
-    assert_eq!(default_directory(Some(&runtime.path().join("file"))), otherwise);
-    if nix::unistd::geteuid().is_root() {
-        nix::unistd::chown(runtime.path(), Some(nix::unistd::Uid::from_raw(12345)), None).unwrap();
-        assert_eq!(default_directory(Some(runtime.path())), otherwise);
-    } else {
-        assert_eq!(default_directory(Some(Path::new("/"))), otherwise);
+fn a_directory_right_below_everybodys_is_for_everybody_whatever_the_mask() {
+    let home = Directory::new("everybodys");
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+    let claims = home.path().join("claims");
+    let machine = machine(1);
+    // A process whose mask takes everything from others, in whose stead a child of this one stands: masks are of processes.
+    let masked = "umask 077; exec \"$0\" claims::other --exact --nocapture";
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(masked).arg(std::env::current_exe().unwrap());
+    command.env("RINGFOLD_TEST_CLAIM", format!("{},1,1,exclusive", claims.display()));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let other = listen(command.spawn().unwrap());
+    assert_eq!(other.said, "GPU-0");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode(&claims), mode(&claims.join("GPU-0.lock"))), (0o1777, 0o444));
+    let refusal = Claim::take(&claims, &of(&machine, 1.0), Sharing::Exclusive).unwrap_err();
+    assert_eq!(held(refusal), [("GPU-0".to_owned(), vec![other.child.id()])]);
+    // What one who was killed between making it and opening it to others has left is mended.
+    drop(other);
+    fs::set_permissions(&claims, fs::Permissions::from_mode(0o1700)).unwrap();
+    Claim::take(&claims, &of(&machine, 1.0), Sharing::Exclusive).unwrap();
+    assert_eq!(mode(&claims), 0o1777);
+    // What its owner has closed is his alone.
+    let own = home.path().join("own");
+    fs::DirBuilder::new().mode(0o700).create(&own).unwrap();
+    Claim::take(&own, &of(&machine, 1.0), Sharing::Exclusive).unwrap();
+    assert_eq!(mode(&own), 0o700);
+}
+
+#[test]
+fn what_cleans_up_sees_that_the_directory_is_in_use() {
+    let directory = Directory::new("cleaning");
+    let open = || fs::File::open(directory.path()).unwrap();
+    let clean = || nix::fcntl::Flock::lock(open(), nix::fcntl::FlockArg::LockExclusiveNonblock);
+    let claim = Claim::take(directory.path(), &of(&machine(1), 1.0), Sharing::Exclusive).unwrap();
+    assert!(clean().is_err());
+    drop(claim);
+    let cleaning = clean().unwrap();
+    // Who comes meanwhile waits, and says for whom.
+    let request = [TaskRequest::new().amount("gpu", 1.0)];
+    let take = |patience| {
+        allot(&Discovery::Given(machine(1)), directory.path(), &request, &Policy::default(), patience)
+    };
+    let error = ringfold::Error::from(take(Duration::from_millis(50)).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::Deadline);
+    assert!(error.message().contains(&format!("held by process {}", std::process::id())), "{error}");
+    drop(cleaning);
+    take(LONG).unwrap();
+}
+
+/// Two users of a machine, where this one may be another as well.
+#[test]
+fn users_keep_out_of_each_others_devices() {
+    use std::os::unix::process::CommandExt;
+    if !nix::unistd::geteuid().is_root() {
+        // Whoever cannot be two users sees the files of one at least as another would: readable, and no more.
+        let home = Directory::new("one-user");
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        let claims = home.path().join("claims");
+        let _held = Claim::take(&claims, &of(&machine(1), 1.0), Sharing::Exclusive).unwrap();
+        let lock = fs::metadata(claims.join("GPU-0.lock")).unwrap();
+        assert_eq!(lock.permissions().mode() & 0o777, 0o444);
+        return;
     }
+    let home = Directory::new("users");
+    let program = for_everybody(&home);
+    let claims = std::env::temp_dir().join(format!("ringfold-devices-of-users-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&claims);
+    let start = |user: u32, sharing: &str| {
+        let mut command = Command::new(&program);
+        command.args(["claims::other", "--exact", "--nocapture"]).current_dir("/");
+        command.env("RINGFOLD_TEST_CLAIM", format!("{},1,1,{sharing}", claims.display()));
+        command.uid(user).gid(user).stdin(Stdio::piped()).stdout(Stdio::piped());
+        listen(command.spawn().unwrap())
+    };
+    let taken = "none free (1 is held by another group)";
+    // Whoever comes first makes the directory and the files, and the others use them: nobody, root, and a third.
+    for (first, second) in [(65534, 0), (0, 65534), (65534, 12345)] {
+        let one = start(first, "exclusive");
+        assert_eq!(one.said, "GPU-0", "user {first}");
+        let other = start(second, "exclusive");
+        assert!(other.said.contains(taken), "user {second} after {first}: {}", other.said);
+        drop((one, other));
+        let sharing = (start(second, "shared"), start(first, "shared"));
+        assert_eq!((&*sharing.0.said, &*sharing.1.said), ("GPU-0", "GPU-0"));
+        assert!(start(first, "exclusive").said.contains(taken));
+    }
+    fs::remove_dir_all(&claims).unwrap();
+    // What one user keeps for himself is told to another.
+    fs::DirBuilder::new().mode(0o700).create(&claims).unwrap();
+    let refused = start(65534, "exclusive").said.clone();
+    assert!(refused.contains("ermission denied"), "{refused}");
+    fs::remove_dir_all(&claims).unwrap();
+}
+
+#[test]
+fn the_directory_is_one_for_all() {
+    assert_eq!(default_directory(), Path::new("/tmp/ringfold-devices"));
 }

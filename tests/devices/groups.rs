@@ -11,7 +11,7 @@ const RINGFOLD: &str = env!("CARGO_BIN_EXE_ringfold");
 fn run(runtime: &Directory, visible: Option<&str>, arguments: &[&str], script: &str) -> Output {
     let mut command = Command::new(RINGFOLD);
     command.arg("run").args(arguments).args(["--", "sh", "-c", script]).stdin(Stdio::null());
-    command.env("XDG_RUNTIME_DIR", runtime.path()).env("RINGFOLD", RINGFOLD);
+    command.env("RINGFOLD_DEVICE_CLAIMS", runtime.path().join("claims")).env("RINGFOLD", RINGFOLD);
     command.env_remove("CUDA_VISIBLE_DEVICES");
     command.envs(visible.map(|visible| ("CUDA_VISIBLE_DEVICES", visible)));
     command.output().unwrap()
@@ -92,7 +92,7 @@ fn the_list_that_a_launch_says_is_the_one_that_exists() {
 #[test]
 fn groups_that_ask_for_cpus_alone_need_no_directory() {
     let runtime = Directory::new("cpus");
-    let claims = runtime.path().join("ringfold-devices");
+    let claims = runtime.path().join("claims");
     fs::create_dir(&claims).unwrap();
     fs::set_permissions(&claims, fs::Permissions::from_mode(0o755)).unwrap();
     let cpus = run(&runtime, None, &["-n", "1", "--cpus-per-task", "1"], "echo started");

@@ -102,11 +102,14 @@ struct GroupArgs {
 
 impl GroupArgs {
     fn group(&self, tasks: usize) -> Result<TaskGroup> {
+        // Whatever else may be wrong with this environment, the ranks get another one, and complain themselves.
+        let environment = Config::from_env().unwrap_or_default();
         let discovery = match &self.devices {
             Some(text) => Discovery::parse(text)?,
-            // Whatever else may be wrong with this environment, the ranks get another one, and complain themselves.
-            None => Config::from_env().map_or(Ok(Discovery::default()), |config| Discovery::of(&config))?,
+            None => Discovery::of(&environment)?,
         };
+        let mut config = Config::default();
+        config.device_claims = environment.device_claims;
         let mut policy = Policy::new(self.placement).pinned(self.pin);
         if self.share_devices {
             policy = policy.shared();
@@ -114,6 +117,7 @@ impl GroupArgs {
         let mut group = TaskGroup::new(tasks)
             .max_attempts(self.max_attempts)
             .backoff(self.backoff, LONGEST_BACKOFF.max(self.backoff))
+            .config(config)
             .policy(policy)
             .discovery(discovery)
             .cpus_per_task(self.cpus_per_task.unwrap_or(0.0))
@@ -125,8 +129,16 @@ impl GroupArgs {
         for (name, value) in &self.properties {
             group = group.property(name, value);
         }
-        if self.devices.is_some() && self.gpus_per_task.is_none() && self.resources.is_empty() {
-            say("--devices alone gives no rank any: say how many, as in --gpus-per-task 1");
+        let of_no_device = self.gpus_per_task.is_none() && self.resources.is_empty();
+        for (given, option) in
+            [(self.devices.is_some(), "--devices"), (self.share_devices, "--share-devices")]
+        {
+            if given && of_no_device {
+                say(format!("{option} alone gives no rank any: say how many, as in --gpus-per-task 1"));
+            }
+        }
+        if self.pin && of_no_device && self.cpus_per_task.is_none() {
+            say("--pin alone pins no rank: say how many CPUs or devices each has, as in --cpus-per-task 1");
         }
         Ok(group)
     }
