@@ -4,8 +4,9 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use support::Language::{C99, Cpp17};
-use support::{compile, here, room, root, run};
+use support::{compile, here, launcher, library, room, root, run, succeed};
 
 fn example(name: &str) -> PathBuf {
     root().join("examples/c").join(name)
@@ -45,7 +46,7 @@ fn examples_run_with_one_two_and_four_ranks() {
                 let (processes, wrap) = if name == "callback" { (1, true) } else { (ranks, false) };
                 let said = if wrap {
                     let number = ranks.to_string();
-                    vec![support::succeed(std::process::Command::new(&program).arg(number))]
+                    vec![succeed(Command::new(&program).arg(number))]
                 } else {
                     run(&program, processes, &room, &[], &[])
                 };
@@ -151,7 +152,7 @@ fn the_header_goes_with_another_that_has_arrows_structures() {
         for language in [C99, Cpp17] {
             let include = format!("-I{}", room.display());
             let program = compile(&source, language, &[&include], &room);
-            support::succeed(&mut std::process::Command::new(program));
+            succeed(&mut Command::new(program));
         }
     }
 }
@@ -178,14 +179,14 @@ fn a_forked_process_gets_errors_and_its_parent_is_sound() {
 fn groups_form_as_programs_say() {
     let room = room("configured");
     let program = compile(&program("configured.c"), C99, &[], &room);
-    let mut command = std::process::Command::new(&program);
+    let mut command = Command::new(&program);
     // None of this is asked.
     command
         .arg(&room)
         .env("RINGFOLD_RANK", "9")
         .env("RINGFOLD_WORLD_SIZE", "3")
         .env("RINGFOLD_STORE", "nowhere:1");
-    assert_eq!(support::succeed(&mut command), "as the program says\n");
+    assert_eq!(succeed(&mut command), "as the program says\n");
 }
 
 #[test]
@@ -199,10 +200,10 @@ fn each_communicator_has_a_log_of_its_own() {
 fn the_library_can_be_loaded_twice_closed_and_opened_again() {
     let room = room("loaded");
     let program = compile(&program("loaded.c"), C99, &[], &room);
-    let library = support::library().join("libringfold.so");
+    let library = library().join("libringfold.so");
     let other = room.join("libother.so");
     fs::copy(&library, &other).unwrap();
-    let said = support::succeed(std::process::Command::new(&program).arg(&library).arg(&other));
+    let said = succeed(Command::new(&program).arg(&library).arg(&other));
     assert_eq!(said, "loaded twice, closed and opened again\n");
 }
 
@@ -210,7 +211,7 @@ fn the_library_can_be_loaded_twice_closed_and_opened_again() {
 fn a_binding_of_sixty_lines_works() {
     let room = room("ctypes");
     let script = here().join("examples/ringfold_ctypes.py");
-    let library = support::library().join("libringfold.so");
+    let library = library().join("libringfold.so");
     for ranks in [1, 2, 4] {
         let said = run(&script, ranks, &room, &["python3"], &[("LIBRINGFOLD", library.to_str().unwrap())]);
         for (rank, said) in said.iter().enumerate() {
@@ -219,6 +220,37 @@ fn a_binding_of_sixty_lines_works() {
                 "rank {rank} of {ranks}: {mean:?}; invalid argument: no reduction has the number 99\n"
             );
             assert_eq!(*said, told);
+        }
+    }
+}
+
+/// The Python of the `torchrun` that there is, which has PyTorch, as its first line names it.
+fn python_of_torchrun() -> Command {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let torchrun =
+        std::env::split_paths(&path).map(|place| place.join("torchrun")).find(|file| file.exists());
+    let torchrun = torchrun.expect("torchrun, which `bash tests/all.sh` installs");
+    let script = fs::read_to_string(&torchrun).unwrap();
+    let mut words = script.lines().next().unwrap().trim_start_matches("#!").split_ascii_whitespace();
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words);
+    command
+}
+
+#[test]
+fn bfloat16_of_pytorch_goes_through_dlpack() {
+    let python = python_of_torchrun();
+    for (ranks, backend) in [(1, "tcp"), (2, "shm"), (3, "tcp")] {
+        let mut command = Command::new(launcher());
+        command
+            .args(["run", "-n", &ranks.to_string(), "--"])
+            .arg(python.get_program())
+            .args(python.get_args());
+        command.arg(program("torch_tensors.py"));
+        command.env("RINGFOLD_BACKEND", backend).env("LIBRINGFOLD", library().join("libringfold.so"));
+        let said = succeed(&mut command);
+        for rank in 0..ranks {
+            assert!(said.contains(&format!("rank {rank} of {ranks}: as PyTorch")), "{backend}: {said}");
         }
     }
 }
@@ -256,10 +288,10 @@ fn the_address_sanitizer_would_find_something() {
     fs::write(&source, "#include <stdlib.h>\nint main(int n, char **v) { (void)v; char *p = malloc(1); p[n] = 1; return p[n] - 1; }\n")
         .unwrap();
     let program = compile(&source, C99, ADDRESSES, &room);
-    let output = std::process::Command::new(&program).output().unwrap();
+    let output = Command::new(&program).output().unwrap();
     assert!(!output.status.success(), "an overrun was not found");
     let program = compile(&source, C99, &[], &room);
-    let output = std::process::Command::new(VALGRIND[0]).args(&VALGRIND[1..]).arg(&program).output().unwrap();
+    let output = Command::new(VALGRIND[0]).args(&VALGRIND[1..]).arg(&program).output().unwrap();
     assert_eq!(output.status.code(), Some(9), "an overrun was not found");
 }
 
