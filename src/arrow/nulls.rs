@@ -1,6 +1,6 @@
 //! Nulls that count as absent: what stands in their place while others are reduced, and who has a value at all.
 
-use crate::reduce::ReduceOp;
+use crate::reduce::{ReduceOp, select};
 use crate::tensor::DType;
 use arrow_buffer::NullBuffer;
 
@@ -48,22 +48,23 @@ fn neutral(op: ReduceOp, dtype: DType) -> [u8; 8] {
 
 /// Copies values, and puts the neutral one of a reduction where there is none.
 pub(super) fn pack(values: &[u8], nulls: Option<&NullBuffer>, op: ReduceOp, dtype: DType, out: &mut [u8]) {
-    out.copy_from_slice(values);
-    let Some(nulls) = nulls else { return };
-    let neutral = neutral(op, dtype);
-    match dtype.size() {
-        1 => patch::<1>(nulls, *neutral.first_chunk().expect("8 bytes"), out),
-        2 => patch::<2>(nulls, *neutral.first_chunk().expect("8 bytes"), out),
-        4 => patch::<4>(nulls, *neutral.first_chunk().expect("8 bytes"), out),
-        _ => patch::<8>(nulls, neutral, out),
+    let Some(nulls) = nulls else { return out.copy_from_slice(values) };
+    let (neutral, size) = (neutral(op, dtype), dtype.size());
+    let there: Vec<u64> = nulls.inner().bit_chunks().iter_padded().collect();
+    let done = select(values, &there, neutral, size, out);
+    let (out, there) = (&mut out[done * size..], &there[done / 64..]);
+    out.copy_from_slice(&values[done * size..]);
+    match size {
+        1 => patch::<1>(there, *neutral.first_chunk().expect("8 bytes"), out),
+        2 => patch::<2>(there, *neutral.first_chunk().expect("8 bytes"), out),
+        4 => patch::<4>(there, *neutral.first_chunk().expect("8 bytes"), out),
+        _ => patch::<8>(there, neutral, out),
     }
 }
 
 /// Writes a value wherever there is none. Quick where few are missing, as in most data.
-fn patch<const N: usize>(nulls: &NullBuffer, value: [u8; N], out: &mut [u8]) {
-    let chunks = nulls.inner().bit_chunks();
-    let words = chunks.iter().chain([chunks.remainder_bits()]);
-    for (out, bits) in out.as_chunks_mut::<N>().0.chunks_mut(64).zip(words) {
+fn patch<const N: usize>(there: &[u64], value: [u8; N], out: &mut [u8]) {
+    for (out, bits) in out.as_chunks_mut::<N>().0.chunks_mut(64).zip(there) {
         let mut missing = !bits;
         while let Some(out) = out.get_mut(missing.trailing_zeros() as usize) {
             *out = value;
@@ -102,7 +103,7 @@ pub(super) fn presence<const N: usize>(nulls: Option<&NullBuffer>, out: &mut [u8
     let one = if cfg!(target_endian = "little") { one.first_chunk::<N>() } else { one.last_chunk() };
     out.as_chunks_mut().0.fill(*one.expect("no count is wider than 8 bytes"));
     if let Some(nulls) = nulls {
-        patch(nulls, [0; N], out);
+        patch(&nulls.inner().bit_chunks().iter_padded().collect::<Vec<_>>(), [0; N], out);
     }
 }
 

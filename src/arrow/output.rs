@@ -2,7 +2,7 @@
 
 use crate::communicator::Communicator;
 use crate::error::Result;
-use crate::memory::Recycled;
+use crate::memory::{LARGE_PAGE, Recycled};
 use crate::tensor::{DType, TensorMut};
 use arrow_buffer::{Buffer, MutableBuffer};
 use std::ops::{Deref, DerefMut};
@@ -26,6 +26,12 @@ impl Output {
             ..WORTHWHILE => Output::Small(MutableBuffer::from_len_zeroed(len)),
             _ => Output::Large(comm.recycler().take(len)?),
         })
+    }
+
+    /// So many bytes, by which longer ones pass a portion at a time: all of one large page, where there are many, since the system reads
+    /// those of another rank with less effort. It is at least so long.
+    pub(super) fn passage(comm: &Communicator, len: usize) -> Result<Self> {
+        Output::new(comm, if len < WORTHWHILE { len } else { len.max(LARGE_PAGE) })
     }
 
     /// As a tensor of so many elements.

@@ -417,7 +417,7 @@ impl<'w> Copies<'w> {
         };
         // Who gets all of it reduces in the memory of the result, else there are copies.
         let values = if goal == Goal::All { 0 } else { most(&|part| leaves[part.leaf].dtype.size()) };
-        let (values, counts) = (Output::new(comm, values)?, Output::new(comm, most(&|_| width))?);
+        let (values, counts) = (Output::passage(comm, values)?, Output::passage(comm, most(&|_| width))?);
         Ok(Copies { with, goal, op, width, values, counts })
     }
 

@@ -26,10 +26,11 @@ impl Seen {
                 self.last = None;
                 continue;
             }
-            let numbers = numbers(block);
-            let goes_on = self.last.is_some_and(|last| numbers.first().is_some_and(|first| last <= *first));
-            self.blocks.push(if goes_on && ascend(&numbers) { ASCENDS } else { 0 });
-            self.last = numbers.last().copied();
+            let numbers = block.as_chunks().0;
+            let (first, last) = (numbers.first().map(number), numbers.last().map(number));
+            let goes_on = self.last.is_some_and(|last| first.is_some_and(|first| last <= first));
+            self.blocks.push(if goes_on && ascend(block) { ASCENDS } else { 0 });
+            self.last = last;
         }
     }
 
@@ -44,10 +45,10 @@ impl Seen {
         // Blocks were looked at as numbers from the message's beginning on.
         let known =
             if range.start.is_multiple_of(size_of::<i32>()) { self.within(&range, ASCENDS) } else { None };
-        let Some(blocks) = known else { return ascend(&numbers(&message[range])) };
+        let Some(blocks) = known else { return ascend(&message[range]) };
         // Of what lies ahead the last number was compared with the first of the blocks; behind them their last comes first.
         let behind = blocks.end - size_of::<i32>()..range.end;
-        ascend(&numbers(&message[range.start..blocks.start])) && ascend(&numbers(&message[behind]))
+        ascend(&message[range.start..blocks.start]) && ascend(&message[behind])
     }
 
     /// The whole blocks within a range, where there are some, and all of them are known to be so.
@@ -58,17 +59,19 @@ impl Seen {
     }
 }
 
-/// Bytes as numbers of 32 bits; what is left of them at the end is left out.
-fn numbers(bytes: &[u8]) -> Vec<i32> {
-    bytes.as_chunks().0.iter().map(|number| i32::from_le_bytes(*number)).collect()
+fn number(bytes: &[u8; 4]) -> i32 {
+    i32::from_le_bytes(*bytes)
 }
 
-/// Pairs, and no early end, so that the processor looks at many at once.
-fn ascend(numbers: &[i32]) -> bool {
-    numbers
-        .iter()
-        .zip(numbers.get(1..).unwrap_or_default())
-        .fold(true, |ascend, (one, next)| ascend & (one <= next))
+/// Whether bytes, taken as numbers of 32 bits, are in ascending order; what is left of them at the end is not looked at. Read where they
+/// lie, and without an early end, so that the processor looks at many at once.
+fn ascend(bytes: &[u8]) -> bool {
+    let numbers = bytes.as_chunks().0;
+    let mut descents = 0;
+    for (one, next) in numbers.iter().zip(numbers.get(1..).unwrap_or_default()) {
+        descents |= u32::from(number(next) < number(one));
+    }
+    descents == 0
 }
 
 #[cfg(test)]
@@ -127,7 +130,7 @@ mod tests {
                 );
                 // Numbers that lie across those that were looked at.
                 let across = from * 4 + 1..(to * 4).saturating_sub(3).max(from * 4 + 1);
-                let expected = super::numbers(&message[across.clone()]).is_sorted();
+                let expected = message[across.clone()].as_chunks().0.iter().map(number).is_sorted();
                 assert_eq!(seen.ascends(&message, across), expected, "{broken:?} from {from} to {to}");
             }
         }

@@ -79,7 +79,10 @@ impl With<'_> {
 
     /// Memory for what comes. Where it is much, the ranks tell each other whether they have it.
     fn memory(&self, asked: &Asked, bytes: usize, most: u64) -> Result<Output> {
-        let memory = Output::new(self.communicator(), bytes);
+        self.settled(asked, Output::new(self.communicator(), bytes), most)
+    }
+
+    fn settled(&self, asked: &Asked, memory: Result<Output>, most: u64) -> Result<Output> {
         if most < SURE { memory } else { settle(self, asked, memory) }
     }
 
@@ -100,7 +103,7 @@ impl With<'_> {
             // What a rank sends need not be where it receives.
             let others = total as usize - message.len();
             let portion = lengths.iter().map(|&len| len.min(PORTION)).sum();
-            let mut memory = self.memory(&asked, portion, total)?;
+            let mut memory = self.settled(&asked, Output::passage(comm, portion), total)?;
             let mut all = self.memory(&asked, others, total)?;
             let seen = self.gather_in_portions(message, &lengths, &mut memory, &mut all)?;
             lengths[comm.rank()] = 0;

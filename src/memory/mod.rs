@@ -33,5 +33,8 @@ pub use segment::Segment;
 /// The size of a page, which is what memory is taken and given back by.
 pub const PAGE: usize = 4096;
 
+/// The size of a large page, on x86 and on Arm with pages of [`PAGE`] bytes.
+pub const LARGE_PAGE: usize = 2 << 20;
+
 /// Cache lines that are written by different ranks lie this many bytes apart: two lines, because they are fetched in pairs.
 pub const APART: usize = 128;

@@ -1,6 +1,6 @@
 //! Whole pages of this process: made beside others, and put in their place in one step.
 
-use super::{PAGE, Segment};
+use super::{LARGE_PAGE, PAGE, Segment};
 use crate::error::{Error, Result};
 use nix::errno::Errno;
 use nix::sys::mman::{
@@ -8,6 +8,7 @@ use nix::sys::mman::{
 };
 use std::ffi::c_void;
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -48,6 +49,42 @@ impl Pages {
         // SAFETY: a new mapping at an address of the system's choice touches no memory that is in use.
         let at = unsafe { mmap_anonymous(None, whole, READ_AND_WRITE, MapFlags::MAP_PRIVATE) };
         Ok(Pages { at: at.map_err(refused)?, len: whole })
+    }
+
+    /// The same in large pages, where the system has some to give: aligned to [`LARGE_PAGE`], and rounded up to whole ones.
+    ///
+    /// # Errors
+    /// As [`zeroed`](Pages::zeroed).
+    ///
+    /// ```
+    /// use ringfold::memory::{LARGE_PAGE, Pages};
+    /// let pages = Pages::large(5000)?;
+    /// assert_eq!((pages.len(), pages.address().addr() % LARGE_PAGE), (LARGE_PAGE, 0));
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    pub fn large(len: usize) -> Result<Pages> {
+        let refused = || Error::io(format!("taking {len} bytes of memory"), Errno::ENOMEM);
+        let whole = len.max(1).checked_next_multiple_of(LARGE_PAGE).ok_or_else(refused)?;
+        let Pages { at, len: mapped } =
+            &*ManuallyDrop::new(Pages::zeroed(whole.checked_add(LARGE_PAGE).ok_or_else(refused)?)?);
+        let (start, end) = (at.addr().get(), at.addr().get() + mapped.get());
+        let first = start.next_multiple_of(LARGE_PAGE);
+        let part = |from: usize, to: usize| {
+            let len = NonZeroUsize::new(to - from)?;
+            Some(Pages { at: at.with_addr(NonZeroUsize::new(from)?), len })
+        };
+        // What is too much in front and behind goes at once.
+        drop((part(start, first), part(first + whole, end)));
+        let pages = part(first, first + whole).ok_or_else(refused)?;
+        // SAFETY: advice on memory of its own. Where it is not taken, these are ordinary pages.
+        let _ = unsafe { madvise(pages.at, pages.len.get(), MmapAdvise::MADV_HUGEPAGE) };
+        Ok(pages)
+    }
+
+    /// Private memory of this many bytes: in large pages where it fills them, but for a quarter of its length at most.
+    pub(crate) fn of_fitting_size(len: usize) -> Result<Pages> {
+        let over = len.checked_next_multiple_of(LARGE_PAGE).map_or(usize::MAX, |whole| whole - len);
+        if over <= len / 4 { Pages::large(len) } else { Pages::zeroed(len) }
     }
 
     /// The address of the first byte.

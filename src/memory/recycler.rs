@@ -7,7 +7,8 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Hands out blocks of private memory, and keeps what comes back for the next. Fresh memory is given by the system a page at a
-/// time, when it is touched, which takes about as long as an all_reduce through shared memory does.
+/// time, when it is touched, which takes about as long as an all_reduce through shared memory does. Blocks that fill large pages, but
+/// for a quarter at most, are made of those where the system has some: they are there sooner, and other ranks reach them with less effort.
 ///
 /// Clones hand out of one stock. Blocks can be given back on any thread, and outlive it.
 #[derive(Clone)]
@@ -62,7 +63,7 @@ impl Recycler {
         drop(stock);
         let pages = match found {
             Some(pages) => pages,
-            None => Pages::zeroed(len)?,
+            None => Pages::of_fitting_size(len)?,
         };
         Ok(Recycled { pages: Some(pages), len, home: Arc::downgrade(&self.0) })
     }
@@ -127,7 +128,7 @@ impl Drop for Recycled {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::PAGE;
+    use crate::memory::{LARGE_PAGE, PAGE};
 
     #[test]
     fn what_comes_back_is_used_again_and_no_more_is_kept_than_the_limit() {
@@ -141,6 +142,23 @@ mod tests {
         assert_eq!(recycler.take(2 * PAGE).unwrap().as_ptr(), at_b);
         drop(recycler.take(10 * PAGE).unwrap());
         assert_eq!(recycler.kept(), 2 * PAGE, "what is longer than the limit is not kept");
+    }
+
+    #[test]
+    fn what_fills_large_pages_is_made_of_them() {
+        let recycler = Recycler::new(usize::MAX);
+        for (len, whole) in [
+            (LARGE_PAGE, LARGE_PAGE),
+            (LARGE_PAGE + PAGE, LARGE_PAGE + PAGE),
+            (2 * LARGE_PAGE - PAGE, 2 * LARGE_PAGE),
+            (9 * LARGE_PAGE + 1, 10 * LARGE_PAGE),
+        ] {
+            let mut block = recycler.take(len).unwrap();
+            assert_eq!(block.pages.as_ref().unwrap().len(), whole);
+            assert!(whole % LARGE_PAGE != 0 || block.as_ptr().addr().is_multiple_of(LARGE_PAGE));
+            assert!(block.iter().all(|&byte| byte == 0));
+            block.fill(1);
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@ mod op;
 pub mod oracle;
 
 pub use custom::{CustomOp, Reduction, Signature, WIDEST};
+#[cfg(feature = "arrow")]
+pub(crate) use kernels::select;
 pub use kernels::{InstructionSet, Kernels, kernels};
 pub use nulls::NullPolicy;
 pub use op::ReduceOp;

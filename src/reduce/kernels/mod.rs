@@ -9,12 +9,16 @@ mod dispatch;
 mod halves;
 mod loops;
 mod rules;
+#[cfg(feature = "arrow")]
+mod select;
 mod sets;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub use dispatch::{InstructionSet, kernels};
+#[cfg(feature = "arrow")]
+pub(crate) use select::select;
 
 type Combine = unsafe fn(into: *mut u8, a: *const u8, b: *const u8, count: usize);
 type Fold = unsafe fn(into: *mut u8, sources: &[*const u8], count: usize);
