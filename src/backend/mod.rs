@@ -3,6 +3,7 @@
 //! A [`Backend`] takes operations one after another and drives them. [`Planned`] runs verified plans over any
 //! [`Transport`](crate::transport::Transport); libraries that own their schedules fit behind the same three calls.
 
+pub mod choose;
 mod combiner;
 mod direct;
 mod meter;

@@ -51,6 +51,7 @@ pub use scope::Scope;
 pub use shared::{Registered, SharedTensor};
 pub use tensors::Tensors;
 
+use crate::backend::choose::PassedOver;
 use crate::collective::Request;
 use crate::error::{Cause, Error, Result};
 use crate::plan::Schedule;
@@ -102,6 +103,8 @@ pub struct Communicator {
     sequencer: RefCell<Sequencer>,
     completions: RefCell<Completions>,
     abort: AbortHandle,
+    /// The backends that the world does not use.
+    passed_over: Arc<[PassedOver]>,
     /// Gives memory for results, where a call makes its own.
     #[cfg(feature = "arrow")]
     recycler: crate::memory::Recycler,
@@ -164,6 +167,20 @@ impl Communicator {
     /// The word for the backend, as on the command line: `shm`, `tcp`, `channel`.
     pub fn backend(&self) -> &'static str {
         self.line.backend
+    }
+
+    /// The other backends that there are between processes, in the order of preference, and why the group does not use them: the
+    /// same on every rank. Empty among threads, who had no choice.
+    ///
+    /// ```
+    /// let comm = ringfold::Communicator::from_env()?;
+    /// for other in comm.passed_over() {
+    ///     println!("not {other}"); // not shm: rank 3 is on b and rank 0 on a
+    /// }
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    pub fn passed_over(&self) -> &[PassedOver] {
+        &self.passed_over
     }
 
     /// A handle by which any thread can stop the group. See [`AbortHandle`].

@@ -151,6 +151,7 @@ impl Communicator {
             #[cfg(feature = "arrow")]
             recycler: self.recycler.clone(),
             abort: self.abort.clone(),
+            passed_over: Arc::clone(&self.passed_over),
         })
     }
 
