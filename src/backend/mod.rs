@@ -1,7 +1,8 @@
 //! Whole collectives, carried out.
 //!
 //! A [`Backend`] takes operations one after another and drives them. [`Planned`] runs verified plans over any
-//! [`Transport`](crate::transport::Transport); libraries that own their schedules fit behind the same three calls.
+//! [`Transport`](crate::transport::Transport); libraries that own their schedules fit behind the same three calls. [`choose`] says which one a group takes.
+#![doc = include_str!("guarantees.md")]
 
 pub mod choose;
 mod combiner;
