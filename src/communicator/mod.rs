@@ -4,7 +4,8 @@
 //! [`prepared`] ones, a [`scope`] of borrowed ones, a [`batch`], a [`bucket`]. Their memory may be [`shared`].
 //!
 //! Below them, in the order in which a call goes through: [`call`] makes a request of a verb and its [`tensors`],
-//! [`execute`] checks it (unless it repeats a [`recent`] one) and has strided tensors [`packed`] where that is asked for, [`sequencer`] gives it its place and schedule, and [`line`] drives the backend: on the caller's
+//! [`execute`] checks it (unless it repeats a [`recent`] one) and has strided tensors [`packed`] and tensors of devices
+//! [`staged`] where that is asked for (a [`site`] is where they are), [`sequencer`] gives it its place and schedule, and [`line`] drives the backend: on the caller's
 //! thread, or handed to the one of [`progress`], which reports to a [`completion`]. [`options`] is what can be said of
 //! one call, [`abort`] stops a group from outside, [`told`] is what can be seen of it, [`start`] makes communicators, and [`split`] makes groups within a group
 //! of the same [kind](kin). [`above`](self) and [`above_arrow`](self) are what rooms above may know.
@@ -33,7 +34,9 @@ mod recent;
 mod scope;
 mod sequencer;
 mod shared;
+mod site;
 mod split;
+mod staged;
 mod start;
 mod started;
 mod tensors;
@@ -105,6 +108,8 @@ pub struct Communicator {
     abort: AbortHandle,
     /// The backends that the world does not use.
     passed_over: Arc<[PassedOver]>,
+    /// For calls whose tensors are on devices, and whose backend works on the host's memory.
+    staging: RefCell<staged::Means>,
     /// Gives memory for results, where a call makes its own.
     #[cfg(feature = "arrow")]
     recycler: crate::memory::Recycler,

@@ -152,6 +152,7 @@ impl Communicator {
             recycler: self.recycler.clone(),
             abort: self.abort.clone(),
             passed_over: Arc::clone(&self.passed_over),
+            staging: RefCell::new(self.staging.borrow().again()),
         })
     }
 

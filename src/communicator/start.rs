@@ -170,8 +170,27 @@ impl Place {
             recycler: crate::memory::Recycler::new(super::KEPT),
             abort: self.abort,
             passed_over: self.passed_over,
+            staging: RefCell::default(),
         }
     }
+}
+
+/// A group of one over this backend.
+#[cfg(test)]
+pub(super) fn alone(backend: Box<dyn Backend>) -> Communicator {
+    let poison = Arc::new(crate::observe::Poison::new());
+    let transport = channel(1).remove(0);
+    let place = Place {
+        rank: 0,
+        world: 1,
+        generation: 0,
+        hosts: Arc::default(),
+        kind: Arc::new(Threads { family: transport.family(), generation: 0 }),
+        abort: AbortHandle::new(0, 0, poison, Arc::new(|_| ())),
+        passed_over: Arc::default(),
+    };
+    let sequencer = Sequencer::new(Table::default(), Options::new(), Config::default().deadline);
+    place.assemble(backend, sequencer, Box::new(()))
 }
 
 /// What is said of a group beside who its ranks are.
