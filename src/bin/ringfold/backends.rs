@@ -111,7 +111,12 @@ pub(crate) fn table(rows: &[Row], tries_reading: bool) -> Table {
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     table.set_header(["backend", "here", "how, or why not", "choice"]);
     for row in rows {
-        let yes = if row.state == State::PassedOver { "no" } else { "yes" };
+        let yes = match row.state {
+            // Why a group does not take it says nothing of what is here.
+            State::PassedOver if row.here.is_empty() => "",
+            State::PassedOver => "no",
+            _ => "yes",
+        };
         let choice = match row.why.as_str() {
             "" => row.state.as_str().to_owned(),
             why => format!("{}: {why}", row.state.as_str()),

@@ -119,7 +119,10 @@ pub(crate) struct PerfArgs {
 impl PerfArgs {
     /// What can be refused before any process is started.
     pub(crate) fn check(&self) -> Result<()> {
-        choose::check(self.backend)?;
+        // Whoever joins a group tells the others, so that all have an error.
+        if self.ranks.is_some() {
+            choose::check(self.backend)?;
+        }
         self.check_words()
     }
 
