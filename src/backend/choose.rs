@@ -168,8 +168,8 @@ pub fn agree(asks: &[Ask]) -> Result<Agreed> {
     }
 }
 
-/// A backend that a group does not use, and why not. The same on every rank.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A backend that a group does not use, and why not. The same on every rank. Shown as `shm: rank 1 is elsewhere`.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PassedOver {
     /// The word that stands for it on the command line.
@@ -184,10 +184,16 @@ impl fmt::Display for PassedOver {
     }
 }
 
-/// Why a group that has agreed on so much, and has taken this backend, has not taken the others: in the order of preference.
+impl fmt::Debug for PassedOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// Why a group that has agreed on so much, and has taken the backend of this word, has not taken the others: in the order of preference.
 /// `no_memory` is why there is no shared memory, where that was found out.
-pub fn passed_over(agreed: Agreed, taken: BackendChoice, no_memory: Option<&str>) -> Vec<PassedOver> {
-    let others = CANDIDATES.iter().filter(|candidate| candidate.choice != taken);
+pub fn passed_over(agreed: Agreed, taken: &str, no_memory: Option<&str>) -> Vec<PassedOver> {
+    let others = CANDIDATES.iter().filter(|candidate| candidate.choice.as_str() != taken);
     let reason = |candidate: &Candidate| match (agreed.by, no_memory) {
         (Some(rank), _) => format!("rank {rank} asks for {}", agreed.choice),
         (None, Some(why)) if candidate.choice == BackendChoice::Shm => why.to_owned(),
@@ -259,13 +265,13 @@ mod tests {
     #[test]
     fn each_other_backend_has_its_reason() {
         let free = Agreed { choice: Auto, by: None };
-        let over = passed_over(free, Tcp, Some("rank 1 is elsewhere"));
+        let over = passed_over(free, "tcp", Some("rank 1 is elsewhere"));
         let said: Vec<_> = over.iter().map(|one| (one.backend, one.why.as_str())).collect();
         assert_eq!(said[0], ("shm", "rank 1 is elsewhere"));
         assert!(said.iter().all(|(backend, _)| *backend != "tcp") && said.len() == CANDIDATES.len() - 1);
         assert!(said[3].1.contains("libnccl.so.2"), "{said:?}");
-        assert_eq!(passed_over(free, Shm, None)[0].to_string(), "tcp: shm comes first, and can be had");
+        assert_eq!(passed_over(free, "shm", None)[0].to_string(), "tcp: shm comes first, and can be had");
         let asked = Agreed { choice: Tcp, by: Some(2) };
-        assert!(passed_over(asked, Tcp, None).iter().all(|one| one.why == "rank 2 asks for tcp"));
+        assert!(passed_over(asked, "tcp", None).iter().all(|one| one.why == "rank 2 asks for tcp"));
     }
 }

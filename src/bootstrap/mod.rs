@@ -218,6 +218,7 @@ impl<'a> Form<'a> {
         self.until.saturating_duration_since(Instant::now())
     }
 
+    #[inline(never)]
     fn serve(&self, listener: TcpListener, world_id: u64) -> Result<Server> {
         Server::start(
             listener,
@@ -232,6 +233,7 @@ impl<'a> Form<'a> {
         )
     }
 
+    #[inline(never)]
     fn connect(
         &self,
         address: impl std::net::ToSocketAddrs + std::fmt::Display,
@@ -263,6 +265,7 @@ impl<'a> Form<'a> {
     }
 
     /// What this rank tells of itself. Where it cannot listen that is told, too: so all of them have an error that says why.
+    #[inline(never)]
     fn record(&self, listener: &Result<TcpListener>, world_id: u64) -> Result<Record> {
         const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
         let address = listener.as_ref().map_or(Ok(NOWHERE), address_of)?;
@@ -275,6 +278,7 @@ impl<'a> Form<'a> {
     }
 
     /// Listens for data, and tells everybody where.
+    #[inline(never)]
     fn exchange_peers(&self, link: ControlLink, server: Option<Server>, world_id: u64) -> Result<Joined> {
         let ip = match self.config.interface.as_deref() {
             Some(name) => interface::find(name),
@@ -305,6 +309,7 @@ impl<'a> Form<'a> {
         Ok((peers, agreed))
     }
 
+    #[inline(never)]
     fn joined(
         &self,
         link: ControlLink,

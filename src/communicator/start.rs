@@ -10,7 +10,9 @@ use super::{Check, Communicator, Options};
 use crate::backend::choose::{PassedOver, passed_over};
 use crate::backend::{Backend, Planned, STAGING};
 use crate::bootstrap::{self, Joined, Peer, Shared};
-use crate::config::{BackendChoice, Config};
+#[cfg(feature = "mpi")]
+use crate::config::BackendChoice;
+use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::trace::Tracer;
 use crate::plan::select::Table;
@@ -275,11 +277,8 @@ pub(super) fn formed(joined: Joined, terms: Terms<'_>) -> Result<Communicator> {
         }
     };
     let hosts = peers.into_iter().map(|peer| peer.host).collect();
-    // The names of backends are the words by which they are chosen.
-    let taken = backend.name().parse::<BackendChoice>().map_err(|error| error.at_rank(rank))?;
-    let passed_over: Arc<[PassedOver]> = passed_over(agreed, taken, no_memory.as_deref()).into();
-    let over = tracing::field::debug(passed_over.iter().map(ToString::to_string).collect::<Vec<_>>());
-    tracing::info!(rank, backend = taken.as_str(), passed_over = over, "the backend has been chosen");
+    let passed_over: Arc<[PassedOver]> = passed_over(agreed, backend.name(), no_memory.as_deref()).into();
+    tracing::info!(rank, backend = backend.name(), ?passed_over, "the backend has been chosen");
     let place = Place { rank, world, generation, hosts, kind, abort, passed_over };
     Ok(place.assemble(backend, sequencer, Box::new((sentinel, link, server))))
 }

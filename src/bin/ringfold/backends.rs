@@ -55,7 +55,7 @@ pub(crate) fn here() -> Result<Vec<Row>> {
         asked => can_be(asked).then_some(asked),
     };
     let agreed = Agreed { choice: asked, by: None };
-    let over = passed_over(agreed, taken.unwrap_or(asked), None);
+    let over = passed_over(agreed, taken.unwrap_or(asked).as_str(), None);
     let mut rows = vec![Row {
         backend: "channel",
         state: State::Possible,
