@@ -441,7 +441,7 @@ typedef int32_t rf_nulls;
 
 /**
  * What can be said of one call; NULL in its place says nothing. Made ready by RF_OPTIONS_INIT or rf_options_init. All but the
- * deadline, `pack`, `request` and `prepared` must be alike on all ranks.
+ * deadline, `pack`, `stream`, `request` and `prepared` must be alike on all ranks.
  */
 typedef struct {
     /**
@@ -471,7 +471,8 @@ typedef struct {
      */
     const char *algorithm;
     /**
-     * The stream of a device. This version has none: NULL.
+     * The stream of the tensors' device that the call follows: a cudaStream_t or CUstream, there until the call is complete. NULL: the
+     * device's default stream. It says nothing of tensors on the host.
      */
     void *stream;
     /**
@@ -493,9 +494,10 @@ typedef struct {
      */
     rf_nulls nulls;
     /**
-     * 0.
+     * 1: tensors that lie where the backend cannot reach, which the functions that end in _dlpack can be given, are copied to where
+     * it can, by way of pinned memory, and an output is copied back. Not where the call is started or prepared. 0: they are refused.
      */
-    uint32_t reserved;
+    uint32_t staging;
 } rf_options;
 
 /**

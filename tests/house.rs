@@ -24,6 +24,7 @@ const WITHIN: &[(&str, &str)] = &[
     ("observe", "error"),
     ("reduce", "tensor"),
     ("device", "memory"),
+    ("memory", "tensor"),
     ("launch", "bootstrap"),
 ];
 

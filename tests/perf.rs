@@ -143,8 +143,12 @@ fn mpich_starts_it() {
 fn what_cannot_be_measured_is_refused_before_anything_starts() {
     for (words, telling) in [
         (&["all_reduce", "-n", "0"][..], "no ranks"),
-        (&["all_reduce", "-n", "2", "--backend", "nccl"], "no NCCL backend"),
-        (&["all_reduce", "-n", "2", "--backend", "mpi"], "MPI's own collectives"),
+        (&["all_reduce", "-n", "2", "--backend", "nccl"], "the backend nccl cannot be had"),
+        (
+            &["all_reduce", "-n", "2", "--backend", "mpi"],
+            if cfg!(feature = "mpi") { "MPI" } else { "--features mpi" },
+        ),
+        (&["all_reduce", "-n", "2", "--backend", "pigeon"], "[possible values: auto, shm, tcp"),
         (
             &["all_reduce", "-n", "2", "--backend", "mpi-p2p"],
             if cfg!(feature = "mpi") { "MPI does not know" } else { "--features mpi" },

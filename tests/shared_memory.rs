@@ -45,13 +45,13 @@ fn ranks_of_one_host_share_memory_unless_one_asks_for_tcp() {
 }
 
 #[test]
-fn who_insists_on_shared_memory_is_told_why_there_is_none() {
+fn who_insists_on_shared_memory_is_told_who_does_not_want_it() {
     let ranks = connect(&[BackendChoice::Shm, BackendChoice::Tcp]);
     // Both of them: a group of the others would fail at its first call.
     for (rank, comm) in ranks.iter().enumerate() {
         let error = comm.as_ref().unwrap_err();
-        assert_eq!((error.kind(), error.rank()), (ErrorKind::Unsupported, Some(rank)));
-        assert!(error.to_string().contains("rank 1 asks for TCP"), "{error}");
+        assert_eq!((error.kind(), error.rank()), (ErrorKind::Configuration, Some(rank)));
+        assert!(error.to_string().contains("rank 0 asks for the backend shm, and rank 1 for tcp"), "{error}");
     }
 }
 
@@ -83,7 +83,7 @@ fn without_shared_memory_tcp_serves_and_the_log_says_why() {
 
     let (fine, out, err) = limited("-f 1024", "shm");
     assert!(!fine, "{out}");
-    assert!(err.contains("shared memory cannot be had") && err.contains("ulimit -f"), "{err}");
+    assert!(err.contains("the backend shm cannot be had") && err.contains("ulimit -f"), "{err}");
 }
 
 #[test]

@@ -104,7 +104,7 @@ impl Leaf<'_> {
 }
 
 /// The element type that stands for an array's values, if they are numbers.
-fn number(data_type: &DataType) -> Option<DType> {
+pub(super) fn number(data_type: &DataType) -> Option<DType> {
     Some(match data_type {
         DataType::Int8 => DType::I8,
         DataType::Int16 => DType::I16,

@@ -7,7 +7,7 @@ use super::output::Output;
 use crate::communicator::{Call, Scope, Tensors, With};
 use crate::error::{Error, Result};
 use crate::reduce::{NullPolicy, ReduceOp, Reduction};
-use crate::tensor::{DType, TensorMut, TensorRef};
+use crate::tensor::{DType, Device, TensorMut, TensorRef};
 use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer};
 use arrow_data::ArrayData;
 use std::ops::Range;
@@ -199,7 +199,14 @@ impl<'w, 'a> Reducing<'w, 'a> {
     }
 
     fn check_given(&self, leaves: &[Leaf<'_>], given: &TensorMut<'_>) -> Result<()> {
-        given.check_dense_host()?;
+        given.check_dense()?;
+        if given.device() != Device::Host {
+            return Err(Error::unsupported(format!(
+                "the output is in {}, the array in the host's memory",
+                given.device()
+            ))
+            .remedy("pass an output on the host, or let the result be newly allocated"));
+        }
         match leaves {
             [leaf] if leaf.dtype == given.dtype() && leaf.count() == given.count() => Ok(()),
             [leaf] => {

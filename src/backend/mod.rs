@@ -1,8 +1,10 @@
 //! Whole collectives, carried out.
 //!
 //! A [`Backend`] takes operations one after another and drives them. [`Planned`] runs verified plans over any
-//! [`Transport`](crate::transport::Transport); libraries that own their schedules fit behind the same three calls.
+//! [`Transport`](crate::transport::Transport); libraries that own their schedules fit behind the same three calls. [`choose`] says which one a group takes.
+#![doc = include_str!("guarantees.md")]
 
+pub mod choose;
 mod combiner;
 mod direct;
 mod meter;
@@ -128,6 +130,12 @@ impl Operation {
         self
     }
 
+    /// Says where its memory is, which stream it follows, and whether it may be staged.
+    pub(crate) fn place_at(&mut self, device: Device, stream: Option<Stream>, staged: bool) {
+        let extras = self.extras();
+        (extras.device, extras.stream, extras.staged) = (device, stream, staged);
+    }
+
     /// What is asked.
     pub fn request(&self) -> &Request {
         &self.request
@@ -215,9 +223,14 @@ impl Operation {
         self.extras.get_or_insert_default()
     }
 
-    /// Fails where its parts do not fit each other.
-    fn check(&self) -> Result<()> {
+    /// Fails where its parts do not fit each other, or its memory is not the host's, on which this backend works.
+    fn check(&self, backend: &str) -> Result<()> {
         let request = &self.request;
+        if self.device() != Device::Host {
+            return Err(cannot(backend, &format!("work on {}", self.device())).remedy(
+                "copy the tensor to the host's memory first, or form the group with the backend nccl",
+            ));
+        }
         if self.custom().map(CustomOp::signature) != request.custom {
             return Err(Error::invalid("an operation without the reduction that its request names"));
         }
@@ -327,6 +340,12 @@ pub trait Backend: Send {
                 Progress::Idle => self.wait(Time::NEVER),
             }
         }
+    }
+
+    /// Whether it works on memory of devices: it takes operations whose memory is there, and judges itself whether it
+    /// can reach it. Others are given memory of the host only.
+    fn works_on_devices(&self) -> bool {
+        false
     }
 
     /// What the ranks can reach of each other.

@@ -2,7 +2,7 @@
 //!
 //! In rounds that the store gathers, so that all ranks know at each step how it stands with everybody:
 //!
-//! 1. everybody says what it wants; the lowest rank has made the segment, listens on an abstract socket, and says where;
+//! 1. the lowest rank has made the segment, listens on an abstract socket, and says where;
 //! 2. everybody has connected, or says why not, and where a number lies in its memory;
 //! 3. the lowest rank has handed over the descriptor, everybody has mapped it and taken a seat, and says where, and whether
 //!    it can read all the numbers where they lie.
@@ -12,6 +12,7 @@
 
 use super::Peer;
 use super::reading::{Landmark, Sight};
+use crate::backend::choose::{Agreed, cannot};
 use crate::config::BackendChoice;
 use crate::error::{Cause, CauseKind, Error, ErrorKind, Result};
 use crate::memory::{Arena, Block, Segment};
@@ -47,11 +48,10 @@ pub struct Shared {
     pub processes: Option<Arc<[i32]>>,
 }
 
-/// What a rank says in the first round.
-#[derive(Debug, Serialize, Deserialize)]
-struct Wish {
-    backend: String,
-    /// Of the lowest rank: where it listens, and how long the segment is.
+/// What a rank says in the first round: the lowest one, since others have nothing to say.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Opening {
+    /// Where it listens, and how long the segment is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     segment: Option<(String, usize)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,37 +76,44 @@ struct Step {
     why_not: Option<String>,
 }
 
-/// Shares memory among all ranks of the world. `Ok(Err(why))` where they go without, all of them alike.
+/// Why there is no shared memory, and which rank's reason it is.
+type WhyNot = (usize, String);
+
+/// Shares memory among all ranks of the world, unless something else is agreed on. `Ok(Err(why))` where they go without, all of
+/// them alike.
 ///
 /// # Errors
-/// [`Unsupported`](ErrorKind::Unsupported) where a rank insists on shared memory, and as
+/// [`Unsupported`](ErrorKind::Unsupported) on every rank where one insists on shared memory, and as
 /// [`ControlLink::all_gather`].
 pub(super) fn share(
     link: &ControlLink,
     rank: usize,
     peers: &[Peer],
-    backend: BackendChoice,
+    agreed: Agreed,
     until: Instant,
 ) -> Result<std::result::Result<Shared, String>> {
-    if backend == BackendChoice::MpiP2p {
-        // So say all ranks: their records were compared.
-        return Ok(Err("bytes go by MPI".to_owned()));
-    }
     let several = peers.iter().find(|peer| peer.host_id != peers[0].host_id);
-    let without = if let Some(other) = several {
-        Some(format!("rank {} is on {} and rank 0 on {}", other.rank, other.host, peers[0].host))
-    } else if peers.len() == 1 && backend != BackendChoice::Shm {
-        Some("a group of one has nobody to share with".to_owned())
-    } else {
-        None
-    };
-    let ended = match without {
-        Some(why) => Err(why),
-        None => negotiate(link, rank, peers, backend, until)?,
+    let ended = match (agreed.choice, agreed.by, several) {
+        (BackendChoice::Auto | BackendChoice::Shm, _, Some(other)) => {
+            let why = format!("rank {} is on {} and rank 0 on {}", other.rank, other.host, peers[0].host);
+            Err((other.rank, why))
+        }
+        (BackendChoice::Auto, ..) if peers.len() == 1 => {
+            Err((rank, "a group of one has nobody to share with".to_owned()))
+        }
+        (BackendChoice::Auto | BackendChoice::Shm, ..) => negotiate(link, rank, peers, until)?,
+        (other, by, _) => {
+            let why = format!("rank {} asks for {other}", by.unwrap_or_default());
+            tracing::info!(rank, %why, "no shared memory is tried");
+            return Ok(Err(why));
+        }
     };
     match ended {
-        Err(why) if backend == BackendChoice::Shm => Err(cannot(&why)),
-        Err(why) => {
+        // Where one of them refuses, none of them begins.
+        Err((culprit, why)) if agreed.choice == BackendChoice::Shm => {
+            Err(cannot(BackendChoice::Shm, &why).blame(culprit))
+        }
+        Err((_, why)) => {
             tracing::info!(rank, %why, "no shared memory: bytes go by TCP");
             Ok(Err(why))
         }
@@ -118,48 +125,21 @@ fn negotiate(
     link: &ControlLink,
     rank: usize,
     peers: &[Peer],
-    backend: BackendChoice,
     until: Instant,
-) -> Result<std::result::Result<Shared, String>> {
+) -> Result<std::result::Result<Shared, WhyNot>> {
     let world = peers.len();
-    let wants = backend != BackendChoice::Tcp;
-    let host = if rank == 0 && wants { Some(Host::open(world)) } else { None };
-    let (segment, why_not) = match &host {
-        Some(Ok(host)) => (Some((host.name.clone(), host.segment.len())), None),
-        Some(Err(error)) => (None, Some(error.to_string())),
-        None => (None, None),
+    let host = if rank == 0 { Some(Host::open(world)) } else { None };
+    let opening = match &host {
+        Some(Ok(host)) => {
+            Opening { segment: Some((host.name.clone(), host.segment.len())), ..Opening::default() }
+        }
+        Some(Err(error)) => Opening { why_not: Some(error.to_string()), ..Opening::default() },
+        None => Opening::default(),
     };
-    let wish = Wish { backend: backend.to_string(), segment, why_not };
-    let wishes: Vec<Wish> = gather(link, &wish, until)?;
-    let insisted = wishes.iter().any(|wish| wish.backend == BackendChoice::Shm.as_str());
-    let ended = with_wishes(link, rank, peers, host, &wishes, until)?;
-    match ended {
-        // Where one of them refuses, none of them begins.
-        Err(why) if insisted => Err(cannot(&why)),
-        ended => Ok(ended),
-    }
-}
-
-fn cannot(why: &str) -> Error {
-    Error::new(ErrorKind::Unsupported, format!("shared memory cannot be had: {why}"))
-        .remedy("mend that, or let the backend be auto or tcp")
-}
-
-/// The rounds after the first.
-fn with_wishes(
-    link: &ControlLink,
-    rank: usize,
-    peers: &[Peer],
-    host: Option<Result<Host>>,
-    wishes: &[Wish],
-    until: Instant,
-) -> Result<std::result::Result<Shared, String>> {
-    let world = peers.len();
-    if let Some(other) = wishes.iter().position(|wish| wish.backend == BackendChoice::Tcp.as_str()) {
-        return Ok(Err(format!("rank {other} asks for TCP")));
-    }
-    let Some((name, len)) = &wishes[0].segment else {
-        return Ok(Err(format!("on rank 0: {}", wishes[0].why_not.as_deref().unwrap_or("it says nothing"))));
+    let openings: Vec<Opening> = gather(link, &opening, until)?;
+    let Some((name, len)) = &openings[0].segment else {
+        let why = openings[0].why_not.as_deref().unwrap_or("it says nothing");
+        return Ok(Err((0, format!("on rank 0: {why}"))));
     };
 
     let connected = if rank == 0 { Ok(None) } else { connect(name, rank, until).map(Some) };
@@ -210,7 +190,7 @@ fn with_wishes(
             Ok(Shared { ground, seat, seats, sentinel, processes })
         }
         (Some(why), _) => Err(why),
-        (None, Err(error)) => Err(error.to_string()),
+        (None, Err(error)) => Err((rank, error.to_string())),
     })
 }
 
@@ -253,8 +233,9 @@ fn watch(
     }
 }
 
-fn first_reason(steps: &[Step]) -> Option<String> {
-    let reason = |(rank, step): (usize, &Step)| Some(format!("on rank {rank}: {}", step.why_not.as_ref()?));
+fn first_reason(steps: &[Step]) -> Option<WhyNot> {
+    let reason =
+        |(rank, step): (usize, &Step)| Some((rank, format!("on rank {rank}: {}", step.why_not.as_ref()?)));
     steps.iter().enumerate().find_map(reason)
 }
 

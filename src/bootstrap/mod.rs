@@ -20,6 +20,7 @@ pub use reading::{Landmark, Sight};
 pub use record::Peer;
 pub use store::{StoreExchange, host_and_hear, host_for_launch};
 
+use crate::backend::choose::Agreed;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Poison;
@@ -47,6 +48,8 @@ pub struct Joined {
     /// The memory that all ranks share, or why there is none. Declared before the connection to the store, and so
     /// dropped before it: who leaves in good order has left when it says goodbye.
     pub shared: std::result::Result<Shared, String>,
+    /// What the ranks have agreed on.
+    pub agreed: Agreed,
     /// The connection to the store. Declared before the store, and so dropped before it: its goodbye is heard.
     pub link: ControlLink,
     /// The store, where this rank hosts it.
@@ -158,21 +161,25 @@ fn join_by(exchange: &mut dyn Exchange, config: &Config) -> Result<Joined> {
     }
     let until = after(config.init_deadline);
     let mut form = Form::new(config, rank, world, until)?;
-    let ip = form.own_ip()?;
-    let listener = bind(ip)?;
+    let ip = form.own_ip();
+    let listener = ip.clone().and_then(bind);
     let own_id = if config.world_id == 0 { fastrand::u64(1..) } else { config.world_id };
     // The store is bound now and serves later: which generation it is of may follow from the exchange.
-    let meeting = if rank == 0 { Some(bind(ip)?) } else { None };
-    let mut record = form.record(address_of(&listener)?, own_id);
+    let meeting = match ip {
+        Ok(ip) if rank == 0 => Some(bind(ip)?),
+        _ => None,
+    };
+    let mut record = form.record(&listener, own_id)?;
     record.attempt = config.attempt_id;
     record.store = meeting.as_ref().map(address_of).transpose()?;
     let messages = exchange.all_gather(&record.encode(), form.left())?;
+    let expected = (config.world_id != 0).then_some(config.world_id);
+    let (peers, agreed) = form.peers(&messages, expected)?;
+    let listener = listener?;
     let first = messages.first().map(|m| Record::decode(m, 0)).transpose()?;
     let (Some(store), world_id) = first.map_or((None, 0), |r| (r.store, r.world_id)) else {
         return Err(Error::new(ErrorKind::Bootstrap, "rank 0 does not say where its store is"));
     };
-    let expected = (config.world_id != 0).then_some(config.world_id);
-    let peers = form.peers(&messages, expected)?;
     if let Some(generation) = record::generation(&messages)? {
         form.generation = generation;
     }
@@ -180,7 +187,7 @@ fn join_by(exchange: &mut dyn Exchange, config: &Config) -> Result<Joined> {
     let link = form.connect(store, world_id)?;
     // Nobody goes on before the store knows everybody: whoever dies from here on is noticed.
     link.all_gather(&[], form.left())?;
-    form.joined(link, server, peers, listener, world_id)
+    form.joined(link, server, (peers, agreed), listener, world_id)
 }
 
 /// The table of a configuration.
@@ -211,6 +218,7 @@ impl<'a> Form<'a> {
         self.until.saturating_duration_since(Instant::now())
     }
 
+    #[inline(never)]
     fn serve(&self, listener: TcpListener, world_id: u64) -> Result<Server> {
         Server::start(
             listener,
@@ -225,6 +233,7 @@ impl<'a> Form<'a> {
         )
     }
 
+    #[inline(never)]
     fn connect(
         &self,
         address: impl std::net::ToSocketAddrs + std::fmt::Display,
@@ -255,34 +264,36 @@ impl<'a> Form<'a> {
         self.config.interface.as_deref().map_or(Ok(Ipv4Addr::LOCALHOST.into()), interface::find)
     }
 
-    fn record(&self, address: SocketAddr, world_id: u64) -> Record {
-        Record::here(
-            self.rank,
-            self.world,
-            self.config.generation,
-            world_id,
-            address,
-            &self.table,
-            self.config.backend,
-        )
+    /// What this rank tells of itself. Where it cannot listen that is told, too: so all of them have an error that says why.
+    #[inline(never)]
+    fn record(&self, listener: &Result<TcpListener>, world_id: u64) -> Result<Record> {
+        const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        let address = listener.as_ref().map_or(Ok(NOWHERE), address_of)?;
+        let (generation, backend) = (self.config.generation, self.config.backend);
+        let record = Record::here(self.rank, self.world, generation, world_id, address, &self.table, backend);
+        Ok(match listener {
+            Ok(_) => record,
+            Err(why) => record.deaf(why),
+        })
     }
 
     /// Listens for data, and tells everybody where.
+    #[inline(never)]
     fn exchange_peers(&self, link: ControlLink, server: Option<Server>, world_id: u64) -> Result<Joined> {
         let ip = match self.config.interface.as_deref() {
-            Some(name) => interface::find(name)?,
-            None => link.local_address(),
+            Some(name) => interface::find(name),
+            None => Ok(link.local_address()),
         };
-        let listener = bind(ip)?;
-        let record = self.record(address_of(&listener)?, world_id);
+        let listener = ip.and_then(bind);
+        let record = self.record(&listener, world_id)?;
         let mut exchange = StoreExchange::new(&link);
         let messages = exchange.all_gather(&record.encode(), self.left())?;
-        let peers = self.peers(&messages, Some(world_id))?;
-        self.joined(link, server, peers, listener, world_id)
+        let known = self.peers(&messages, Some(world_id))?;
+        self.joined(link, server, known, listener?, world_id)
     }
 
-    fn peers(&self, messages: &[Vec<u8>], world_id: Option<u64>) -> Result<Vec<Peer>> {
-        let peers = record::peers(messages, self.world, self.config.generation, world_id)?;
+    fn peers(&self, messages: &[Vec<u8>], world_id: Option<u64>) -> Result<(Vec<Peer>, Agreed)> {
+        let (peers, agreed) = record::peers(messages, self.world, self.config.generation, world_id)?;
         let several = peers.iter().any(|p| p.host_id != peers[0].host_id);
         if let Some(loopback) = peers.iter().find(|p| several && p.address.ip().is_loopback()) {
             let text = format!(
@@ -295,18 +306,19 @@ impl<'a> Form<'a> {
                 "set RINGFOLD_INTERFACE on every rank to the interface, or the address, that the others reach",
             ));
         }
-        Ok(peers)
+        Ok((peers, agreed))
     }
 
+    #[inline(never)]
     fn joined(
         &self,
         link: ControlLink,
         server: Option<Server>,
-        peers: Vec<Peer>,
+        (peers, agreed): (Vec<Peer>, Agreed),
         listener: TcpListener,
         world_id: u64,
     ) -> Result<Joined> {
-        let shared = host::share(&link, self.rank, &peers, self.config.backend, self.until)?;
+        let shared = host::share(&link, self.rank, &peers, agreed, self.until)?;
         tracing::info!(rank = self.rank, world = self.world, "the group has formed");
         let poison = Arc::clone(link.poison());
         Ok(Joined {
@@ -321,6 +333,7 @@ impl<'a> Form<'a> {
             poison,
             table: self.table.clone(),
             shared,
+            agreed,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! What every rank tells all others of itself.
 
+use crate::backend::choose::{Agreed, Ask, agree};
 use crate::collective::Collective;
 use crate::config::BackendChoice;
 use crate::error::{Error, ErrorKind, Result};
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// The version of the record; ranks of another one are refused.
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 
 /// A rank as the others know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,9 +51,11 @@ pub(super) struct Record {
     /// That table, where it is not the default one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     table: Option<String>,
-    /// Whether its bytes are to go by MPI, and whether it can do that; nothing where they are not to.
+    /// The backend that it asks for.
+    backend: String,
+    /// Why it cannot have that one; where it listens is nothing to go by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    mpi: Option<bool>,
+    obstacle: Option<String>,
 }
 
 impl Record {
@@ -66,6 +69,7 @@ impl Record {
         backend: BackendChoice,
     ) -> Self {
         let is_default = *table == Table::default();
+        let Ask { choice, obstacle } = Ask::of(backend);
         Record {
             version: VERSION,
             generation,
@@ -80,8 +84,25 @@ impl Record {
             store: None,
             table_hash: table.hash(),
             table: (!is_default).then(|| table.to_string()),
-            mpi: (backend == BackendChoice::MpiP2p).then_some(cfg!(feature = "mpi")),
+            backend: choice.to_string(),
+            obstacle,
         }
+    }
+
+    /// The same of a rank that cannot listen for data.
+    pub(super) fn deaf(self, why: &Error) -> Self {
+        Record { obstacle: self.obstacle.or_else(|| Some(why.to_string())), ..self }
+    }
+
+    fn ask(&self, rank: usize) -> Result<Ask> {
+        let choice = self.backend.parse().map_err(|error: Error| {
+            let text = format!(
+                "rank {rank} asks for a backend that this version does not know: {}",
+                error.message()
+            );
+            Error::new(ErrorKind::Bootstrap, text).blame(rank).remedy("run the same version on every rank")
+        })?;
+        Ok(Ask { choice, obstacle: self.obstacle.clone() })
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -98,20 +119,20 @@ impl Record {
     }
 }
 
-/// Reads everybody's record and checks that it fits.
+/// Reads everybody's record and checks that it fits; agrees on the backend that is wanted.
 pub(super) fn peers(
     messages: &[Vec<u8>],
     world: usize,
     generation: u32,
     world_id: Option<u64>,
-) -> Result<Vec<Peer>> {
+) -> Result<(Vec<Peer>, Agreed)> {
     if messages.len() != world {
         let text = format!("the exchange gave {} messages to a group of {world} ranks", messages.len());
         return Err(Error::new(ErrorKind::Bootstrap, text));
     }
     let mut peers = Vec::with_capacity(world);
     let mut tables = Vec::with_capacity(world);
-    let mut by_mpi = Vec::with_capacity(world);
+    let mut asks = Vec::with_capacity(world);
     for (rank, message) in messages.iter().enumerate() {
         let record = Record::decode(message, rank)?;
         let fits = [
@@ -129,12 +150,14 @@ pub(super) fn peers(
                 .in_generation(generation)
                 .remedy("start every rank from the same launch"));
         }
-        if record.address.port() == 0 || record.address.ip().is_unspecified() {
+        let ask = record.ask(rank)?;
+        let listens = ask.obstacle.is_none();
+        if listens && (record.address.port() == 0 || record.address.ip().is_unspecified()) {
             let text = format!("rank {rank} says that it listens on {}, which is no address", record.address);
             return Err(Error::new(ErrorKind::Bootstrap, text).blame(rank));
         }
         tables.push((record.table_hash, record.table));
-        by_mpi.push(record.mpi);
+        asks.push(ask);
         peers.push(Peer {
             rank,
             host: record.host,
@@ -144,27 +167,8 @@ pub(super) fn peers(
         });
     }
     agree_on_tables(&peers, &tables).map_err(|error| error.in_generation(generation))?;
-    agree_on_mpi(&by_mpi).map_err(|error| error.in_generation(generation))?;
-    Ok(peers)
-}
-
-/// Where one rank's bytes go by MPI, all do; else every rank has the same error.
-fn agree_on_mpi(ranks: &[Option<bool>]) -> Result<()> {
-    let Some(one) = ranks.iter().position(Option::is_some) else { return Ok(()) };
-    if let Some(other) = ranks.iter().position(Option::is_none) {
-        let text = format!("rank {one} asks for the backend mpi-p2p, and rank {other} for another");
-        return Err(Error::new(ErrorKind::Configuration, text)
-            .blame(other)
-            .remedy("set RINGFOLD_BACKEND=mpi-p2p on every rank, or on none"));
-    }
-    match ranks.iter().position(|able| *able == Some(false)) {
-        Some(rank) => {
-            Err(Error::unsupported(format!("rank {rank} was built without MPI, which mpi-p2p needs"))
-                .blame(rank)
-                .remedy("build with `cargo build --features mpi`, and MPICC=the compiler of the MPI to use"))
-        }
-        None => Ok(()),
-    }
+    let agreed = agree(&asks).map_err(|error| error.in_generation(generation))?;
+    Ok((peers, agreed))
 }
 
 /// The generation that follows from the numbers of all ranks' attempts: the highest, as far as 32 bits hold it. `None` where no rank
@@ -252,18 +256,29 @@ mod tests {
 
     fn read(records: &[Record]) -> Result<Vec<Peer>> {
         let messages: Vec<Vec<u8>> = records.iter().map(Record::encode).collect();
-        peers(&messages, 2, 5, Some(u64::MAX))
+        peers(&messages, 2, 5, Some(u64::MAX)).map(|(peers, _)| peers)
+    }
+
+    fn agreed(records: &[Record]) -> Result<Agreed> {
+        let messages: Vec<Vec<u8>> = records.iter().map(Record::encode).collect();
+        peers(&messages, 2, 5, Some(u64::MAX)).map(|(_, agreed)| agreed)
     }
 
     #[test]
-    fn where_one_goes_by_mpi_all_do() {
-        agree_on_mpi(&[None, None]).unwrap();
-        agree_on_mpi(&[Some(true), Some(true)]).unwrap();
-        let error = agree_on_mpi(&[Some(true), Some(false)]).unwrap_err();
-        assert_eq!((error.kind(), error.culprit()), (ErrorKind::Unsupported, Some(1)));
-        assert!(error.what_to_do().is_some_and(|remedy| remedy.contains("--features mpi")));
-        let error = agree_on_mpi(&[None, Some(true)]).unwrap_err();
-        assert_eq!((error.kind(), error.culprit()), (ErrorKind::Configuration, Some(0)));
+    fn what_ranks_ask_for_goes_with_their_records() {
+        let mut both = records(2);
+        assert_eq!(agreed(&both).unwrap().choice, BackendChoice::Auto);
+        both[1].backend = "tcp".to_owned();
+        assert_eq!(agreed(&both).unwrap(), Agreed { choice: BackendChoice::Tcp, by: Some(1) });
+        both[1].backend = "pigeon".to_owned();
+        let error = agreed(&both).unwrap_err();
+        assert_eq!((error.kind(), error.culprit()), (ErrorKind::Bootstrap, Some(1)));
+        // Who cannot listen has no address, which is not what is complained of.
+        both[1] = records(2).remove(1).deaf(&Error::invalid("no such interface"));
+        both[1].address = "0.0.0.0:0".parse().unwrap();
+        let error = agreed(&both).unwrap_err();
+        assert_eq!((error.kind(), error.culprit()), (ErrorKind::Configuration, Some(1)));
+        assert!(error.to_string().contains("no such interface"), "{error}");
     }
 
     #[test]
@@ -278,7 +293,7 @@ mod tests {
     fn a_record_of_another_group_is_a_typed_error_that_blames_its_rank() {
         type Case = (fn(&mut Record), &'static str);
         let spoil: [Case; 6] = [
-            (|r| r.version = 4, "version 4"),
+            (|r| r.version = 5, "version 5"),
             (|r| r.generation = 4, "generation 4"),
             (|r| r.rank = 0, "rank 0"),
             (|r| r.world = 3, "world size 3"),

@@ -9,7 +9,7 @@ use super::tensors::Tensors;
 use super::{Communicator, Options, With};
 use crate::backend::{Buffers, Operation, Piece};
 use crate::collective::{Collective, Counts, Request};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::reduce::Reduction;
 use crate::tensor::TensorMut;
 
@@ -21,7 +21,7 @@ pub(super) struct Ask {
 
 /// Whether calls that differ only in their lengths and memory can be one operation: each rank has the whole tensor, and
 /// all of it goes the same way.
-fn fuses(request: &Request) -> bool {
+pub(super) fn fuses(request: &Request) -> bool {
     matches!(request.collective, Collective::AllReduce | Collective::Reduce | Collective::Broadcast)
 }
 
@@ -86,6 +86,13 @@ impl With<'_> {
     /// As [`fuse`](Self::fuse).
     unsafe fn operation_of_pieces(&self, calls: &[&Checked]) -> Result<Operation> {
         let size = calls[0].request.element_size();
+        let site = calls[0].site;
+        if let Some(other) = calls.iter().find(|call| call.site != site) {
+            let text =
+                format!("a batch with one tensor in {} and another in {}", site.device, other.site.device);
+            let error = Error::unsupported(text).remedy("call it with the tensors of one device at a time");
+            return Err(self.communicator.line.complete(error));
+        }
         let pieces = calls.iter().map(|call| Piece {
             input: call.buffers.input,
             output: call.buffers.output,
@@ -98,6 +105,7 @@ impl With<'_> {
             one_tensor: calls[0].one_tensor,
             buffers: Buffers { input: std::ptr::null(), output: std::ptr::null_mut() },
             custom: calls[0].custom.clone(),
+            site,
         };
         checked.request.validate().map_err(|error| self.communicator.line.complete(error))?;
         let Checked { mut request, buffers, custom, .. } = checked;
@@ -105,7 +113,7 @@ impl With<'_> {
         let course = comm.sequencer.borrow().course_of_pieces(&mut request, &self.options);
         let course = course.map_err(|error| comm.line.complete(error))?;
         // SAFETY: each piece is the memory of a call, as long as its request says, and the buffers are not looked at.
-        unsafe { Ok(comm.next(&request, &course, buffers, custom.as_ref()).in_pieces(pieces)) }
+        unsafe { Ok(comm.next(&request, &course, buffers, custom.as_ref(), site).in_pieces(pieces)) }
     }
 
     /// Runs checked calls to their ends, those that are alike as one operation.

@@ -7,8 +7,9 @@ use super::line::Handed;
 use super::packed::Packed;
 use super::recent::{Key, Known, Slot};
 use super::sequencer::Course;
+use super::site::Site;
 use super::tensors::Tensors;
-use super::{Communicator, With};
+use super::{Communicator, Options, With};
 use crate::backend::{Buffers, Operation};
 use crate::collective::{Collective, Request};
 use crate::error::{Error, Result};
@@ -24,11 +25,19 @@ pub(super) struct Checked {
     pub(super) one_tensor: bool,
     pub(super) buffers: Buffers,
     pub(super) custom: Option<CustomOp>,
+    pub(super) site: Site,
 }
 
 impl With<'_> {
     /// Checks all that one rank can check.
     pub(super) fn check(&self, call: &Call<'_>, tensors: &mut Tensors<'_>) -> Result<Checked> {
+        let line = &self.communicator.line;
+        tensors.check_places(line).map_err(|error| line.complete(error))?;
+        self.check_dense(call, tensors)
+    }
+
+    /// The same of tensors that may be where the backend does not reach.
+    pub(super) fn check_dense(&self, call: &Call<'_>, tensors: &mut Tensors<'_>) -> Result<Checked> {
         let comm = self.communicator;
         let rank = comm.rank;
         let of_rank = |error: Error| comm.line.complete(error);
@@ -60,7 +69,8 @@ impl With<'_> {
             expect("output", has_output, output)?;
         }
         let buffers = tensors.buffers(offsets(&request, rank));
-        Ok(Checked { request, one_tensor: tensors.is_in_place(), buffers, custom: call.custom().cloned() })
+        let (one_tensor, site) = (tensors.is_in_place(), Site::of(tensors, &self.options));
+        Ok(Checked { request, one_tensor, buffers, custom: call.custom().cloned(), site })
     }
 
     /// How a checked call is carried out; its request gets the order that the options demand.
@@ -81,14 +91,17 @@ impl With<'_> {
         let mut request = checked.request.clone();
         let course = self.course(&mut request)?;
         // SAFETY: handed on to the caller.
-        Ok(unsafe { self.communicator.next(&request, &course, checked.buffers, checked.custom.as_ref()) })
+        Ok(unsafe {
+            self.communicator.next(&request, &course, checked.buffers, checked.custom.as_ref(), checked.site)
+        })
     }
 
     /// Finds out what becomes of a call: what became of it before, where it repeats a recent one.
     #[inline]
     pub(super) fn recall(&self, call: &Call<'_>, tensors: &mut Tensors<'_>) -> Result<Slot> {
         let comm = self.communicator;
-        tensors.check().map_err(|error| comm.line.complete(error))?;
+        let checked = tensors.check_places(&comm.line).and_then(|()| tensors.check());
+        checked.map_err(|error| comm.line.complete(error))?;
         let key = call.key(tensors, &self.options);
         match key.as_ref().and_then(|key| comm.sequencer.borrow_mut().recent.find(key)) {
             Some(slot) => Ok(slot),
@@ -107,14 +120,23 @@ impl With<'_> {
     }
 
     /// Carries out a call, and returns when it is complete.
-    pub(super) fn execute(&self, call: &Call<'_>, mut tensors: Tensors<'_>) -> Result<()> {
+    #[inline]
+    pub(super) fn execute(&self, call: &Call<'_>, tensors: Tensors<'_>) -> Result<()> {
+        if self.options.staging == Some(true) && !self.communicator.line.works_on_devices {
+            return self.execute_staged(call, tensors);
+        }
+        self.execute_here(call, tensors)
+    }
+
+    /// The same of one whose tensors are used where they are.
+    pub(super) fn execute_here(&self, call: &Call<'_>, mut tensors: Tensors<'_>) -> Result<()> {
         let slot = match self.recall(call, &mut tensors) {
             Ok(slot) => slot,
             Err(refusal) => return self.execute_packed(call, tensors, refusal),
         };
         // SAFETY: the tensors are borrowed until this returns, which is after the operation's end; where it unwinds
         // instead, the backend is never driven again.
-        let mut operation = Some(unsafe { self.communicator.again(slot, call, &mut tensors) });
+        let mut operation = Some(unsafe { self.communicator.again(slot, call, &mut tensors, &self.options) });
         let result = self.communicator.run(&mut operation);
         drop(tensors);
         result
@@ -133,7 +155,7 @@ impl With<'_> {
         // The output of a rank that gets nothing is not looked at.
         let writes = comm.sequencer.borrow().recent.get(slot).request.output_len(comm.rank) > 0;
         // SAFETY: as in `execute`; the packed memory lives longer than the operation, too.
-        let mut operation = Some(unsafe { comm.again(slot, call, &mut dense) });
+        let mut operation = Some(unsafe { comm.again(slot, call, &mut dense, &self.options) });
         comm.run(&mut operation)?;
         drop(dense);
         if writes {
@@ -144,7 +166,7 @@ impl With<'_> {
 }
 
 /// How many bytes into one tensor the input and the output of a request in place begin.
-fn offsets(request: &Request, rank: usize) -> (usize, usize) {
+pub(super) fn offsets(request: &Request, rank: usize) -> (usize, usize) {
     let shift = request.in_place_shift(rank).unwrap_or(0);
     let bytes = shift.unsigned_abs() * request.element_size();
     // Input element i is output element i + shift.
@@ -165,10 +187,11 @@ impl Communicator {
         course: &Course,
         buffers: Buffers,
         custom: Option<&CustomOp>,
+        site: Site,
     ) -> Operation {
         // SAFETY: handed on to the caller.
         let mut operation = unsafe { self.sequencer.borrow_mut().operation(request, course, buffers) };
-        self.equip(&mut operation, custom);
+        self.equip(&mut operation, custom, site);
         operation
     }
 
@@ -178,19 +201,28 @@ impl Communicator {
     /// Call and tensors are those of that recall. Until the operation is complete, the memory of the tensors must be left
     /// to it: it is borrowed or owned for that long.
     #[inline]
-    pub(super) unsafe fn again(&self, slot: Slot, call: &Call<'_>, tensors: &mut Tensors<'_>) -> Operation {
+    pub(super) unsafe fn again(
+        &self,
+        slot: Slot,
+        call: &Call<'_>,
+        tensors: &mut Tensors<'_>,
+        options: &Options,
+    ) -> Operation {
         // SAFETY: the tensors are dense, and of the type and lengths that were checked when the call was made first,
         // since its key says so; else it has been checked just now. The rest is the caller's promise.
         let mut operation = unsafe { self.sequencer.borrow_mut().again(slot, tensors) };
-        self.equip(&mut operation, call.custom());
+        self.equip(&mut operation, call.custom(), Site::of(tensors, options));
         operation
     }
 
     /// Gives an operation what it may have besides its request and memory.
     #[inline]
-    fn equip(&self, operation: &mut Operation, custom: Option<&CustomOp>) {
+    fn equip(&self, operation: &mut Operation, custom: Option<&CustomOp>, site: Site) {
         if let Some(custom) = custom {
             operation.reduce_by(custom.clone());
+        }
+        if site != Site::default() {
+            operation.place_at(site.device, site.stream, site.staged);
         }
         self.tell(operation);
     }

@@ -24,6 +24,7 @@ pub(super) struct Line {
     /// The names of the hosts of the world's ranks; none among threads.
     pub(super) hosts: Arc<[String]>,
     pub(super) backend: &'static str,
+    pub(super) works_on_devices: bool,
     pub(super) waker: Waker,
     pub(super) meter: Arc<Meter>,
     driven: Mutex<Driven>,
@@ -82,6 +83,7 @@ impl Line {
             rank,
             hosts,
             backend: backend.name(),
+            works_on_devices: backend.works_on_devices(),
             waker: backend.waker(),
             meter: backend.meter(),
             driven: Mutex::new(Driven { means: Some(Means { backend, held }), under_way: VecDeque::new() }),

@@ -4,7 +4,8 @@
 //! [`prepared`] ones, a [`scope`] of borrowed ones, a [`batch`], a [`bucket`]. Their memory may be [`shared`].
 //!
 //! Below them, in the order in which a call goes through: [`call`] makes a request of a verb and its [`tensors`],
-//! [`execute`] checks it (unless it repeats a [`recent`] one) and has strided tensors [`packed`] where that is asked for, [`sequencer`] gives it its place and schedule, and [`line`] drives the backend: on the caller's
+//! [`execute`] checks it (unless it repeats a [`recent`] one) and has strided tensors [`packed`] and tensors of devices
+//! [`staged`] where that is asked for (a [`site`] is where they are), [`sequencer`] gives it its place and schedule, and [`line`] drives the backend: on the caller's
 //! thread, or handed to the one of [`progress`], which reports to a [`completion`]. [`options`] is what can be said of
 //! one call, [`abort`] stops a group from outside, [`told`] is what can be seen of it, [`start`] makes communicators, and [`split`] makes groups within a group
 //! of the same [kind](kin). [`above`](self) and [`above_arrow`](self) are what rooms above may know.
@@ -33,7 +34,9 @@ mod recent;
 mod scope;
 mod sequencer;
 mod shared;
+mod site;
 mod split;
+mod staged;
 mod start;
 mod started;
 mod tensors;
@@ -51,6 +54,7 @@ pub use scope::Scope;
 pub use shared::{Registered, SharedTensor};
 pub use tensors::Tensors;
 
+use crate::backend::choose::PassedOver;
 use crate::collective::Request;
 use crate::error::{Cause, Error, Result};
 use crate::plan::Schedule;
@@ -102,6 +106,10 @@ pub struct Communicator {
     sequencer: RefCell<Sequencer>,
     completions: RefCell<Completions>,
     abort: AbortHandle,
+    /// The backends that the world does not use.
+    passed_over: Arc<[PassedOver]>,
+    /// For calls whose tensors are on devices, and whose backend works on the host's memory.
+    staging: RefCell<staged::Means>,
     /// Gives memory for results, where a call makes its own.
     #[cfg(feature = "arrow")]
     recycler: crate::memory::Recycler,
@@ -164,6 +172,20 @@ impl Communicator {
     /// The word for the backend, as on the command line: `shm`, `tcp`, `channel`.
     pub fn backend(&self) -> &'static str {
         self.line.backend
+    }
+
+    /// The other backends that there are between processes, in the order of preference, and why the group does not use them: the
+    /// same on every rank. Empty among threads, who had no choice.
+    ///
+    /// ```
+    /// let comm = ringfold::Communicator::from_env()?;
+    /// for other in comm.passed_over() {
+    ///     println!("not {other}"); // not shm: rank 3 is on b and rank 0 on a
+    /// }
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    pub fn passed_over(&self) -> &[PassedOver] {
+        &self.passed_over
     }
 
     /// A handle by which any thread can stop the group. See [`AbortHandle`].

@@ -4,6 +4,7 @@ use crate::collective::Order;
 use crate::error::{Error, Result};
 use crate::plan::Algorithm;
 use crate::reduce::NullPolicy;
+use crate::tensor::Stream;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub struct Options {
     pub(super) order: Option<Order>,
     pub(super) nulls: Option<NullPolicy>,
     pub(super) pack: Option<bool>,
+    pub(super) stream: Option<Stream>,
+    pub(super) staging: Option<bool>,
 }
 
 impl Options {
@@ -113,6 +116,55 @@ impl Options {
         self
     }
 
+    /// The stream of a device that the call follows: its input is there once the stream has come so far. A backend that works on
+    /// devices queues its own work behind that, and what the caller queues on the stream afterwards finds the output. One that
+    /// works on the host's memory copies tensors of devices on this stream, under [`staging`](Options::staging), and has copied
+    /// the output back when the call returns; for tensors on the host it says nothing. Default: the device's default stream.
+    ///
+    /// # Safety
+    /// In calls with tensors of a device, the stream is one of that device, and is there until the call is complete.
+    ///
+    /// ```
+    /// use ringfold::tensor::Stream;
+    /// use ringfold::{Communicator, Options, ReduceOp};
+    /// let comm = Communicator::local(1).remove(0);
+    /// // SAFETY: every device has a default stream, and it is there for ever.
+    /// let options = unsafe { Options::new().stream(Stream::default()) };
+    /// comm.with(options).all_reduce(&mut [1.0f32; 4], ReduceOp::Sum)?;
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    pub unsafe fn stream(mut self, stream: Stream) -> Self {
+        self.stream = Some(stream);
+        self
+    }
+
+    /// Whether tensors that lie where the backend cannot reach may go through memory that it does reach: those of a device, over
+    /// backends that work on the host's memory, and those of the host, over backends that work on devices. Default: such a call is
+    /// refused with [`Unsupported`](crate::ErrorKind::Unsupported) on the rank that makes it, before anything has moved. The same on every
+    /// rank, wherever the tensors of each are.
+    ///
+    /// Over a backend that works on the host's memory, staging goes through pinned memory. all_reduce, reduce and broadcast above 4
+    /// MiB go in portions, of which one is copied to the host, one is worked on, and one is copied back at a time; this holds for
+    /// ranks whose tensors are on the host, too, and under [`Order::Default`] the bits may be others than without. Other
+    /// collectives copy their tensors whole. The deadline is the whole call's. Where a copy fails when others are in the call
+    /// already, the group fails; where one is not over at the deadline, the error says so, and the device's memory is to be left
+    /// alone until the device has been synchronised.
+    ///
+    /// It holds for verbs that block and take views (`*_dyn`, [`call`](crate::Communicator::call)), not for started,
+    /// prepared, gathered or batched ones, which refuse what their backend cannot reach.
+    ///
+    /// ```
+    /// use ringfold::{Communicator, Options, ReduceOp};
+    /// let comm = Communicator::local(1).remove(0);
+    /// let mut here = [1.0f32; 4]; // or a view of a device's memory
+    /// comm.with(Options::new().staging(true)).all_reduce(&mut here, ReduceOp::Sum)?;
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    pub fn staging(mut self, staging: bool) -> Self {
+        self.staging = Some(staging);
+        self
+    }
+
     /// These options where they say something, else `base`'s.
     pub(super) fn over(&self, base: &Options) -> Options {
         Options {
@@ -122,6 +174,8 @@ impl Options {
             order: self.order.or(base.order),
             nulls: self.nulls.or(base.nulls),
             pack: self.pack.or(base.pack),
+            stream: self.stream.or(base.stream),
+            staging: self.staging.or(base.staging),
         }
     }
 }

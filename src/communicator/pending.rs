@@ -4,6 +4,7 @@ use super::buffer::Owner;
 use super::completion::Completion;
 use super::progress::ProgressThread;
 use crate::error::Result;
+use crate::tensor::Stream;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -46,6 +47,33 @@ impl<B: Owner> Pending<B> {
         self.completion.wait(None);
         drop(awaiting);
         self.take()
+    }
+
+    /// Lets what the caller queues on a stream from now on find the operation's result, and gives the buffer back.
+    ///
+    /// Backends complete operations for the host: so this blocks until the operation is complete, as [`wait`](Pending::wait) does,
+    /// and then no stream has anything to wait for. An operation that follows a stream of its own
+    /// ([`Options::stream`](crate::Options::stream)) needs this for other streams only.
+    ///
+    /// # Errors
+    /// As [`wait`](Pending::wait).
+    ///
+    /// # Safety
+    /// The stream is one of a device of this process, and there until this returns.
+    ///
+    /// ```
+    /// use ringfold::tensor::Stream;
+    /// use ringfold::{Communicator, ReduceOp};
+    /// let comm = Communicator::local(1).remove(0);
+    /// let pending = comm.start_all_reduce(vec![1.0f32; 100], ReduceOp::Sum)?;
+    /// // SAFETY: every device has a default stream, and it is there for ever.
+    /// let sums = unsafe { pending.wait_on(Stream::default()) }?;
+    /// assert_eq!(sums[0], 1.0);
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    pub unsafe fn wait_on(self, stream: Stream) -> Result<B::Output> {
+        tracing::trace!(?stream, "the host waits, and so the stream need not");
+        self.wait()
     }
 
     /// Blocks until the operation is complete or `limit` has passed; tells whether it is complete. Nothing happens to

@@ -50,11 +50,11 @@ impl<'c, B: Buffer> Prepared<'c, B> {
     /// Nobody may reach the buffer until the operation is complete.
     #[inline]
     unsafe fn operation(&self) -> Operation {
-        let Checked { request, buffers, custom, .. } = &self.checked;
+        let Checked { request, buffers, custom, site, .. } = &self.checked;
         // SAFETY: the buffer is this one's own, and lies where it was and is as long as it was when it was checked: it is
         // shown by `&B` and by slices only, through which a vector can neither grow nor be exchanged for another. The
         // rest is the caller's promise.
-        unsafe { self.communicator.next(request, &self.course, *buffers, custom.as_ref()) }
+        unsafe { self.communicator.next(request, &self.course, *buffers, custom.as_ref(), *site) }
     }
 
     /// Runs it once; returns when it is complete.

@@ -151,6 +151,8 @@ impl Communicator {
             #[cfg(feature = "arrow")]
             recycler: self.recycler.clone(),
             abort: self.abort.clone(),
+            passed_over: Arc::clone(&self.passed_over),
+            staging: RefCell::new(self.staging.borrow().again()),
         })
     }
 

@@ -7,6 +7,7 @@ use super::kin::{Kind, Sharers, Sockets, Threads, World};
 use super::line::Line;
 use super::sequencer::Sequencer;
 use super::{Check, Communicator, Options};
+use crate::backend::choose::{PassedOver, passed_over};
 use crate::backend::{Backend, Planned, STAGING};
 use crate::bootstrap::{self, Joined, Peer, Shared};
 #[cfg(feature = "mpi")]
@@ -128,7 +129,8 @@ fn threads(world: usize, generation: u32, sequencer: &Sequencer) -> Vec<Communic
             let abort =
                 AbortHandle::new(rank, generation, transport.poison(), Arc::new(transport.reporter()));
             let kind = Arc::new(Threads { family: transport.family(), generation });
-            let place = Place { rank, world, generation, hosts: Arc::default(), kind, abort };
+            let (hosts, passed_over) = (Arc::default(), Arc::default());
+            let place = Place { rank, world, generation, hosts, kind, abort, passed_over };
             let backend = Planned::new("channel", transport, generation, 0, STAGING);
             place.assemble(Box::new(backend), sequencer.sibling(), Box::new(()))
         })
@@ -142,6 +144,7 @@ struct Place {
     hosts: Arc<[String]>,
     kind: Arc<dyn Kind>,
     abort: AbortHandle,
+    passed_over: Arc<[PassedOver]>,
 }
 
 impl Place {
@@ -168,8 +171,28 @@ impl Place {
             #[cfg(feature = "arrow")]
             recycler: crate::memory::Recycler::new(super::KEPT),
             abort: self.abort,
+            passed_over: self.passed_over,
+            staging: RefCell::default(),
         }
     }
+}
+
+/// A group of one over this backend.
+#[cfg(test)]
+pub(super) fn alone(backend: Box<dyn Backend>) -> Communicator {
+    let poison = Arc::new(crate::observe::Poison::new());
+    let transport = channel(1).remove(0);
+    let place = Place {
+        rank: 0,
+        world: 1,
+        generation: 0,
+        hosts: Arc::default(),
+        kind: Arc::new(Threads { family: transport.family(), generation: 0 }),
+        abort: AbortHandle::new(0, 0, poison, Arc::new(|_| ())),
+        passed_over: Arc::default(),
+    };
+    let sequencer = Sequencer::new(Table::default(), Options::new(), Config::default().deadline);
+    place.assemble(backend, sequencer, Box::new(()))
 }
 
 /// What is said of a group beside who its ranks are.
@@ -195,8 +218,21 @@ impl<'a> Terms<'a> {
 /// A group that has formed: over MPI where that is asked for, over shared memory where there is some, else over TCP.
 pub(super) fn formed(joined: Joined, terms: Terms<'_>) -> Result<Communicator> {
     let config = terms.config;
-    let Joined { rank, world, generation, world_id, link, server, peers, listener, poison, table, shared } =
-        joined;
+    let Joined {
+        rank,
+        world,
+        generation,
+        world_id,
+        link,
+        server,
+        peers,
+        listener,
+        poison,
+        table,
+        shared,
+        agreed,
+    } = joined;
+    let no_memory = shared.as_ref().err().cloned();
     let tracer = match &config.trace {
         Some(directory) => {
             let host = &peers[rank].host;
@@ -217,7 +253,7 @@ pub(super) fn formed(joined: Joined, terms: Terms<'_>) -> Result<Communicator> {
     let sequencer = Sequencer::new(table, terms.defaults, config.deadline).on(&topology);
     let (backend, kind, sentinel): (Box<dyn Backend>, Arc<dyn Kind>, _) = match shared {
         #[cfg(feature = "mpi")]
-        _ if config.backend == BackendChoice::MpiP2p => {
+        _ if agreed.choice == BackendChoice::MpiP2p => {
             let met = Messengers::meet(facts, &link, terms.mpi, config.init_deadline);
             let (kind, transport) = met.map_err(|error| error.at_rank(rank))?;
             let backend = Planned::new("mpi-p2p", transport, generation, 0, STAGING);
@@ -241,7 +277,9 @@ pub(super) fn formed(joined: Joined, terms: Terms<'_>) -> Result<Communicator> {
         }
     };
     let hosts = peers.into_iter().map(|peer| peer.host).collect();
-    let place = Place { rank, world, generation, hosts, kind, abort };
+    let passed_over: Arc<[PassedOver]> = passed_over(agreed, backend.name(), no_memory.as_deref()).into();
+    tracing::info!(rank, backend = backend.name(), ?passed_over, "the backend has been chosen");
+    let place = Place { rank, world, generation, hosts, kind, abort, passed_over };
     Ok(place.assemble(backend, sequencer, Box::new((sentinel, link, server))))
 }
 

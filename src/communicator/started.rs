@@ -19,7 +19,7 @@ impl With<'_> {
         self.communicator.make_progress_thread()?;
         // SAFETY: the buffer goes to the pending operation, which keeps it to the end, also where it is dropped; moving
         // it does not move its memory, and nobody can reach that before it is given back.
-        let operation = unsafe { self.communicator.again(slot, call, &mut buffer.tensors()) };
+        let operation = unsafe { self.communicator.again(slot, call, &mut buffer.tensors(), &self.options) };
         let completion = self.communicator.hand_over(1, std::iter::once(operation));
         Ok(Pending::new(completion, Arc::clone(&self.communicator.progress), buffer))
     }

@@ -2,7 +2,7 @@
 
 use crate::backend::Buffers;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Device, Element, TensorMut, TensorRef};
+use crate::tensor::{DType, Element, TensorMut, TensorRef};
 
 /// The tensors of one call: one that is both input and output, or one for each.
 ///
@@ -83,25 +83,22 @@ impl Tensors<'_> {
         }
     }
 
-    /// Whether they are on the host, and dense but for their strides.
+    /// Whether one of them is on the host and would be dense but for its strides.
     pub(super) fn can_be_packed(&self) -> bool {
         match self {
             Tensors::InPlace(tensor) => tensor.is_strided_host(),
-            Tensors::Apart(input, output) => {
-                input.device() == Device::Host
-                    && output.device() == Device::Host
-                    && (input.is_strided_host() || output.is_strided_host())
-            }
+            Tensors::Apart(input, output) => input.is_strided_host() || output.is_strided_host(),
         }
     }
 
-    /// Fails unless both are dense, on the host and of one element type.
+    /// Fails unless both are dense and of one element type.
+    #[inline]
     pub(super) fn check(&self) -> Result<()> {
         match self {
-            Tensors::InPlace(tensor) => tensor.check_dense_host(),
+            Tensors::InPlace(tensor) => tensor.check_dense(),
             Tensors::Apart(input, output) => {
-                input.check_dense_host()?;
-                output.check_dense_host()?;
+                input.check_dense()?;
+                output.check_dense()?;
                 if input.dtype() == output.dtype() {
                     return Ok(());
                 }

@@ -7,7 +7,8 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 #[non_exhaustive]
 pub enum BackendChoice {
-    /// Whatever is fastest and can be had: shared memory where all ranks are on one host, else TCP.
+    /// Whatever is fastest and can be had, agreed among all ranks: shared memory where all are on one host, else TCP. Never MPI
+    /// or NCCL, which are asked for by name.
     #[default]
     Auto,
     /// Shared memory, or an error that says why not.
@@ -17,12 +18,22 @@ pub enum BackendChoice {
     /// The system's MPI, point to point: ringfold's own schedules on any network that it knows. Where the program was built
     /// with the feature `mpi`; its ranks are those of `MPI_COMM_WORLD`.
     MpiP2p,
+    /// The collectives of the system's MPI, where the program was built with the feature `mpi`.
+    Mpi,
+    /// The collectives of NVIDIA's NCCL, for tensors on GPUs of which each rank has one of its own.
+    Nccl,
 }
 
 impl BackendChoice {
     /// Every choice.
-    pub const ALL: [BackendChoice; 4] =
-        [BackendChoice::Auto, BackendChoice::Shm, BackendChoice::Tcp, BackendChoice::MpiP2p];
+    pub const ALL: [BackendChoice; 6] = [
+        BackendChoice::Auto,
+        BackendChoice::Shm,
+        BackendChoice::Tcp,
+        BackendChoice::MpiP2p,
+        BackendChoice::Mpi,
+        BackendChoice::Nccl,
+    ];
 
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
@@ -31,6 +42,8 @@ impl BackendChoice {
             BackendChoice::Shm => "shm",
             BackendChoice::Tcp => "tcp",
             BackendChoice::MpiP2p => "mpi-p2p",
+            BackendChoice::Mpi => "mpi",
+            BackendChoice::Nccl => "nccl",
         }
     }
 }
@@ -47,7 +60,7 @@ impl FromStr for BackendChoice {
     fn from_str(word: &str) -> Result<Self, Self::Err> {
         BackendChoice::ALL.into_iter().find(|choice| choice.as_str() == word).ok_or_else(|| {
             crate::error::Error::invalid(format!("no backend is called {word:?}"))
-                .remedy("use auto, shm, tcp or mpi-p2p")
+                .remedy("use auto, shm, tcp, mpi-p2p, mpi or nccl")
         })
     }
 }

@@ -289,9 +289,9 @@ pub const KEYS: &[Key] = &[
         builder: "with_backend",
         call: None,
         default: "auto",
-        meaning: "By what bytes go between ranks: auto (shared memory where all are on one host and it can be had, else TCP), shm, tcp, or mpi-p2p (MPI between two, in builds with the feature mpi).",
+        meaning: "By what bytes go between ranks: auto (shared memory where all are on one host and it can be had, else TCP), shm, tcp, mpi-p2p (MPI between two) or mpi (its own collectives), both in builds with the feature mpi, or nccl. What a rank cannot have is an error on all.",
         set: |c, name, text| {
-            c.backend = text.parse().map_err(|_| bad(name, text, "auto, shm, tcp or mpi-p2p"))?;
+            c.backend = text.parse().map_err(|_| bad(name, text, "auto, shm, tcp, mpi-p2p, mpi or nccl"))?;
             Ok(())
         },
         show: |c| Some(c.backend.to_string()),

@@ -8,7 +8,7 @@
 //! no Rust reference to it is ever made but to an atomic, and to shared tensors, which others leave alone while their owner
 //! has them.
 //!
-//! [`Pages`] are memory of this process alone, whole pages of it, which can take the place of shared ones; a [`Recycler`] keeps them
+//! [`device_memory`] is the seam to memory of devices. [`Pages`] are memory of this process alone, whole pages of it, which can take the place of shared ones; a [`Recycler`] keeps them
 //! for results.
 //!
 //! The layout and the protocols: the README beside [`transport::shm`](crate::transport::shm).
@@ -16,6 +16,7 @@
 mod arena;
 mod available;
 pub mod barrier;
+pub mod device_memory;
 pub(crate) mod futex;
 mod origin;
 pub(crate) mod pages;

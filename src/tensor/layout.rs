@@ -107,15 +107,8 @@ impl Layout {
         self.device == Device::Host && !self.is_contiguous()
     }
 
-    /// Operations work on dense host tensors; anything else is refused before a byte is sent.
-    pub(super) fn check_dense_host(&self, role: &str) -> Result<()> {
-        if self.device != Device::Host {
-            return Err(Error::unsupported(format!(
-                "the {role} is on {:?}, the backend works on the host",
-                self.device
-            ))
-            .remedy("copy the tensor to host memory first"));
-        }
+    /// Operations work on dense tensors; anything else is refused before a byte is sent.
+    pub(super) fn check_dense(&self, role: &str) -> Result<()> {
         if !self.is_contiguous() {
             return Err(Error::unsupported(format!(
                 "the {role} of shape {:?} has strides {:?}",

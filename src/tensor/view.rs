@@ -3,6 +3,7 @@
 use super::layout::Layout;
 use super::{DType, Element, packing};
 use crate::error::Result;
+use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -15,6 +16,15 @@ pub enum Device {
     Host,
     /// Memory of the CUDA device with this ordinal.
     Cuda(u32),
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Host => f.write_str("the host's memory"),
+            Device::Cuda(ordinal) => write!(f, "memory of CUDA device {ordinal}"),
+        }
+    }
 }
 
 macro_rules! accessors {
@@ -173,9 +183,9 @@ impl<'a> TensorRef<'a> {
         self.pointer
     }
 
-    /// Fails unless a host backend can read it as it is.
-    pub(crate) fn check_dense_host(&self) -> Result<()> {
-        self.layout.check_dense_host("input")
+    /// Fails unless its elements stand one after another.
+    pub(crate) fn check_dense(&self) -> Result<()> {
+        self.layout.check_dense("input")
     }
 }
 
@@ -234,7 +244,10 @@ impl<'a> TensorMut<'a> {
     /// The bytes of a dense host tensor.
     #[cfg(feature = "arrow")]
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        assert!(self.check_dense_host().is_ok(), "only of those that have been checked");
+        assert!(
+            self.device() == Device::Host && self.is_contiguous(),
+            "only of those that have been checked"
+        );
         // SAFETY: the view borrows as many bytes exclusively, dense and in ordinary memory, as was just checked.
         unsafe { std::slice::from_raw_parts_mut(self.pointer, self.layout.count * self.layout.dtype.size()) }
     }
@@ -263,9 +276,9 @@ impl<'a> TensorMut<'a> {
         self.pointer
     }
 
-    /// Fails unless a host backend can write it as it is.
-    pub(crate) fn check_dense_host(&self) -> Result<()> {
-        self.layout.check_dense_host("output")
+    /// Fails unless its elements stand one after another.
+    pub(crate) fn check_dense(&self) -> Result<()> {
+        self.layout.check_dense("output")
     }
 
     /// Fails where two of its elements share memory.
@@ -302,7 +315,7 @@ mod tests {
         assert!(view(&[1, 3], &[99, 1]).is_contiguous(), "the stride of an extent of one does not matter");
         assert!(!view(&[3], &[2]).is_contiguous());
         assert!(view(&[0, 3], &[7, 2]).is_contiguous(), "nothing is contiguous");
-        assert!(view(&[3], &[2]).check_dense_host().is_err());
+        assert!(view(&[3], &[2]).check_dense().is_err());
     }
 
     #[test]

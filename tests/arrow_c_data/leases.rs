@@ -224,6 +224,8 @@ fn device_arrays_are_taken_from_the_cpu_only() {
         result
     };
     assert_eq!(on(1, std::ptr::null_mut()).unwrap(), 1);
+    // What CUDA has pinned is memory of the CPU, too.
+    assert_eq!(on(3, std::ptr::null_mut()).unwrap(), 1);
     for (number, name) in [(2, "CUDA"), (10, "ROCM"), (77, "device type 77")] {
         let error = on(number, std::ptr::null_mut()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
@@ -231,8 +233,63 @@ fn device_arrays_are_taken_from_the_cpu_only() {
         assert_eq!(DeviceType(number).to_string(), name);
     }
     assert_eq!(on(1, std::ptr::without_provenance_mut(8)).unwrap_err().kind(), ErrorKind::Unsupported);
-    assert_eq!(calls.count(), 5);
+    assert_eq!(calls.count(), 6);
     // SAFETY: NULL is refused.
     let error = unsafe { c_data::lend_device(std::ptr::null_mut(), std::ptr::null()) }.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+}
+
+#[test]
+fn arrays_on_devices_are_described_as_tensors() {
+    use ringfold::DType;
+    use ringfold::tensor::Device;
+    let calls = Calls::default();
+    type Change = fn(&mut ArrowDeviceArray);
+    let view = |format: &[u8], change: Change| {
+        let mut device = ArrowDeviceArray {
+            array: floats(&[1.0, 2.0, 3.0], &calls).into_raw(),
+            device_id: 3,
+            device_type: 2,
+            sync_event: std::ptr::null_mut(),
+            reserved: [0; 3],
+        };
+        let (length, offset, nulls) = (device.array.length, device.array.offset, device.array.null_count);
+        change(&mut device);
+        // SAFETY: made by hand, and alive until the end of this closure; nobody looks at what is on the device.
+        let viewed = unsafe { c_data::view_device(&device, schema(format, vec![]).as_ptr()) };
+        // SAFETY: two buffers are what an array of numbers has.
+        let values = unsafe { *device.array.buffers.add(1) };
+        let told = viewed.map(|tensor| {
+            let from = tensor.pointer() as usize - values as usize;
+            (tensor.device(), tensor.dtype(), tensor.count(), from)
+        });
+        (device.array.length, device.array.offset, device.array.null_count) = (length, offset, nulls);
+        // SAFETY: the structure was never lent.
+        drop(unsafe { c_data::Exported::new(device.array) });
+        told
+    };
+    assert_eq!(view(b"f", |_| ()).unwrap(), (Device::Cuda(3), DType::F32, 3, 0));
+    let sliced: Change = |device| (device.array.offset, device.array.length) = (1, 2);
+    assert_eq!(view(b"f", sliced).unwrap(), (Device::Cuda(3), DType::F32, 2, 4));
+    assert_eq!(view(b"f", |device| device.device_type = 3).unwrap().0, Device::Host);
+    assert_eq!(view(b"i", |device| device.device_type = 1).unwrap().1, DType::I32);
+    let refused: [(&[u8], Change, ErrorKind, &str); 6] = [
+        (b"f", |device| device.device_type = 10, ErrorKind::Unsupported, "ROCM (device 3)"),
+        (b"f", |device| device.device_id = -1, ErrorKind::InvalidArgument, "CUDA device -1"),
+        (
+            b"f",
+            |device| device.sync_event = std::ptr::without_provenance_mut(8),
+            ErrorKind::Unsupported,
+            "event",
+        ),
+        (b"u", |_| (), ErrorKind::Unsupported, "no type of numbers"),
+        (b"f", |device| device.array.length = -1, ErrorKind::InvalidArgument, "length -1"),
+        (b"f", |device| device.array.offset = i64::MAX, ErrorKind::InvalidArgument, "offset"),
+    ];
+    for (format, change, kind, says) in refused {
+        let error = view(format, change).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(says), "{error}");
+    }
+    assert_eq!(calls.count(), 10);
 }

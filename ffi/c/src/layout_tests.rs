@@ -61,7 +61,7 @@ layouts! {
         size, reserved, completed, failed, bytes, time_ns, bytes_sent, bytes_received, waits, waiting_ns, plans_made,
         plans_found, scratch_bytes,
     }
-    rf_options { size, order, check, pack, deadline_ns, algorithm, stream, reduction, request, prepared, nulls, reserved }
+    rf_options { size, order, check, pack, deadline_ns, algorithm, stream, reduction, request, prepared, nulls, staging }
     rf_tensor { data, count, dtype, reserved }
     rf_reduction_config { size, commutative, name, dtype, reserved, width, combine, context, destroy }
 }

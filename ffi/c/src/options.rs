@@ -6,19 +6,20 @@ use crate::handle::{Handle, Place};
 use crate::prepared::rf_prepared;
 use crate::reduction::rf_reduction;
 use crate::request::rf_request;
-use crate::sized::{initialise, reserved, sized};
+use crate::sized::{initialise, sized};
 use crate::types::{
     RF_CHECK_UNSAID, RF_CUSTOM, RF_NULLS_UNSAID, RF_ORDER_UNSAID, check, nulls, order, rf_check, rf_nulls,
     rf_op, rf_order,
 };
 use core::reduce::Reduction;
+use core::tensor::Stream;
 use core::{Algorithm, Options};
 use std::ffi::{c_char, c_void};
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
 /// What can be said of one call; NULL in its place says nothing. Made ready by RF_OPTIONS_INIT or rf_options_init. All but the
-/// deadline, `pack`, `request` and `prepared` must be alike on all ranks.
+/// deadline, `pack`, `stream`, `request` and `prepared` must be alike on all ranks.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct rf_options {
@@ -36,7 +37,8 @@ pub struct rf_options {
     pub deadline_ns: i64,
     /// The algorithm by its name; NULL: the table's choice.
     pub algorithm: *const c_char,
-    /// The stream of a device. This version has none: NULL.
+    /// The stream of the tensors' device that the call follows: a cudaStream_t or CUstream, there until the call is complete. NULL: the
+    /// device's default stream. It says nothing of tensors on the host.
     pub stream: *mut c_void,
     /// The reduction that RF_CUSTOM stands for.
     pub reduction: *const rf_reduction,
@@ -48,8 +50,9 @@ pub struct rf_options {
     pub prepared: *mut *mut rf_prepared,
     /// What becomes of nulls. Only the functions that end in _arrow, or in _arrow_stream, meet any.
     pub nulls: rf_nulls,
-    /// 0.
-    pub reserved: u32,
+    /// 1: tensors that lie where the backend cannot reach, which the functions that end in _dlpack can be given, are copied to where
+    /// it can, by way of pinned memory, and an output is copied back. Not where the call is started or prepared. 0: they are refused.
+    pub staging: u32,
 }
 
 impl rf_options {
@@ -66,7 +69,7 @@ impl rf_options {
             request: std::ptr::null_mut(),
             prepared: std::ptr::null_mut(),
             nulls: RF_NULLS_UNSAID,
-            reserved: 0,
+            staging: 0,
         }
     }
 }
@@ -79,6 +82,14 @@ impl rf_options {
 pub unsafe extern "C" fn rf_options_init(options: *mut rf_options, size: u32) -> rf_status {
     // SAFETY: the caller's promise.
     unsafe { initialise(options, size, &rf_options::new()) }
+}
+
+/// A flag that is 0 or 1.
+fn flag(name: &str, given: u32) -> Result<bool> {
+    match given {
+        0 | 1 => Ok(given == 1),
+        other => Err(Fault::invalid(format!("{name} is {other}; to do: set it to 0 or 1"))),
+    }
 }
 
 /// What becomes of a call.
@@ -110,10 +121,11 @@ impl<'a> How<'a> {
         let given: &rf_options = given.whole()?;
         let unknown = |what: &str, number: i32| Fault::invalid(format!("no {what} has the number {number}"));
         let mut options = Options::new();
-        match given.pack {
-            0 => {}
-            1 => options = options.pack(true),
-            other => return Err(Fault::invalid(format!("pack is {other}; to do: set it to 0 or 1"))),
+        if flag("pack", given.pack)? {
+            options = options.pack(true);
+        }
+        if flag("staging", given.staging)? {
+            options = options.staging(true);
         }
         if let Some(order) = order(given.order).ok_or_else(|| unknown("order", given.order))? {
             options = options.order(order);
@@ -124,7 +136,6 @@ impl<'a> How<'a> {
         if let Some(nulls) = nulls(given.nulls).ok_or_else(|| unknown("policy of nulls", given.nulls))? {
             options = options.nulls(nulls);
         }
-        reserved("the options", given.reserved)?;
         match given.deadline_ns {
             0 => {}
             ..0 => return Err(Fault::invalid(format!("deadline_ns is {}", given.deadline_ns))),
@@ -135,7 +146,8 @@ impl<'a> How<'a> {
             options = options.algorithm(Algorithm::named(name)?);
         }
         if !given.stream.is_null() {
-            return Err(Fault::unsupported("streams of devices; to do: leave stream NULL"));
+            // SAFETY: the caller's promise.
+            options = unsafe { options.stream(Stream::from_raw(given.stream)) };
         }
         // SAFETY: as described.
         let reduction = unsafe { given.reduction.as_ref() };

@@ -49,7 +49,7 @@ mod stream;
 mod values;
 
 pub use abi::{ArrowArray, ArrowArrayStream, ArrowDeviceArray, ArrowSchema, Exported, Structure};
-pub use device::{DeviceType, lend_device};
+pub use device::{DeviceType, lend_device, view_device};
 pub use export::{export, export_batch, export_chunks, export_field, export_stream};
 pub use lease::{Lease, Lent};
 pub use stream::{Batches, Chunks, import_chunks, import_stream};

@@ -505,7 +505,7 @@ impl<T: Transport> Backend for Planned<T> {
             ))
             .at_rank(rank));
         }
-        operation.check().map_err(|error| error.at_rank(rank))?;
+        operation.check(self.name).map_err(|error| error.at_rank(rank))?;
         if operation.schedule().algorithm.needs() > self.reach {
             return Err(
                 cannot(self.name, "see the memory of other ranks as this algorithm demands").at_rank(rank)

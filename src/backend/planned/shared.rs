@@ -88,7 +88,7 @@ impl<T: Transport> Planned<T> {
             || request.world != self.transport.inner.world()
             || self.failure.is_some()
             || self.transport.inner.verdict().is_some()
-            || operation.check().is_err()
+            || operation.check(self.name).is_err()
         {
             return Quick::No;
         }

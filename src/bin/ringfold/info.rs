@@ -1,17 +1,22 @@
 //! `ringfold info`: what is here, what is missing, and why.
 
-use crate::devices;
+use crate::{backends, devices};
 use clap::Args;
 use comfy_table::{Table, presets};
-use ringfold::bootstrap::{Landmark, Sight};
+use ringfold::bootstrap::Sight;
 use ringfold::config::{Launcher, environment};
-use ringfold::memory::{PAGE, Segment};
-use ringfold::{Algorithm, Config, Error, Result};
-use std::fs;
-use std::process::{Command, Stdio};
+use ringfold::{Algorithm, Communicator, Config, Error, Result};
+use serde::Serialize;
+use std::collections::BTreeMap;
 
 #[derive(Debug, Args)]
 pub(crate) struct InfoArgs {
+    /// One JSON object instead of tables
+    #[arg(long)]
+    json: bool,
+    /// Join the group that this process was launched into; rank 0 says which backend all have agreed on, and why not the others
+    #[arg(long)]
+    group: bool,
     /// What a process starts that wants to know whether others may read its memory: its number, an address, and what lies there
     #[arg(long, hide = true, num_args = 3, value_names = ["PID", "ADDRESS", "NUMBER"])]
     reads: Option<Vec<u64>>,
@@ -25,6 +30,12 @@ pub(crate) fn command(arguments: &InfoArgs) -> Result<bool> {
             println!("{why}");
         }
         return Ok(read.is_ok());
+    }
+    if arguments.group {
+        return agreed(arguments.json);
+    }
+    if arguments.json {
+        return as_json();
     }
     println!("ringfold {}", env!("CARGO_PKG_VERSION"));
     let mut host = plain();
@@ -46,20 +57,7 @@ pub(crate) fn command(arguments: &InfoArgs) -> Result<bool> {
         println!("{table}\n");
     }
 
-    let mut backends = Table::new();
-    backends.load_style(presets::UTF8_HORIZONTAL_ONLY);
-    backends.set_header(["backend", "here", "why, or how"]);
-    backends.add_row(["channel", "yes", "ranks that are threads of one process: Communicator::local"]);
-    backends.add_row(["tcp", "yes", &format!("interfaces: {}", interfaces()?)]);
-    let (shm, why) = shared_memory();
-    backends.add_row(["shm", shm, &why]);
-    let (reading, why) = reading();
-    backends.add_row(["  by reading", reading, &why]);
-    let (mpi, how) = mpi();
-    backends.add_row(["mpi-p2p", mpi, &how]);
-    backends.add_row(["mpi", "no", "not in this version; mpi-p2p runs ringfold's own schedules over MPI"]);
-    backends.add_row(["nccl", "no", "not in this version"]);
-    println!("{backends}\n");
+    println!("{}\n", backends::table(&backends::here()?, true));
 
     let mut algorithms = Table::new();
     algorithms.load_style(presets::UTF8_HORIZONTAL_ONLY);
@@ -77,55 +75,50 @@ pub(crate) fn command(arguments: &InfoArgs) -> Result<bool> {
     Ok(true)
 }
 
-/// Whether this process can share memory, by trying it.
-fn shared_memory() -> (&'static str, String) {
-    let tried = Segment::create(64 << 20).and_then(|segment| segment.commit(0..PAGE));
-    match tried {
-        Ok(()) => ("yes", "what ranks of one host use, unless RINGFOLD_BACKEND says otherwise".to_owned()),
-        Err(error) => ("no", format!("{error}; ranks of one host use tcp over loopback")),
+/// Joins the group, and says what it has agreed on.
+fn agreed(json: bool) -> Result<bool> {
+    let comm = Communicator::from_env()?;
+    let rows = backends::of_group(&comm);
+    if comm.rank() == 0 && json {
+        print_json(&BTreeMap::from([("backends", &rows)]))?;
+    } else if comm.rank() == 0 {
+        println!("{}", backends::table(&rows, false));
     }
+    comm.barrier()?;
+    Ok(true)
 }
 
-/// Whether MPI is built in, and which.
-#[cfg(feature = "mpi")]
-fn mpi() -> (&'static str, String) {
-    (
-        "yes",
-        format!(
-            "where RINGFOLD_BACKEND asks for it, under the mpirun of {}",
-            ringfold::transport::mpi::version()
-        ),
-    )
+/// What `info --json` prints.
+#[derive(Serialize)]
+struct Told {
+    version: &'static str,
+    host: String,
+    cpus: usize,
+    group: BTreeMap<&'static str, String>,
+    devices: Vec<ringfold::device::Device>,
+    backends: Vec<backends::Row>,
+    algorithms: Vec<&'static str>,
+    unknown_variables: Vec<String>,
 }
 
-#[cfg(not(feature = "mpi"))]
-fn mpi() -> (&'static str, String) {
-    ("no", "not built in (the feature mpi); under mpirun ranks find each other and use shm or tcp".to_owned())
+fn as_json() -> Result<bool> {
+    print_json(&Told {
+        version: env!("CARGO_PKG_VERSION"),
+        host: hostname(),
+        cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        group: group()?.into_iter().collect(),
+        devices: devices::look()?.devices().cloned().collect(),
+        backends: backends::here()?,
+        algorithms: Algorithm::all().map(Algorithm::name).collect(),
+        unknown_variables: environment::unknown(),
+    })?;
+    Ok(true)
 }
 
-/// Whether ranks may read each other's memory, by having another process try to read this one's: as ranks of one launcher are, it is no
-/// ancestor.
-fn reading() -> (&'static str, String) {
-    let landmark = Landmark::default();
-    let Sight(address, number) = landmark.sight();
-    let told = [u64::from(std::process::id()), address, number].map(|number| number.to_string());
-    let tried = std::env::current_exe().and_then(|ringfold| {
-        Command::new(ringfold).args(["info", "--reads"]).args(told).stdin(Stdio::null()).output()
-    });
-    let without = "blocks go by way of slots, copied twice";
-    match tried {
-        Ok(tried) if tried.status.success() => {
-            ("yes", "process_vm_readv: `pull` takes large blocks from where they lie".to_owned())
-        }
-        Ok(tried) => {
-            let why = String::from_utf8_lossy(&tried.stdout);
-            (
-                "no",
-                format!("{}; {without}", if why.is_empty() { "it could not be tried" } else { why.trim() }),
-            )
-        }
-        Err(error) => ("no", format!("it could not be tried: {error}; {without}")),
-    }
+fn print_json(told: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string(told).map_err(|error| Error::io("writing JSON", error))?;
+    println!("{text}");
+    Ok(())
 }
 
 fn plain() -> Table {
@@ -155,22 +148,4 @@ fn group() -> Result<Vec<(&'static str, String)>> {
 fn hostname() -> String {
     nix::unistd::gethostname()
         .map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned())
-}
-
-fn interfaces() -> Result<String> {
-    let interfaces =
-        if_addrs::get_if_addrs().map_err(|error| Error::io("listing the network interfaces", error))?;
-    let speed = |name: &str| {
-        let text = fs::read_to_string(format!("/sys/class/net/{name}/speed")).ok()?;
-        text.trim().parse::<i64>().ok().filter(|&megabits| megabits > 0)
-    };
-    let list: Vec<String> = interfaces
-        .iter()
-        .map(|interface| {
-            let speed =
-                speed(&interface.name).map_or(String::new(), |megabits| format!(", {megabits} Mbit/s"));
-            format!("{} ({}{speed})", interface.name, interface.ip())
-        })
-        .collect();
-    Ok(list.join("\n            "))
 }

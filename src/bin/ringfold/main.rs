@@ -1,6 +1,7 @@
 //! The `ringfold` command.
 
 mod account;
+mod backends;
 mod completions;
 mod conduct;
 mod config;

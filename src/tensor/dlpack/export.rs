@@ -5,7 +5,7 @@ use super::describe::dtype_code;
 use super::structures::{DLDevice, DLManagedTensorVersioned, DLPackVersion, DLTensor, MAJOR, MINOR};
 use crate::error::{Error, Result};
 use crate::tensor::layout::Layout;
-use crate::tensor::{Device, Element};
+use crate::tensor::{DType, Device, Element};
 use std::ops::DerefMut;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
@@ -48,7 +48,76 @@ impl Exported {
     where
         O: DerefMut<Target = [T]> + Send + 'static,
     {
-        let count = Layout::new(T::DTYPE, shape, None, Device::Host)?.count;
+        let (exported, kept, count) = Self::kept(owner, T::DTYPE, shape, DLDevice::HOST)?;
+        // SAFETY: it was made just now, and belongs to what is returned.
+        let elements = unsafe { &mut (&mut (*kept).owner)[..] };
+        let has = elements.len();
+        if count != has {
+            let text =
+                format!("a shape of {shape:?} has {count} elements, what is to be given out has {has}");
+            return Err(Error::invalid(text).remedy("pass a shape of as many elements"));
+        }
+        if count > 0 {
+            // The owner does not move from here on, and nobody touches it until it is dropped; so its elements stay where it
+            // says that they are.
+            let data = elements.as_mut_ptr().cast();
+            // SAFETY: as above; what is borrowed of it is another field, and not used any more.
+            unsafe { (*kept).managed.dl_tensor.data = data };
+        }
+        Ok(exported)
+    }
+
+    /// A dense row-major tensor of this shape in memory that something else describes: of a CUDA device, or of the host, pinned
+    /// or not. Writable.
+    ///
+    /// ```
+    /// use ringfold::tensor::DType;
+    /// use ringfold::tensor::dlpack::{DLDevice, Exported};
+    /// let mut pinned = vec![1.0f32; 6].into_boxed_slice(); // or what CUDA has pinned
+    /// let first = pinned.as_mut_ptr().cast();
+    /// // SAFETY: the elements lie in the box, which does not move them.
+    /// let tensor = unsafe { Exported::from_raw(pinned, first, DType::F32, &[2, 3], DLDevice::CUDA_HOST)? };
+    /// # Ok::<(), ringfold::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for a shape that fits no memory or has more than
+    /// [`MOST_EXTENTS`] extents, or a NULL pointer to some elements; [`Unsupported`](crate::ErrorKind::Unsupported) for other devices
+    /// than the host's and CUDA's. The owner is dropped then.
+    ///
+    /// # Safety
+    /// As long as `owner` lives, wherever it is moved, there are the elements from `pointer` on in memory of the device,
+    /// initialised, and nobody else writes them, nor reads them where they are written by who gets the tensor.
+    pub unsafe fn from_raw<O: Send + 'static>(
+        owner: O,
+        pointer: *mut u8,
+        dtype: DType,
+        shape: &[usize],
+        device: DLDevice,
+    ) -> Result<Self> {
+        if !matches!(device.device_type, 1..=3) {
+            return Err(Error::unsupported(format!("giving out a tensor on {}", device.name()))
+                .remedy("give out memory of the host or of a CUDA device"));
+        }
+        let (exported, kept, count) = Self::kept(owner, dtype, shape, device)?;
+        if count > 0 && pointer.is_null() {
+            return Err(Error::invalid(format!("{count} elements at NULL are to be given out")));
+        }
+        // SAFETY: it was made just now, and belongs to what is returned.
+        unsafe {
+            (*kept).managed.dl_tensor.data = if count > 0 { pointer.cast() } else { std::ptr::null_mut() }
+        };
+        Ok(exported)
+    }
+
+    /// A structure without elements yet, and how many there are to be.
+    fn kept<O: Send + 'static>(
+        owner: O,
+        dtype: DType,
+        shape: &[usize],
+        device: DLDevice,
+    ) -> Result<(Self, *mut Kept<O>, usize)> {
+        let count = Layout::new(dtype, shape, None, Device::Host)?.count;
         let extents: std::result::Result<Vec<i64>, _> =
             shape.iter().map(|&extent| i64::try_from(extent)).collect();
         let mut numbers = match extents {
@@ -75,9 +144,9 @@ impl Exported {
         let list = |from: usize| if ndim == 0 { std::ptr::null_mut() } else { at.wrapping_add(from) };
         let tensor = DLTensor {
             data: std::ptr::null_mut(),
-            device: DLDevice::HOST,
+            device,
             ndim: ndim as i32,
-            dtype: dtype_code(T::DTYPE),
+            dtype: dtype_code(dtype),
             shape: list(0),
             strides: list(ndim),
             byte_offset: 0,
@@ -91,24 +160,11 @@ impl Exported {
         };
         let kept = Box::into_raw(Box::new(Kept { managed, _numbers: numbers, owner }));
         // SAFETY: it was made just now, and from here on belongs to what is returned.
-        let (exported, elements) = unsafe {
+        let exported = unsafe {
             (*kept).managed.manager_ctx = kept.cast();
-            (Exported(NonNull::new_unchecked(&raw mut (*kept).managed)), &mut (&mut (*kept).owner)[..])
+            Exported(NonNull::new_unchecked(&raw mut (*kept).managed))
         };
-        let has = elements.len();
-        if count != has {
-            let text =
-                format!("a shape of {shape:?} has {count} elements, what is to be given out has {has}");
-            return Err(Error::invalid(text).remedy("pass a shape of as many elements"));
-        }
-        if count > 0 {
-            // The owner does not move from here on, and nobody touches it until it is dropped; so its elements stay where it
-            // says that they are.
-            let data = elements.as_mut_ptr().cast();
-            // SAFETY: as above; what is borrowed of it is another field, and not used any more.
-            unsafe { (*kept).managed.dl_tensor.data = data };
-        }
-        Ok(exported)
+        Ok((exported, kept, count))
     }
 
     /// Gives the tensor away. Whoever gets it calls its deleter, once, when it is not needed any more; if nobody does, its

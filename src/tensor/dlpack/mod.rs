@@ -2,8 +2,8 @@
 //! numpy has.
 //!
 //! [`Imported`] takes a tensor over from whoever gives it out (in Python: what is in the capsule that `__dlpack__` returns),
-//! [`Borrowed`] looks at one that stays its owner's, and [`Exported`] gives out a vector or a
-//! [`SharedTensor`](crate::SharedTensor).
+//! [`Borrowed`] looks at one that stays its owner's, and [`Exported`] gives out a vector, a
+//! [`SharedTensor`](crate::SharedTensor), or memory of a device.
 //!
 //! # What is copied
 //!
@@ -11,7 +11,7 @@
 //! |---|---|
 //! | dense and row-major, on the host or in memory pinned by CUDA | zero copy: read and written where it is, at any alignment |
 //! | with strides, on the host | refused; under [`Options::pack`](crate::Options::pack) packed into dense memory for the time of a blocking call, and an output unpacked after it has succeeded |
-//! | on a CUDA device | described as [`Device::Cuda`](super::Device::Cuda), and refused by backends of the host |
+//! | on a CUDA device | described as [`Device::Cuda`](super::Device::Cuda); backends of devices use it where it is, others stage it under [`Options::staging`](crate::Options::staging) and refuse it else |
 //! | read-only | an input only |
 //! | with elements that share memory (a stride of 0) | an input only, packed |
 //! | given out | zero copy: the owner lives until the deleter is called |

@@ -98,6 +98,14 @@ impl DLDevice {
     /// Ordinary memory of the host.
     pub const HOST: DLDevice = DLDevice { device_type: 1, device_id: 0 };
 
+    /// Memory of the host that CUDA has pinned.
+    pub const CUDA_HOST: DLDevice = DLDevice { device_type: 3, device_id: 0 };
+
+    /// Memory of a CUDA device.
+    pub const fn cuda(ordinal: u32) -> DLDevice {
+        DLDevice { device_type: 2, device_id: ordinal as i32 }
+    }
+
     /// The specification's name for it.
     pub(super) fn name(self) -> String {
         let name = match self.device_type {

@@ -230,7 +230,38 @@ fn memory_of_a_device_is_described_only() {
     // SAFETY: nobody looks at the memory, which is said to be elsewhere.
     let mut imported = unsafe { Imported::from_raw(&raw mut managed) }.unwrap();
     assert_eq!((imported.view().device(), imported.view().dtype()), (Device::Cuda(3), DType::BF16));
-    assert_eq!(imported.view_mut().unwrap().check_dense_host().unwrap_err().kind(), ErrorKind::Unsupported);
+    assert_eq!(imported.view_mut().unwrap().device(), Device::Cuda(3));
+}
+
+#[test]
+fn memory_of_a_device_goes_out_as_it_comes_in() {
+    for (device, place) in [
+        (DLDevice::cuda(3), Device::Cuda(3)),
+        (DLDevice::CUDA_HOST, Device::Host),
+        (DLDevice::HOST, Device::Host),
+    ] {
+        let owner = Arc::new(());
+        let mut memory = vec![0u8; 24];
+        let first = memory.as_mut_ptr();
+        // SAFETY: it is there until this ends, on whatever device it is said to be, where nobody looks.
+        let out =
+            unsafe { Exported::from_raw(Arc::clone(&owner), first, DType::F32, &[2, 3], device) }.unwrap();
+        // SAFETY: nobody else has it.
+        let mut back = unsafe { Imported::from_raw(out.into_raw()) }.unwrap();
+        let view = back.view();
+        assert_eq!((view.device(), view.dtype(), view.shape()), (place, DType::F32, &[2, 3][..]));
+        assert_eq!(back.view_mut().unwrap().pointer(), first);
+        assert_eq!(Arc::strong_count(&owner), 2);
+        drop(back);
+        assert_eq!(Arc::strong_count(&owner), 1);
+    }
+    let refused = |pointer: *mut u8, device| {
+        // SAFETY: it is refused.
+        unsafe { Exported::from_raw((), pointer, DType::F32, &[2, 3], device) }.unwrap_err()
+    };
+    let elsewhere = DLDevice { device_type: 10, device_id: 0 };
+    assert_eq!(refused(null_mut(), elsewhere).kind(), ErrorKind::Unsupported);
+    assert_eq!(refused(null_mut(), DLDevice::cuda(0)).kind(), ErrorKind::InvalidArgument);
 }
 
 #[test]

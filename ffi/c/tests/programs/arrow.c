@@ -499,9 +499,9 @@ static void refusals(void) {
     options.nulls = 3;
     LEFT(rf_all_reduce_arrow(comm, &type, &in, NULL, &out, RF_SUM, &options, &error), RF_INVALID_ARGUMENT, "policy of nulls");
     options.nulls = RF_NULLS_UNSAID;
-    options.reserved = 1;
-    LEFT(rf_all_reduce_arrow(comm, &type, &in, NULL, &out, RF_SUM, &options, &error), RF_INVALID_ARGUMENT, "reserved");
-    options.reserved = 0;
+    options.staging = 2;
+    LEFT(rf_all_reduce_arrow(comm, &type, &in, NULL, &out, RF_SUM, &options, &error), RF_INVALID_ARGUMENT, "staging is 2");
+    options.staging = 0;
     rf_request *request = NULL;
     options.request = &request;
     LEFT(rf_all_reduce_arrow(comm, &type, &in, NULL, &out, RF_SUM, &options, &error), RF_UNSUPPORTED, "rf_comm_duplicate");

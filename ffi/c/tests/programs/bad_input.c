@@ -96,8 +96,8 @@ static void arguments(rf_comm *comm) {
     options.algorithm = "\xff\xfe";
     REFUSED(rf_barrier(comm, &options, &error), RF_INVALID_ARGUMENT, "UTF-8");
     WELL(rf_options_init(&options, sizeof options));
-    options.stream = a;
-    REFUSED(rf_barrier(comm, &options, &error), RF_UNSUPPORTED, "stream");
+    options.staging = 7;
+    REFUSED(rf_barrier(comm, &options, &error), RF_INVALID_ARGUMENT, "staging is 7");
     WELL(rf_options_init(&options, sizeof options));
     rf_request *request = NULL;
     rf_prepared *prepared = NULL;

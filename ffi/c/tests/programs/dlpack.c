@@ -277,7 +277,11 @@ static void refusals(void) {
     REFUSED(rf_all_reduce_dlpack(comm, one, other, RF_SUM, NULL, &error), RF_UNSUPPORTED, "bool");
     one = laid(&a, in, DENSE, BLOCK);
     a.managed.dl_tensor.device.device_type = 2;
-    REFUSED(rf_all_reduce_dlpack(comm, one, other, RF_SUM, NULL, &error), RF_UNSUPPORTED, "Cuda(0)");
+    REFUSED(rf_all_reduce_dlpack(comm, one, other, RF_SUM, NULL, &error), RF_UNSUPPORTED, "CUDA device 0");
+    rf_options staged = RF_OPTIONS_INIT;
+    staged.staging = 1;
+    staged.stream = in;
+    REFUSED(rf_all_reduce_dlpack(comm, one, other, RF_SUM, &staged, &error), RF_UNSUPPORTED, "CUDA device 0");
     one = laid(&a, in, DENSE, BLOCK);
     a.shape[1] = -1;
     REFUSED(rf_all_reduce_dlpack(comm, one, other, RF_SUM, NULL, &error), RF_INVALID_ARGUMENT, "extent -1");

@@ -35,7 +35,7 @@ class Stream(c.Structure):
 
 class Options(c.Structure):
     _fields_ = [("size", c.c_uint32), ("order", c.c_int32), ("check", c.c_int32), ("pack", c.c_uint32),
-                ("deadline_ns", c.c_int64), ("pointers", c.c_void_p * 5), ("nulls", c.c_int32), ("reserved", c.c_uint32)]
+                ("deadline_ns", c.c_int64), ("pointers", c.c_void_p * 5), ("nulls", c.c_int32), ("staging", c.c_uint32)]
 
 
 def at(structure):

@@ -8,33 +8,23 @@ mod report;
 
 use crate::sizes;
 use case::Case;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
 use half::{bf16, f16};
 use measure::{Method, measure};
 use operands::Value;
 use report::{Label, Row, bandwidths, print_head, print_row};
+use ringfold::backend::choose;
 use ringfold::collective::Request;
-use ringfold::{
-    Algorithm, Collective, Communicator, Config, DType, Error, Options, Order, ReduceOp, Result, config,
-};
+use ringfold::config::BackendChoice;
+use ringfold::{Algorithm, Collective, Communicator, Config, DType, Error, Options, Order, ReduceOp, Result};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-/// Where the bytes go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum BackendChoice {
-    /// Whatever is fastest here.
-    Auto,
-    /// Shared memory.
-    Shm,
-    /// TCP.
-    Tcp,
-    /// MPI point to point, under the schedules of ringfold.
-    MpiP2p,
-    /// The collectives of the system's MPI library.
-    Mpi,
-    /// NVIDIA's NCCL.
-    Nccl,
+/// Reads the word for a backend, and lists the words.
+fn backend() -> impl TypedValueParser<Value = BackendChoice> {
+    PossibleValuesParser::new(BackendChoice::ALL.map(BackendChoice::as_str))
+        .try_map(|word| word.parse::<BackendChoice>())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -89,7 +79,7 @@ pub(crate) struct PerfArgs {
     #[arg(short = 'f', long, value_name = "FACTOR", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..))]
     factor: u32,
     /// Where the bytes go
-    #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
+    #[arg(long, default_value_t = BackendChoice::Auto, value_parser = backend())]
     backend: BackendChoice,
     /// The element type
     #[arg(long, default_value = "f32")]
@@ -129,26 +119,20 @@ pub(crate) struct PerfArgs {
 impl PerfArgs {
     /// What can be refused before any process is started.
     pub(crate) fn check(&self) -> Result<()> {
-        let refuse = |what: &str, remedy: &str| Err(Error::unsupported(what).remedy(remedy));
-        match self.backend {
-            BackendChoice::Auto | BackendChoice::Tcp | BackendChoice::Shm => {}
-            BackendChoice::MpiP2p if !cfg!(feature = "mpi") => {
-                return refuse(
-                    "this build has no MPI, which mpi-p2p needs",
-                    "build with `cargo build --features mpi`, and MPICC=the compiler of the MPI to use",
-                );
-            }
-            BackendChoice::MpiP2p if self.ranks.is_some() => {
-                return refuse(
-                    "-n starts processes that MPI does not know",
-                    "start them by mpirun, without -n: mpirun -n 4 ringfold perf ... --backend mpi-p2p",
-                );
-            }
-            BackendChoice::MpiP2p => {}
-            BackendChoice::Mpi => {
-                return refuse("no version has MPI's own collectives yet", "use --backend mpi-p2p or tcp");
-            }
-            BackendChoice::Nccl => return refuse("this build has no NCCL backend", "use --backend tcp"),
+        // Whoever joins a group tells the others, so that all have an error.
+        if self.ranks.is_some() {
+            choose::check(self.backend)?;
+        }
+        self.check_words()
+    }
+
+    /// What is wrong whatever can be had here. That some backend cannot is told by all ranks, once they have met.
+    fn check_words(&self) -> Result<()> {
+        let by_mpi = matches!(self.backend, BackendChoice::Mpi | BackendChoice::MpiP2p);
+        if by_mpi && self.ranks.is_some() {
+            let mpirun = format!("mpirun -n 4 ringfold perf ... --backend {}", self.backend);
+            return Err(Error::unsupported("-n starts processes that MPI does not know")
+                .remedy(format!("start them by mpirun, without -n: {mpirun}")));
         }
         if !(self.seconds.is_finite() && (0.0..=3600.0).contains(&self.seconds)) {
             return Err(Error::invalid(format!("--seconds {}", self.seconds)).remedy("pass 0 to 3600"));
@@ -208,15 +192,12 @@ impl PerfArgs {
 
 /// Measures as one rank of the group that this process was launched into. Tells whether every result was right.
 pub(crate) fn measure_as_rank(args: &PerfArgs) -> Result<bool> {
-    args.check()?;
+    args.check_words()?;
     let mut config = Config::from_env()?;
     config.trace = args.trace.clone().or(config.trace);
-    config.backend = match args.backend {
-        BackendChoice::Shm => config::BackendChoice::Shm,
-        BackendChoice::Tcp => config::BackendChoice::Tcp,
-        BackendChoice::MpiP2p => config::BackendChoice::MpiP2p,
-        _ => config.backend,
-    };
+    if args.backend != BackendChoice::Auto {
+        config.backend = args.backend;
+    }
     let comm = Communicator::connect(&config)?;
     match args.dtype {
         DType::F16 => all_sizes::<f16>(args, &comm),
