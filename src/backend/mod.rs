@@ -6,6 +6,7 @@
 mod combiner;
 mod direct;
 mod meter;
+pub mod nccl;
 mod pieces;
 mod planned;
 
@@ -57,6 +58,7 @@ struct Extras {
     device: Device,
     stream: Option<Stream>,
     staged: bool,
+    landing: Option<Arc<nccl::Landing>>,
 }
 
 /// The span of an operation that nobody listens to.
@@ -128,6 +130,12 @@ impl Operation {
         self
     }
 
+    /// The same with a place where streams of the device can wait for it. Backends of the host do not tell it anything.
+    pub fn landing_at(mut self, landing: Arc<nccl::Landing>) -> Self {
+        self.extras().landing = Some(landing);
+        self
+    }
+
     /// What is asked.
     pub fn request(&self) -> &Request {
         &self.request
@@ -176,6 +184,11 @@ impl Operation {
     /// Whether it may go through memory of the backend's own.
     pub fn may_be_staged(&self) -> bool {
         self.extras.as_deref().is_some_and(|extras| extras.staged)
+    }
+
+    /// Where streams can wait for it, if anywhere.
+    pub(crate) fn landing(&self) -> Option<&Arc<nccl::Landing>> {
+        self.extras.as_deref()?.landing.as_ref()
     }
 
     /// The word for its reduction: `none` where it has none, `custom` where that is the user's own.

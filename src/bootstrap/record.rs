@@ -53,6 +53,9 @@ pub(super) struct Record {
     /// Whether its bytes are to go by MPI, and whether it can do that; nothing where they are not to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mpi: Option<bool>,
+    /// Whether its bytes are to go by NCCL.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    nccl: bool,
 }
 
 impl Record {
@@ -81,6 +84,7 @@ impl Record {
             table_hash: table.hash(),
             table: (!is_default).then(|| table.to_string()),
             mpi: (backend == BackendChoice::MpiP2p).then_some(cfg!(feature = "mpi")),
+            nccl: backend == BackendChoice::Nccl,
         }
     }
 
@@ -112,6 +116,7 @@ pub(super) fn peers(
     let mut peers = Vec::with_capacity(world);
     let mut tables = Vec::with_capacity(world);
     let mut by_mpi = Vec::with_capacity(world);
+    let mut by_nccl = Vec::with_capacity(world);
     for (rank, message) in messages.iter().enumerate() {
         let record = Record::decode(message, rank)?;
         let fits = [
@@ -135,6 +140,7 @@ pub(super) fn peers(
         }
         tables.push((record.table_hash, record.table));
         by_mpi.push(record.mpi);
+        by_nccl.push(record.nccl);
         peers.push(Peer {
             rank,
             host: record.host,
@@ -145,6 +151,7 @@ pub(super) fn peers(
     }
     agree_on_tables(&peers, &tables).map_err(|error| error.in_generation(generation))?;
     agree_on_mpi(&by_mpi).map_err(|error| error.in_generation(generation))?;
+    agree_on_nccl(&by_nccl).map_err(|error| error.in_generation(generation))?;
     Ok(peers)
 }
 
@@ -164,6 +171,20 @@ fn agree_on_mpi(ranks: &[Option<bool>]) -> Result<()> {
                 .remedy("build with `cargo build --features mpi`, and MPICC=the compiler of the MPI to use"))
         }
         None => Ok(()),
+    }
+}
+
+/// Where one rank's bytes go by NCCL, all do; else every rank has the same error.
+fn agree_on_nccl(ranks: &[bool]) -> Result<()> {
+    let with = ranks.iter().position(|&nccl| nccl);
+    match (with, ranks.iter().position(|&nccl| !nccl)) {
+        (Some(one), Some(other)) => {
+            let text = format!("rank {one} asks for the backend nccl, and rank {other} for another");
+            Err(Error::new(ErrorKind::Configuration, text)
+                .blame(other)
+                .remedy("set RINGFOLD_BACKEND=nccl on every rank, or on none"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -264,6 +285,14 @@ mod tests {
         assert!(error.what_to_do().is_some_and(|remedy| remedy.contains("--features mpi")));
         let error = agree_on_mpi(&[None, Some(true)]).unwrap_err();
         assert_eq!((error.kind(), error.culprit()), (ErrorKind::Configuration, Some(0)));
+    }
+
+    #[test]
+    fn where_one_goes_by_nccl_all_do() {
+        agree_on_nccl(&[false, false]).unwrap();
+        agree_on_nccl(&[true, true]).unwrap();
+        let error = agree_on_nccl(&[true, false]).unwrap_err();
+        assert_eq!((error.kind(), error.culprit()), (ErrorKind::Configuration, Some(1)));
     }
 
     #[test]

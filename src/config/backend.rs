@@ -17,12 +17,19 @@ pub enum BackendChoice {
     /// The system's MPI, point to point: ringfold's own schedules on any network that it knows. Where the program was built
     /// with the feature `mpi`; its ranks are those of `MPI_COMM_WORLD`.
     MpiP2p,
+    /// NVIDIA's NCCL, among ranks that have a GPU each: see [`backend::nccl`](crate::backend::nccl).
+    Nccl,
 }
 
 impl BackendChoice {
     /// Every choice.
-    pub const ALL: [BackendChoice; 4] =
-        [BackendChoice::Auto, BackendChoice::Shm, BackendChoice::Tcp, BackendChoice::MpiP2p];
+    pub const ALL: [BackendChoice; 5] = [
+        BackendChoice::Auto,
+        BackendChoice::Shm,
+        BackendChoice::Tcp,
+        BackendChoice::MpiP2p,
+        BackendChoice::Nccl,
+    ];
 
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
@@ -31,6 +38,7 @@ impl BackendChoice {
             BackendChoice::Shm => "shm",
             BackendChoice::Tcp => "tcp",
             BackendChoice::MpiP2p => "mpi-p2p",
+            BackendChoice::Nccl => "nccl",
         }
     }
 }
@@ -47,7 +55,7 @@ impl FromStr for BackendChoice {
     fn from_str(word: &str) -> Result<Self, Self::Err> {
         BackendChoice::ALL.into_iter().find(|choice| choice.as_str() == word).ok_or_else(|| {
             crate::error::Error::invalid(format!("no backend is called {word:?}"))
-                .remedy("use auto, shm, tcp or mpi-p2p")
+                .remedy("use auto, shm, tcp, mpi-p2p or nccl")
         })
     }
 }

@@ -289,9 +289,9 @@ pub const KEYS: &[Key] = &[
         builder: "with_backend",
         call: None,
         default: "auto",
-        meaning: "By what bytes go between ranks: auto (shared memory where all are on one host and it can be had, else TCP), shm, tcp, or mpi-p2p (MPI between two, in builds with the feature mpi).",
+        meaning: "By what bytes go between ranks: auto (shared memory where all are on one host and it can be had, else TCP), shm, tcp, mpi-p2p (MPI between two, in builds with the feature mpi), or nccl (NVIDIA's NCCL, a GPU a rank).",
         set: |c, name, text| {
-            c.backend = text.parse().map_err(|_| bad(name, text, "auto, shm, tcp or mpi-p2p"))?;
+            c.backend = text.parse().map_err(|_| bad(name, text, "auto, shm, tcp, mpi-p2p or nccl"))?;
             Ok(())
         },
         show: |c| Some(c.backend.to_string()),
@@ -347,6 +347,45 @@ pub const KEYS: &[Key] = &[
             Ok(())
         },
         show: |c| c.devices.clone(),
+    },
+    Key {
+        name: "nccl",
+        environment: names::NCCL,
+        builder: "with_nccl",
+        call: None,
+        default: "libnccl.so.2, by the system's loader",
+        meaning: "The file of NVIDIA's NCCL that the backend nccl is to use.",
+        set: |c, _, text| {
+            c.nccl = Some(text.into());
+            Ok(())
+        },
+        show: |c| c.nccl.as_ref().map(|path| path.display().to_string()),
+    },
+    Key {
+        name: "cuda",
+        environment: names::CUDA,
+        builder: "with_cuda",
+        call: None,
+        default: "libcuda.so.1, by the system's loader",
+        meaning: "The file of the CUDA driver's library that is to be used.",
+        set: |c, _, text| {
+            c.cuda = Some(text.into());
+            Ok(())
+        },
+        show: |c| c.cuda.as_ref().map(|path| path.display().to_string()),
+    },
+    Key {
+        name: "cuda_device",
+        environment: names::CUDA_DEVICE,
+        builder: "with_cuda_device",
+        call: None,
+        default: "where this process sees several, that of its local rank; else 0",
+        meaning: "The ordinal of the CUDA device that this rank works on, among those that its process sees.",
+        set: |c, name, text| {
+            c.cuda_device = Some(number(name, text, WHOLE)?);
+            Ok(())
+        },
+        show: |c| c.cuda_device.map(|ordinal| ordinal.to_string()),
     },
     Key {
         name: "log",

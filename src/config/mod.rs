@@ -71,6 +71,12 @@ pub struct Config {
     pub trace: Option<PathBuf>,
     /// Where devices are looked for: see [`Discovery::parse`](crate::device::Discovery::parse), which reads it.
     pub devices: Option<String>,
+    /// The file of NVIDIA's NCCL; where none is named, the system's loader looks for it.
+    pub nccl: Option<PathBuf>,
+    /// The file of the CUDA driver's library; where none is named, the system's loader looks for it.
+    pub cuda: Option<PathBuf>,
+    /// The ordinal of the CUDA device that this rank works on.
+    pub cuda_device: Option<u32>,
     /// What to log, as a filter: see `observe::log`. The library itself does not look at it.
     pub log: Option<String>,
     /// The table by which algorithms are chosen, or a part of it, as [`Table`](crate::plan::select::Table) is written.
@@ -130,6 +136,9 @@ impl Default for Config {
             check: None,
             trace: None,
             devices: None,
+            nccl: None,
+            cuda: None,
+            cuda_device: None,
             log: None,
             table: None,
             launcher: Launcher::None,
@@ -357,6 +366,24 @@ impl Config {
     /// Sets where devices are looked for: `auto`, `none`, `nvml`, `amd`, `script:/path`, `file:/path`, or a list such as `0,1`.
     pub fn with_devices(mut self, devices: impl Into<String>) -> Self {
         self.devices = Some(devices.into());
+        self
+    }
+
+    /// Sets the file of NVIDIA's NCCL.
+    pub fn with_nccl(mut self, file: impl Into<PathBuf>) -> Self {
+        self.nccl = Some(file.into());
+        self
+    }
+
+    /// Sets the file of the CUDA driver's library.
+    pub fn with_cuda(mut self, file: impl Into<PathBuf>) -> Self {
+        self.cuda = Some(file.into());
+        self
+    }
+
+    /// Sets which CUDA device this rank works on, by its ordinal among those that its process sees.
+    pub fn with_cuda_device(mut self, ordinal: u32) -> Self {
+        self.cuda_device = Some(ordinal);
         self
     }
 

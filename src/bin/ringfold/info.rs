@@ -3,8 +3,10 @@
 use crate::devices;
 use clap::Args;
 use comfy_table::{Table, presets};
+use ringfold::backend::nccl::Library;
 use ringfold::bootstrap::{Landmark, Sight};
 use ringfold::config::{Launcher, environment};
+use ringfold::cuda::Driver;
 use ringfold::memory::{PAGE, Segment};
 use ringfold::{Algorithm, Config, Error, Result};
 use std::fs;
@@ -58,7 +60,8 @@ pub(crate) fn command(arguments: &InfoArgs) -> Result<bool> {
     let (mpi, how) = mpi();
     backends.add_row(["mpi-p2p", mpi, &how]);
     backends.add_row(["mpi", "no", "not in this version; mpi-p2p runs ringfold's own schedules over MPI"]);
-    backends.add_row(["nccl", "no", "not in this version"]);
+    let (nccl, how) = nccl()?;
+    backends.add_row(["nccl", nccl, &how]);
     println!("{backends}\n");
 
     let mut algorithms = Table::new();
@@ -101,6 +104,24 @@ fn mpi() -> (&'static str, String) {
 #[cfg(not(feature = "mpi"))]
 fn mpi() -> (&'static str, String) {
     ("no", "not built in (the feature mpi); under mpirun ranks find each other and use shm or tcp".to_owned())
+}
+
+/// Whether NVIDIA's driver and NCCL are here, and which.
+fn nccl() -> Result<(&'static str, String)> {
+    let config = Config::from_env()?;
+    let driver = Driver::find(config.cuda.as_deref());
+    let library = Library::find(config.nccl.as_deref());
+    let text = |error: Error| error.to_string();
+    Ok(match (driver, library) {
+        (Ok(driver), Ok(nccl)) => {
+            let (count, version) = (driver.count().unwrap_or(0), nccl.version());
+            let here = if count > 0 { "yes" } else { "no" };
+            (here, format!("where RINGFOLD_BACKEND asks for it: NCCL {version}, CUDA devices: {count}"))
+        }
+        (Err(error), Ok(nccl)) => ("no", format!("NCCL {} is here; {}", nccl.version(), text(error))),
+        (Ok(_), Err(error)) => ("no", text(error)),
+        (Err(driver), Err(nccl)) => ("no", format!("{}\n{}", text(driver), text(nccl))),
+    })
 }
 
 /// Whether ranks may read each other's memory, by having another process try to read this one's: as ranks of one launcher are, it is no

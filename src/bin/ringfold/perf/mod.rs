@@ -148,7 +148,8 @@ impl PerfArgs {
             BackendChoice::Mpi => {
                 return refuse("no version has MPI's own collectives yet", "use --backend mpi-p2p or tcp");
             }
-            BackendChoice::Nccl => return refuse("this build has no NCCL backend", "use --backend tcp"),
+            // Whether there are NCCL and devices each rank finds out where it runs.
+            BackendChoice::Nccl => {}
         }
         if !(self.seconds.is_finite() && (0.0..=3600.0).contains(&self.seconds)) {
             return Err(Error::invalid(format!("--seconds {}", self.seconds)).remedy("pass 0 to 3600"));
@@ -215,6 +216,7 @@ pub(crate) fn measure_as_rank(args: &PerfArgs) -> Result<bool> {
         BackendChoice::Shm => config::BackendChoice::Shm,
         BackendChoice::Tcp => config::BackendChoice::Tcp,
         BackendChoice::MpiP2p => config::BackendChoice::MpiP2p,
+        BackendChoice::Nccl => config::BackendChoice::Nccl,
         _ => config.backend,
     };
     let comm = Communicator::connect(&config)?;
