@@ -120,8 +120,7 @@ static void pump(void) {
     }
 }
 
-static int append(struct stream *s, int (*try)(void *), void *what) {
-    if (!s || !depth || stack[depth - 1] != s->device) return INVALID_CONTEXT;
+static int append_late(struct stream *s, int (*try)(void *), void *what) {
     struct task *task = calloc(1, sizeof *task);
     task->try = try;
     task->what = what;
@@ -130,6 +129,11 @@ static int append(struct stream *s, int (*try)(void *), void *what) {
     s->last = task;
     pthread_mutex_unlock(&lock);
     return OK;
+}
+
+static int append(struct stream *s, int (*try)(void *), void *what) {
+    if (!s || !depth || stack[depth - 1] != s->device) return INVALID_CONTEXT;
+    return append_late(s, try, what);
 }
 
 CUresult cuInit(unsigned flags) { return flags || fail_init ? NO_DEVICE : OK; }
@@ -202,6 +206,7 @@ CUresult cuStreamCreate(void **stream, unsigned flags) {
     struct stream *s = calloc(1, sizeof *s);
     s->device = stack[depth - 1];
     s->append = append;
+    s->append_late = append_late;
     s->log = log_line;
     pthread_mutex_lock(&lock);
     int free_place = 0;

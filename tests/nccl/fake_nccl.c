@@ -74,7 +74,7 @@ struct task {
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct group *groups;
+static struct group *groups __attribute__((unused));
 static char text[1 << 20];
 static size_t written;
 static char last_error[256];
@@ -83,13 +83,13 @@ static __thread struct task *gathered;
 
 /* What tests set. A rank of -1 is none. */
 static long init_hang, hang, async_rank = -1, async_after, async_code = REMOTE_ERROR, fail_rank = -1, fail_call, fail_code = SYSTEM_ERROR,
-            fail_init = -1, abort_ms, launch_polls, quiet;
+            fail_join = -1, abort_ms, launch_polls, quiet;
 
 int fake_set(const char *key, long value) {
     struct { const char *key; long *place; } all[] = {
         {"init_hang", &init_hang}, {"hang", &hang}, {"async_rank", &async_rank}, {"async_after", &async_after},
         {"async_code", &async_code}, {"fail_rank", &fail_rank}, {"fail_call", &fail_call}, {"fail_code", &fail_code},
-        {"fail_init", &fail_init}, {"abort_ms", &abort_ms}, {"launch_polls", &launch_polls}, {"quiet", &quiet},
+        {"fail_join", &fail_join}, {"abort_ms", &abort_ms}, {"launch_polls", &launch_polls}, {"quiet", &quiet},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (!strcmp(all[i].key, key)) { *all[i].place = value; return 1; }
@@ -378,7 +378,7 @@ static struct comm *join(const Id *id, int ranks, int rank) {
     return comm;
 }
 
-static int fits(const Config *config) {
+static __attribute__((unused)) int fits(const Config *config) {
     return config && config->magic == 0xcafebeef && config->size >= 24 && config->version >= 21400 && config->blocking == 0
         && config->rest[0] == INT_MIN;
 }
@@ -387,7 +387,7 @@ int ncclCommInitRankConfig(struct comm **comm, int ranks, Id id, int rank, Confi
     say("ncclCommInitRankConfig(r%d of %d, size %zu, version %u, blocking %d)", rank, ranks, config->size, config->version, config->blocking);
     *comm = NULL;
     if (!fits(config)) return INVALID_ARGUMENT;
-    if (fail_init == rank) { snprintf(last_error, sizeof last_error, "no way to the others"); return SYSTEM_ERROR; }
+    if (fail_join == rank) { snprintf(last_error, sizeof last_error, "no way to the others"); return SYSTEM_ERROR; }
     *comm = join(&id, ranks, rank);
     return IN_PROGRESS;
 }
@@ -425,7 +425,7 @@ int ncclCommGetAsyncError(struct comm *comm, int *code) {
     else if (comm->polls && --comm->polls == 0) {
         struct task *task = comm->late;
         comm->late = NULL;
-        *code = task->stream->append(task->stream, try, task) ? CUDA_ERROR : SUCCESS;
+        *code = task->stream->append_late(task->stream, try, task) ? CUDA_ERROR : SUCCESS;
     } else if (comm->polls) *code = IN_PROGRESS;
     return SUCCESS;
 }

@@ -230,8 +230,11 @@ impl Comm {
         let context = Arc::clone(&self.context);
         let spawned = observe::thread::spawn(thread, move || {
             let handle = handle;
-            let _entered = context.enter();
+            let entered = context.enter();
             end(handle.0);
+            drop(entered);
+            // Whoever waits for the end finds nothing held any more.
+            drop(context);
             let _ = done.send(());
         });
         match spawned {
