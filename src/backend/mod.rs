@@ -342,6 +342,12 @@ pub trait Backend: Send {
         }
     }
 
+    /// Whether it works on memory of devices: it takes operations whose memory is there, and judges itself whether it
+    /// can reach it. Others are given memory of the host only.
+    fn works_on_devices(&self) -> bool {
+        false
+    }
+
     /// What the ranks can reach of each other.
     fn reach(&self) -> Reach {
         Reach::Messages

@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::tensor::Stream;
 use std::ffi::{c_int, c_uint, c_void};
 use std::fmt;
+use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -40,13 +41,17 @@ impl fmt::Debug for Context {
 }
 
 /// The time in which a context is this thread's current one; afterwards that is again what it was.
-pub(crate) struct Entered<'a>(&'a Context);
+pub(crate) struct Entered<'a> {
+    context: &'a Context,
+    /// It is left on the thread that has entered.
+    here: PhantomData<*const ()>,
+}
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         let mut was = std::ptr::null_mut();
         // SAFETY: this thread has pushed one, and whoever pushes another pops it before.
-        unsafe { (self.0.driver.raw().ctx_pop)(&mut was) };
+        unsafe { (self.context.driver.raw().ctx_pop)(&mut was) };
     }
 }
 
@@ -96,7 +101,7 @@ impl Context {
     pub(crate) fn enter(&self) -> std::result::Result<Entered<'_>, Failure> {
         // SAFETY: the context is retained.
         self.driver.check("cuCtxPushCurrent", unsafe { (self.driver.raw().ctx_push)(self.raw) })?;
-        Ok(Entered(self))
+        Ok(Entered { context: self, here: PhantomData })
     }
 
     /// Queues a copy from the host to the device.
@@ -185,10 +190,22 @@ impl OwnStream {
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) where the driver refuses.
     pub fn new(context: &Arc<Context>) -> Result<OwnStream> {
+        OwnStream::of(context, NON_BLOCKING)
+    }
+
+    /// A stream that comes behind what was queued on the device's default stream before, and ahead of what is queued there later.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) where the driver refuses.
+    pub fn following(context: &Arc<Context>) -> Result<OwnStream> {
+        OwnStream::of(context, 0)
+    }
+
+    fn of(context: &Arc<Context>, flags: c_uint) -> Result<OwnStream> {
         let _entered = context.enter()?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: the context is current, and the stream is this function's.
-        let code = unsafe { (context.driver.raw().stream_create)(&mut raw, NON_BLOCKING) };
+        let code = unsafe { (context.driver.raw().stream_create)(&mut raw, flags) };
         context.driver.check("cuStreamCreate", code)?;
         Ok(OwnStream { context: Arc::clone(context), raw })
     }

@@ -275,6 +275,8 @@ CUresult cuEventRecord(void *event, void *stream) {
     e->over = 0;
     pthread_mutex_unlock(&lock);
     say("cuEventRecord(s%d)", s ? s->id : 0);
+    /* Nothing is ever queued on the default stream. */
+    if (!s) { pthread_mutex_lock(&lock); set_event(e); pthread_mutex_unlock(&lock); return depth ? OK : INVALID_CONTEXT; }
     return append(s, set_event, e);
 }
 

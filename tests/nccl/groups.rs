@@ -225,3 +225,20 @@ fn operations_are_written_down() {
     std::fs::remove_dir_all(&folder).unwrap();
     assert!(text.contains("barrier") && text.contains("\"nccl\""), "{text}");
 }
+
+/// The command, by the names in the environment.
+#[test]
+fn the_command_finds_both_libraries() {
+    let stand_in = StandIn::new();
+    let run = |words: &[&str], cuda: &std::path::Path| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ringfold"));
+        command.args(words).env("RINGFOLD_NCCL", &stand_in.nccl).env("RINGFOLD_CUDA", cuda);
+        let output = command.stdin(std::process::Stdio::null()).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.success(), text(&output.stdout))
+    };
+    let (well, out) = run(&["info"], &stand_in.cuda);
+    assert!(well && out.contains("NCCL 2.32.3, CUDA devices: 4"), "{out}");
+    let (well, out) = run(&["info"], std::path::Path::new("/nowhere/cuda"));
+    assert!(well && out.contains("NCCL 2.32.3 is here") && out.contains("/nowhere/cuda"), "{out}");
+}

@@ -240,7 +240,7 @@ fn a_batch_is_one_group() {
                 Place::Host => {
                     (host[index].as_mut_ptr().cast::<u8>(), results[index].as_mut_ptr().cast::<u8>())
                 }
-                Place::OnDevice => (pointer(&devices[index][0]), pointer(&devices[index][1])),
+                _ => (pointer(&devices[index][0]), pointer(&devices[index][1])),
             };
             pieces.push(Piece { input, output, bytes: 4 * len });
         }

@@ -27,6 +27,10 @@ pub(crate) enum Place {
     /// On the host, with leave to be staged.
     Host,
     OnDevice,
+    /// On the device, with leave to be staged.
+    StagedOnDevice,
+    /// On the host for ranks with an even number, on their devices for the others.
+    Mixed,
 }
 
 /// What a store would be: it takes what it hears for the verdict, at once.
@@ -120,10 +124,12 @@ impl Rank {
         // SAFETY: each test keeps the memory, which is as long as the request says, until the operation is done.
         let operation =
             unsafe { Operation::new(request, any_schedule(), sequence, false, deadline, buffers) };
-        match self.place {
-            Place::Host => operation.staged(),
-            Place::OnDevice => operation.on_device(Device::Cuda(self.rank as u32)),
-        }
+        let operation = if self.place == Place::OnDevice { operation } else { operation.staged() };
+        if self.is_on_host() { operation } else { operation.on_device(Device::Cuda(self.rank as u32)) }
+    }
+
+    fn is_on_host(&self) -> bool {
+        self.place == Place::Host || (self.place == Place::Mixed && self.rank.is_multiple_of(2))
     }
 
     /// Drives what was submitted to its end.
@@ -153,7 +159,7 @@ fn buffers(job: &Job, world: usize, rank: usize, input: *mut u8, output: *mut u8
 impl Member for Rank {
     fn call(&mut self, job: &mut Job) -> Result<()> {
         let (world, rank) = (self.world, self.rank);
-        if self.place == Place::Host {
+        if self.is_on_host() {
             let pointers = match &mut job.tensors {
                 Tensors::One(memory) => [memory.pointer(); 2],
                 Tensors::Two(input, output) => [input.pointer(), output.pointer()],

@@ -31,6 +31,17 @@ fn memory_of_the_host_in_portions() {
 }
 
 #[test]
+fn memory_on_devices_in_portions() {
+    every_call(3, Place::StagedOnDevice, 64, Age::New);
+}
+
+/// What may be staged may lie anywhere, on each rank.
+#[test]
+fn memory_of_the_host_and_of_devices_in_one_group() {
+    every_call(3, Place::Mixed, 64, Age::New);
+}
+
+#[test]
 fn a_version_without_an_all_to_all() {
     every_call(3, Place::OnDevice, 64, Age::Middle);
     every_call(3, Place::Host, 64, Age::Middle);

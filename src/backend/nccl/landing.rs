@@ -32,7 +32,7 @@ impl Landing {
     }
 
     /// Lets what is queued on a stream from now on wait for the operation. Blocks until the operation is queued on the device
-    /// itself, at most for so long; where it is over already, there is nothing to wait for. What has become of it is told to
+    /// itself (where that is staged, until it is over), at most for so long; where it is over already, there is nothing to wait for. What has become of it is told to
     /// whoever waits for it on the host.
     ///
     /// # Errors

@@ -2,8 +2,9 @@
 //!
 //! The library (`libnccl.so.2`) and the driver's are found at run time, so every build has this backend. NCCL owns the schedules:
 //! an operation's [`Schedule`](crate::plan::Schedule) means nothing here. Memory on the group's device is used as it is, on the
-//! caller's stream or on one of the backend's own; host memory goes through pinned buffers where the
-//! operation [may be staged](Operation::staged).
+//! caller's stream; where none is given, on one that follows the device's default stream, and is followed by it. Where an operation
+//! [may be staged](Operation::staged) it goes through buffers of the backend's own, in portions, which are pinned for memory of the
+//! host.
 //!
 //! | file | subject |
 //! |---|---|
@@ -23,7 +24,7 @@
 //! - Where an operation fails, the contents of its output are unspecified. Nothing is written any more once the call has
 //!   returned, unless NCCL's abort does not return within two seconds: the error then says so.
 //! - Ranks are compared by NCCL not at all: where they call different things they wait, up to the deadline.
-//! - Memory of one operation is of one kind on all ranks: the host's or the devices'.
+//! - Whether an operation may be staged is the same on all ranks. Then the memory of each may be anywhere; else it is on devices.
 //! - Messages between two ranks are in the order of all operations.
 
 mod comm;
@@ -56,6 +57,9 @@ pub const PORTION: usize = 1 << 20;
 
 /// How long a rank waits for the group's verdict.
 const SETTLING: Duration = Duration::from_millis(500);
+
+/// How many ranks one whose deadline has passed names.
+const NAMED: usize = 15;
 
 /// How long NCCL may take to end a communicator.
 const ENDING: Duration = Duration::from_secs(2);
@@ -128,8 +132,10 @@ impl NcclSetup {
     /// Tells the group that time is up. NCCL does not tell who is waited for: so each other rank is named, and the store takes one
     /// that does not complain itself.
     fn tell_deadline(&self, sequence: u64, detail: &str) -> Cause {
-        let others = self.numbers.iter().copied().filter(|&number| number != self.me());
-        let causes: Vec<Cause> = others
+        // As many as a link takes at once, those that follow this rank: so that somebody names each.
+        let following = (1..self.world()).map(|step| self.numbers[(self.rank + step) % self.world()]);
+        let causes: Vec<Cause> = following
+            .take(NAMED)
             .map(|culprit| self.cause(CauseKind::Deadline, culprit, sequence, detail.to_owned()))
             .collect();
         causes.iter().for_each(|cause| (self.report)(cause));
@@ -268,7 +274,7 @@ impl NcclBackend {
         }
         Ok(NcclBackend {
             token: Some(DeviceMemory::new(&setup.context, 1)?),
-            stream: OwnStream::new(&setup.context)?,
+            stream: OwnStream::following(&setup.context)?,
             meter: Arc::new(Meter::traced(setup.world(), setup.tracer.clone())),
             comm: Arc::new(comm),
             staging: None,
@@ -334,9 +340,9 @@ impl NcclBackend {
             return Err(Error::invalid(text).remedy("copy it, or set RINGFOLD_CUDA_DEVICE"));
         }
         let request = operation.request();
-        if request.collective == Collective::AllToAll && request.in_place {
+        if request.collective == Collective::AllToAll && request.in_place && !operation.may_be_staged() {
             return Err(cannot("nccl", "do an all_to_all in place on a device")
-                .remedy("pass an input and an output that lie apart"));
+                .remedy("pass an input and an output that lie apart, or allow staging"));
         }
         let size = request.element_size();
         let odd = |pointer: *const u8, len: usize| len > 0 && !pointer.addr().is_multiple_of(size);
@@ -375,7 +381,7 @@ impl NcclBackend {
         let request = operation.request();
         let is_barrier = request.collective == Collective::Barrier;
         let rank = self.setup.rank;
-        if !is_barrier && operation.device() == Device::Host && request.bytes(rank) > 0 {
+        if !is_barrier && operation.may_be_staged() && request.bytes(rank) > 0 {
             if self.staging.is_none() {
                 let (context, world) = (&self.setup.context, self.setup.world());
                 let made = Staging::new(context, self.setup.portion, world);
@@ -383,9 +389,15 @@ impl NcclBackend {
                 self.meter.scratch_bytes.set(staging.held() as u64);
                 self.staging = Some(staging);
             }
-            let bytes = self.staging.as_ref().map_or(self.setup.portion, Staging::bytes);
-            let course = Course::new(self.queue[at].operation.request(), rank, bytes);
-            self.queue[at].state = State::Staged(course);
+            let Queued { operation, state, .. } = &mut self.queue[at];
+            let Some(staging) = &self.staging else { return Ok(()) };
+            let mut course = Course::new(operation.request(), rank, staging.bytes());
+            if operation.device() != Device::Host {
+                let _entered = self.setup.context.enter()?;
+                let stream = operation.stream().unwrap_or_default();
+                staging.follow(&mut course, &self.setup.context, stream)?;
+            }
+            *state = State::Staged(course);
             return Ok(());
         }
         let stream = operation.stream().unwrap_or(self.stream.stream());
@@ -680,6 +692,10 @@ impl Backend for NcclBackend {
 
     fn now(&self) -> Time {
         Time::default().after(self.origin.elapsed())
+    }
+
+    fn works_on_devices(&self) -> bool {
+        true
     }
 
     fn failure(&self) -> Option<Cause> {

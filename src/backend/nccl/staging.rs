@@ -1,9 +1,10 @@
-//! Host memory on NCCL: through pinned buffers, in a pipeline.
+//! Operations that may be staged: through buffers of the backend's own, in a pipeline.
 //!
 //! An operation goes in portions, each of which takes the next of a few slots: what is read goes into the slot's pinned buffer,
 //! by its stream to the device, through NCCL, back into pinned memory, and once the stream has come so far to where it belongs.
 //! Slots have streams of their own; so one portion is copied in while another is reduced and a third is copied out. A portion
-//! is the same number of elements of every part, which all ranks work out alike, so that their calls meet.
+//! is the same number of elements of every part, which all ranks work out alike, so that their calls meet. So that this holds wherever
+//! the memory of each is, ranks with memory on their device go the same way, by copies within the device.
 
 use super::comm::{Comm, Turn};
 use super::issue::{Issue, Way, is_divided, part};
@@ -12,6 +13,7 @@ use crate::backend::Operation;
 use crate::collective::Request;
 use crate::cuda::{Context, DeviceMemory, Event, OwnStream, Pinned};
 use crate::error::Result;
+use crate::tensor::{Device, Stream};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -43,6 +45,8 @@ pub(super) struct Course {
     ended: usize,
     /// Whether NCCL has not queued the latest yet.
     launching: bool,
+    /// Behind what the caller has queued, where the memory is on the device.
+    after: Option<Event>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +102,7 @@ impl Course {
             lens.max().unwrap_or(0)
         };
         let portions = longest(Way::In).max(longest(Way::Out)).div_ceil(each);
-        Course { each, portions, begun: 0, ended: 0, launching: false }
+        Course { each, portions, begun: 0, ended: 0, launching: false, after: None }
     }
 }
 
@@ -120,6 +124,21 @@ impl Staging {
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Lets a course begin behind what the caller has queued on a stream.
+    pub(super) fn follow(
+        &self,
+        course: &mut Course,
+        context: &Arc<Context>,
+        stream: Stream,
+    ) -> std::result::Result<(), Refusal> {
+        let failed = |error: crate::error::Error| Refusal { code: 1, text: error.message().to_owned() };
+        let after = Event::new(context).map_err(failed)?;
+        // SAFETY: the stream lives until the operation is complete, says whoever made it.
+        unsafe { after.record(stream) }?;
+        course.after = Some(after);
+        Ok(())
     }
 
     /// What it holds of the host's memory.
@@ -147,7 +166,7 @@ impl Staging {
                 return Ok(Step::Idle);
             }
             let latest = course.begun - 1;
-            self.slot(latest).copy_back(context, &frame(latest))?;
+            self.slot(latest).copy_back(operation, context, &frame(latest))?;
             course.launching = false;
             return Ok(Step::Advanced);
         }
@@ -155,9 +174,13 @@ impl Staging {
             let next = course.begun;
             let slot = self.slot(next);
             let turn = comm.turn()?;
+            if let Some(after) = &course.after {
+                // SAFETY: the stream is the slot's own.
+                unsafe { context.wait_on(slot.stream.stream(), after) }?;
+            }
             course.launching = !slot.begin(operation, &frame(next), library, context, &turn)?;
             if !course.launching {
-                slot.copy_back(context, &frame(next))?;
+                slot.copy_back(operation, context, &frame(next))?;
             }
             course.begun += 1;
             return Ok(Step::Advanced);
@@ -191,15 +214,27 @@ impl Slot {
     ) -> std::result::Result<bool, Refusal> {
         let size = frame.request.dtype.size();
         let (strides, stream) = ([frame.stride(Way::In), frame.stride(Way::Out)], self.stream.stream());
+        let on_host = operation.device() == Device::Host;
         for peer in 0..frame.lanes(Way::In) {
             let elements = frame.elements(Way::In, peer);
-            let into = self.host[0].pointer().wrapping_add(peer * strides[0] * size);
-            // SAFETY: the slot has room for each part at its stride, and what used it before is done. The user's memory is
-            // readable for the request's elements until the operation is complete.
-            unsafe { read(operation, elements.start * size..elements.end * size, into) };
+            let mut at = peer * strides[0] * size;
+            each_piece(operation, Way::In, elements.start * size..elements.end * size, |from, len| {
+                // SAFETY: the slot has room for each part at its stride, and what used it before is done. The user's memory is
+                // readable for the request's elements until the operation is complete.
+                unsafe {
+                    if on_host {
+                        std::ptr::copy_nonoverlapping(from.cast_const(), self.host[0].pointer().add(at), len);
+                    } else {
+                        let into = self.device[0].address() + at as u64;
+                        context.copy_within(into, from.addr() as u64, len, stream)?;
+                    }
+                }
+                at += len;
+                Ok(())
+            })?;
         }
         let bytes = frame.end(Way::In) * size;
-        if bytes > 0 {
+        if bytes > 0 && on_host {
             // SAFETY: both buffers are as long, and the slot's until its event is over.
             unsafe { context.copy_in(self.device[0].address(), self.host[0].pointer(), bytes, stream) }?;
         }
@@ -214,9 +249,29 @@ impl Slot {
     }
 
     /// Behind NCCL, lets the result come back, and marks its end.
-    fn copy_back(&self, context: &Context, frame: &Frame<'_>) -> std::result::Result<(), Refusal> {
-        let (bytes, stream) = (frame.end(Way::Out) * frame.request.dtype.size(), self.stream.stream());
-        if bytes > 0 {
+    fn copy_back(
+        &self,
+        operation: &Operation,
+        context: &Context,
+        frame: &Frame<'_>,
+    ) -> std::result::Result<(), Refusal> {
+        let (size, stream) = (frame.request.dtype.size(), self.stream.stream());
+        let bytes = frame.end(Way::Out) * size;
+        if operation.device() != Device::Host {
+            let stride = frame.stride(Way::Out);
+            for peer in 0..frame.lanes(Way::Out) {
+                let elements = frame.elements(Way::Out, peer);
+                let mut from = self.device[1].address() + (peer * stride * size) as u64;
+                each_piece(operation, Way::Out, elements.start * size..elements.end * size, |into, len| {
+                    // SAFETY: the slot's result lies there, behind NCCL on this stream. The user's memory is writable for the
+                    // request's elements until the operation is complete; in place, what this overwrites has been read
+                    // with this portion or before.
+                    unsafe { context.copy_within(into.addr() as u64, from, len, stream) }?;
+                    from += len as u64;
+                    Ok(())
+                })?;
+            }
+        } else if bytes > 0 {
             // SAFETY: both buffers are as long, and the slot's until its event is over.
             unsafe { context.copy_out(self.host[1].pointer(), self.device[1].address(), bytes, stream) }?;
         }
@@ -227,53 +282,48 @@ impl Slot {
     /// Writes the result to where it belongs.
     fn give(&self, operation: &Operation, frame: &Frame<'_>) {
         let (size, stride) = (frame.request.dtype.size(), frame.stride(Way::Out));
-        for peer in 0..frame.lanes(Way::Out) {
+        let lanes = if operation.device() == Device::Host { frame.lanes(Way::Out) } else { 0 };
+        for peer in 0..lanes {
             let elements = frame.elements(Way::Out, peer);
-            let from = self.host[1].pointer().wrapping_add(peer * stride * size);
-            // SAFETY: the event is over, so the slot's result is there. The user's memory is writable for the request's
-            // elements until the operation is complete; in place, what this overwrites has been read with this portion or
-            // before.
-            unsafe { write(operation, from, elements.start * size..elements.end * size) };
+            let mut from = self.host[1].pointer().wrapping_add(peer * stride * size);
+            let copied =
+                each_piece(operation, Way::Out, elements.start * size..elements.end * size, |into, len| {
+                    // SAFETY: the event is over, so the slot's result is there. The user's memory is writable for the request's
+                    // elements until the operation is complete; in place, what this overwrites has been read with this portion
+                    // or before.
+                    unsafe { std::ptr::copy_nonoverlapping(from.cast_const(), into, len) };
+                    from = from.wrapping_add(len);
+                    Ok(())
+                });
+            debug_assert!(copied.is_ok(), "copies on the host do not fail");
         }
     }
 }
 
-/// Copies bytes of an operation's input.
-///
-/// # Safety
-/// The operation must be under way, these bytes of its input, and so many writable there and apart from it.
-unsafe fn read(operation: &Operation, mut bytes: Range<usize>, mut into: *mut u8) {
+/// Hands on bytes of an operation's input or output, where they lie, a piece at a time.
+fn each_piece(
+    operation: &Operation,
+    way: Way,
+    mut bytes: Range<usize>,
+    mut take: impl FnMut(*mut u8, usize) -> std::result::Result<(), Refusal>,
+) -> std::result::Result<(), Refusal> {
     while !bytes.is_empty() {
-        let (from, len) = match operation.pieces() {
-            None => (operation.buffers().input.wrapping_add(bytes.start), bytes.len()),
+        let (input, output, len) = match operation.pieces() {
+            None => {
+                let buffers = operation.buffers();
+                let at = bytes.start;
+                (buffers.input.wrapping_add(at), buffers.output.wrapping_add(at), bytes.len())
+            }
             Some(pieces) => {
                 let (piece, at) = pieces.find(bytes.start);
-                (piece.input.wrapping_add(at), bytes.len().min(piece.bytes - at))
+                let len = bytes.len().min(piece.bytes - at);
+                (piece.input.wrapping_add(at), piece.output.wrapping_add(at), len)
             }
         };
-        // SAFETY: the caller's promise; a piece is as long as it says.
-        unsafe { std::ptr::copy_nonoverlapping(from, into, len) };
-        (bytes.start, into) = (bytes.start + len, into.wrapping_add(len));
+        take(if way == Way::In { input.cast_mut() } else { output }, len)?;
+        bytes.start += len;
     }
-}
-
-/// Copies to bytes of an operation's output.
-///
-/// # Safety
-/// As [`read`], of its output, which must not be touched by anybody else.
-unsafe fn write(operation: &Operation, mut from: *const u8, mut bytes: Range<usize>) {
-    while !bytes.is_empty() {
-        let (into, len) = match operation.pieces() {
-            None => (operation.buffers().output.wrapping_add(bytes.start), bytes.len()),
-            Some(pieces) => {
-                let (piece, at) = pieces.find(bytes.start);
-                (piece.output.wrapping_add(at), bytes.len().min(piece.bytes - at))
-            }
-        };
-        // SAFETY: the caller's promise; a piece is as long as it says.
-        unsafe { std::ptr::copy_nonoverlapping(from, into, len) };
-        (bytes.start, from) = (bytes.start + len, from.wrapping_add(len));
-    }
+    Ok(())
 }
 
 #[cfg(test)]
