@@ -8,13 +8,12 @@ use crate::cuda::{Context, Driver};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Topology;
 use crate::transport::control::{ControlLink, Reporter, after};
-use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What a rank finds of its NCCL and its device, and tells the others.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Found {
     version: String,
     /// The device's UUID.
@@ -24,6 +23,23 @@ struct Found {
 }
 
 type Said = std::result::Result<Found, String>;
+
+/// What a rank says, in three lines after a word, or why it has nothing to say.
+fn encode(said: &Said) -> String {
+    match said {
+        Ok(Found { version, device, pci }) => format!("{HERE}{version}\n{device}\n{pci}"),
+        Err(why) => why.clone(),
+    }
+}
+
+fn decode(message: &[u8]) -> Said {
+    let text = String::from_utf8_lossy(message);
+    let mut lines = text.strip_prefix(HERE).ok_or(&*text)?.split('\n').map(str::to_owned);
+    let mut next = || lines.next().unwrap_or_default();
+    Ok(Found { version: next(), device: next(), pci: next() })
+}
+
+const HERE: &str = "nccl\n";
 
 /// What this rank finds.
 fn look(config: &Config) -> Result<(Library, Arc<Context>)> {
@@ -110,19 +126,9 @@ impl Accelerated {
             }
             Err(error) => Err(error.to_string()),
         };
-        // Numbers and text: nothing that JSON could refuse.
-        let messages = link.all_gather(&serde_json::to_vec(&mine).unwrap_or_default(), left())?;
+        let messages = link.all_gather(encode(&mine).as_bytes(), left())?;
         let (library, context) = found?;
-        let read = |(rank, message): (usize, &Vec<u8>)| {
-            serde_json::from_slice::<Said>(message).map_err(|error| {
-                let text =
-                    format!("rank {rank} speaks of NCCL in a form that this version does not know: {error}");
-                Error::new(ErrorKind::Bootstrap, text)
-                    .blame(rank)
-                    .remedy("run the same version on every rank")
-            })
-        };
-        let said: Vec<Said> = messages.iter().enumerate().map(read).collect::<Result<_>>()?;
+        let said: Vec<Said> = messages.iter().map(|message| decode(message)).collect();
         agree(&said, &world.topology)?;
         let id = if link.rank() == 0 { Some(library.unique_id()) } else { None };
         let id = id.map(|id| id.map_err(|error| error.to_string())).transpose();
@@ -201,6 +207,13 @@ mod tests {
 
     fn found(version: &str, device: &str, pci: &str) -> Said {
         Ok(Found { version: version.into(), device: device.into(), pci: pci.into() })
+    }
+
+    #[test]
+    fn what_ranks_say_round_trips() {
+        for said in [found("2.18.5", "GPU-a", "0000:01:00.0"), Err("it is\naway".into())] {
+            assert_eq!(decode(encode(&said).as_bytes()), said);
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! It is made, divided and ended without blocking: a call that is not done is asked about again, for as long as its caller
 //! wants to wait. One thread at a time calls it; who ends it takes it away from all others first.
 
+use super::Bell;
 use super::library::{Configuration, IN_PROGRESS, Library, NO_COLOR, Raw, Refusal, SUCCESS, UniqueId};
 use crate::cuda::{Context, OwnStream};
 use crate::error::{Error, ErrorKind, Result};
@@ -10,7 +11,6 @@ use crate::observe;
 use crate::tensor::Stream;
 use std::ffi::c_int;
 use std::fmt;
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -66,6 +66,7 @@ pub(super) struct Turn<'a> {
 
 impl Comm {
     /// Joins the group of this name. Blocks until all ranks have.
+    #[cold]
     pub(super) fn new(
         library: &Library,
         context: &Arc<Context>,
@@ -91,6 +92,7 @@ impl Comm {
     }
 
     /// Divides the group, as each rank of it does at once. `None` joins nothing.
+    #[cold]
     pub(super) fn split(
         &self,
         part: Option<(usize, usize)>,
@@ -126,6 +128,7 @@ impl Comm {
     }
 
     /// Gathers bytes of all ranks, each at its place of memory on the device. Blocks until they are there.
+    #[cold]
     pub(super) fn gather_in_place(
         &self,
         memory: u64,
@@ -157,6 +160,7 @@ impl Comm {
     }
 
     /// Asks until what was begun is done.
+    #[cold]
     fn settle(
         &self,
         name: &'static str,
@@ -199,13 +203,13 @@ impl Comm {
     }
 
     /// Aborts it: what it has queued on streams ends. Blocks until NCCL says that it has, or for so long; tells which.
+    #[cold]
     pub(super) fn abort(&self, patience: Duration) -> bool {
-        let abort = self.library.raw().comm_abort;
-        // SAFETY: nobody else has the communicator any more, and it is aborted once.
-        self.end(patience, "ringfold-nccl-abort", move |raw| unsafe { abort(raw) })
+        self.end(patience, self.library.raw().comm_abort)
     }
 
     /// Ends it in good order, once what it has queued is done; aborts it where that takes longer than this.
+    #[cold]
     pub(super) fn leave(&self, patience: Duration) {
         let until = Instant::now() + patience;
         let code = match (self.turn(), self.library.raw().comm_finalize) {
@@ -218,28 +222,27 @@ impl Comm {
             self.abort(patience);
             return;
         }
-        let destroy = self.library.raw().comm_destroy;
-        // SAFETY: nobody else has the communicator any more, and it is destroyed once.
-        self.end(patience, "ringfold-nccl-leave", move |raw| unsafe { destroy(raw) });
+        self.end(patience, self.library.raw().comm_destroy);
     }
 
     /// Takes it away from everybody and ends it, on a thread of its own: NCCL may take its time over that.
-    fn end(&self, patience: Duration, thread: &str, end: impl FnOnce(Raw) -> c_int + Send + 'static) -> bool {
+    #[cold]
+    fn end(&self, patience: Duration, end: unsafe extern "C" fn(Raw) -> c_int) -> bool {
         let Some(handle) = self.lock().take() else { return true };
-        let (done, is_done) = channel();
-        let context = Arc::clone(&self.context);
-        let spawned = observe::thread::spawn(thread, move || {
+        let done = Arc::new(Bell::default());
+        let (is_done, context) = (Arc::clone(&done), Arc::clone(&self.context));
+        let spawned = observe::thread::spawn("ringfold-nccl-end", move || {
             let handle = handle;
             let entered = context.enter();
-            end(handle.0);
+            // SAFETY: nobody else has the communicator any more, and it is ended once.
+            unsafe { end(handle.0) };
             drop(entered);
             // Whoever waits for the end finds nothing held any more.
             drop(context);
-            let _ = done.send(());
+            done.ring();
         });
         match spawned {
-            // Where the thread has panicked nothing is known.
-            Ok(_) => !matches!(is_done.recv_timeout(patience), Err(RecvTimeoutError::Timeout)),
+            Ok(_) => is_done.sleep(patience),
             Err(error) => {
                 tracing::warn!(%error, "no thread to end NCCL's communicator on: it stays");
                 false

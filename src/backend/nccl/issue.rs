@@ -31,6 +31,7 @@ pub(super) fn is_divided(request: &Request, way: Way) -> bool {
 
 /// Which elements of a rank's memory are its part for a peer, or the whole where it is not divided. Nothing where this rank has no
 /// such memory.
+#[inline(never)]
 pub(super) fn part(request: &Request, rank: usize, way: Way, peer: usize) -> Range<usize> {
     let own = |range: Range<usize>| 0..range.len();
     let at_root = |range: Range<usize>| if rank == request.root { range } else { 0..0 };
@@ -53,19 +54,19 @@ pub(super) fn part(request: &Request, rank: usize, way: Way, peer: usize) -> Ran
 }
 
 /// One collective, or a portion of one, over memory on the device.
-pub(super) struct Issue<'a, P: Fn(Way, usize) -> Range<usize>> {
+pub(super) struct Issue<'a> {
     pub(super) library: &'a Library,
     pub(super) context: &'a Context,
     pub(super) request: &'a Request,
     pub(super) rank: usize,
     /// Where the parts are, in elements from the addresses below: as [`part`] has them.
-    pub(super) place: P,
+    pub(super) place: &'a dyn Fn(Way, usize) -> Range<usize>,
     pub(super) input: u64,
     pub(super) output: u64,
     pub(super) stream: Stream,
 }
 
-impl<P: Fn(Way, usize) -> Range<usize>> Issue<'_, P> {
+impl Issue<'_> {
     /// Queues it.
     ///
     /// # Safety

@@ -121,6 +121,7 @@ impl NcclSetup {
     }
 
     /// Tells the group that NCCL has refused something of this rank's.
+    #[cold]
     fn tell_refusal(&self, refusal: &Refusal, sequence: u64, doing: &str) -> Cause {
         let kind = if refusal.is_of_the_network() { CauseKind::Unreachable } else { CauseKind::Internal };
         let me = self.me();
@@ -131,6 +132,7 @@ impl NcclSetup {
 
     /// Tells the group that time is up. NCCL does not tell who is waited for: so each other rank is named, and the store takes one
     /// that does not complain itself.
+    #[cold]
     fn tell_deadline(&self, sequence: u64, detail: &str) -> Cause {
         // As many as a link takes at once, those that follow this rank: so that somebody names each.
         let following = (1..self.world()).map(|step| self.numbers[(self.rank + step) % self.world()]);
@@ -144,6 +146,7 @@ impl NcclSetup {
     }
 
     /// The error of a group that could not be made: the group's verdict where there is one soon, else this rank's own story.
+    #[cold]
     fn not_made(&self, trouble: Trouble, what: &str, limit: Duration) -> Error {
         let me = self.me();
         let own = match trouble {
@@ -184,10 +187,11 @@ impl Bell {
         self.changed.notify_all();
     }
 
-    fn sleep(&self, longest: Duration) {
+    /// Sleeps until it rings, or so long; tells whether it has rung.
+    fn sleep(&self, longest: Duration) -> bool {
         let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.changed.wait_timeout_while(rung, longest, |rung| !*rung);
-        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
+        std::mem::take(&mut *waited.unwrap_or_else(PoisonError::into_inner).0)
     }
 }
 
@@ -265,6 +269,7 @@ impl NcclBackend {
         }
     }
 
+    #[cold]
     fn over(setup: NcclSetup, comm: Comm) -> Result<NcclBackend> {
         let bell = Arc::new(Bell::default());
         let sleeper: Weak<Bell> = Arc::downgrade(&bell);
@@ -333,6 +338,7 @@ impl NcclBackend {
         }
     }
 
+    #[cold]
     fn check_device(&self, operation: &Operation, ordinal: u32) -> Result<()> {
         let own = self.setup.context.device().ordinal;
         if ordinal != own {
@@ -376,6 +382,7 @@ impl NcclBackend {
         Ok(())
     }
 
+    #[inline]
     fn issue_one(&mut self, at: usize) -> std::result::Result<(), Refusal> {
         let operation = &self.queue[at].operation;
         let request = operation.request();
@@ -505,6 +512,7 @@ impl NcclBackend {
     }
 
     /// NCCL has refused an operation, at once or later.
+    #[cold]
     fn notice(&mut self, at: usize, refusal: &Refusal) -> Progress {
         let operation = &self.queue[at].operation;
         let sequence = operation.sequence();
@@ -513,6 +521,7 @@ impl NcclBackend {
         self.settle(cause)
     }
 
+    #[cold]
     fn settle(&mut self, cause: Cause) -> Progress {
         let Cause { reporter: rank, culprit: peer, kind, sequence, detail, .. } = &cause;
         tracing::debug!(rank, peer, ?kind, sequence, %detail, "noticed a failure");
@@ -521,6 +530,7 @@ impl NcclBackend {
     }
 
     /// Ends the oldest operation with the group's cause, which every later one will meet too.
+    #[cold]
     fn fail(&mut self, cause: Cause) -> Progress {
         if self.failure.is_none() {
             let Cause { culprit, kind, reporter, detail, .. } = &cause;
@@ -538,6 +548,7 @@ impl NcclBackend {
     }
 
     /// Aborts NCCL's communicator, and waits until nothing that it had queued touches memory any more.
+    #[cold]
     fn stop(&mut self) {
         let ended = self.comm.abort(ENDING);
         let until = Instant::now() + ENDING;
@@ -589,6 +600,7 @@ impl NcclBackend {
         Progress::Done(ticket, result)
     }
 
+    #[cold]
     fn write_down(&self, operation: &Operation, submitted: Time, ended: Time, result: &Result<()>) {
         let Some(tracer) = &self.setup.tracer else { return };
         let origin = tracer.now().saturating_sub(self.now().as_nanos());
@@ -734,6 +746,7 @@ pub(crate) struct Divider {
 impl Divider {
     /// Takes part in the division of a group. Each of its ranks calls this, or stands aside, at once: `first` is the number in the
     /// old group of the first rank of the new one. Blocks until all have.
+    #[cold]
     pub(crate) fn found(&self, setup: NcclSetup, first: usize, timeout: Duration) -> Result<NcclBackend> {
         let is_spoilt = || setup.poison.is_set();
         let (until, place) = (after(timeout), (setup.rank, setup.world()));
@@ -756,6 +769,7 @@ impl Divider {
     }
 
     /// The same of a rank that joins no new group.
+    #[cold]
     pub(crate) fn stand_aside(&self, poison: &Poison, timeout: Duration) -> Result<()> {
         let (until, is_spoilt) = (after(timeout), || poison.is_set());
         let done = if self.library.splits() {
@@ -778,6 +792,7 @@ impl Divider {
     }
 
     /// Gives all ranks of the old group the names that its ranks have made, by rank.
+    #[cold]
     fn tell_ids(
         &self,
         own: Option<UniqueId>,

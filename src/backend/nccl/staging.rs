@@ -71,6 +71,7 @@ impl Frame<'_> {
     }
 
     /// The elements of the user's memory that are a part's in this portion.
+    #[inline(never)]
     fn elements(&self, way: Way, peer: usize) -> Range<usize> {
         let whole = part(self.request, self.rank, way, peer);
         let start = whole.start.saturating_add(self.index * self.each).min(whole.end);
@@ -78,11 +79,13 @@ impl Frame<'_> {
     }
 
     /// How far parts lie from each other in the slot: parts of one length stand one after another.
+    #[inline(never)]
     fn stride(&self, way: Way) -> usize {
         (0..self.lanes(way)).map(|peer| self.elements(way, peer).len()).max().unwrap_or(0)
     }
 
     /// How many elements of the slot are used.
+    #[inline(never)]
     fn end(&self, way: Way) -> usize {
         let stride = self.stride(way);
         let ends = (0..self.lanes(way)).map(|peer| (peer, self.elements(way, peer).len()));
@@ -204,6 +207,7 @@ impl Staging {
 
 impl Slot {
     /// Copies a portion in and gives it to NCCL.
+    #[inline(never)]
     fn begin(
         &self,
         operation: &Operation,
@@ -218,7 +222,7 @@ impl Slot {
         for peer in 0..frame.lanes(Way::In) {
             let elements = frame.elements(Way::In, peer);
             let mut at = peer * strides[0] * size;
-            each_piece(operation, Way::In, elements.start * size..elements.end * size, |from, len| {
+            each_piece(operation, Way::In, elements.start * size..elements.end * size, &mut |from, len| {
                 // SAFETY: the slot has room for each part at its stride, and what used it before is done. The user's memory is
                 // readable for the request's elements until the operation is complete.
                 unsafe {
@@ -245,10 +249,11 @@ impl Slot {
         let [input, output] = [self.device[0].address(), self.device[1].address()];
         let Frame { request, rank, .. } = *frame;
         // SAFETY: the parts lie in the slot's own memory, which nobody else uses until its event is over.
-        unsafe { Issue { library, context, request, rank, place, input, output, stream }.queue(turn) }
+        unsafe { Issue { library, context, request, rank, place: &place, input, output, stream }.queue(turn) }
     }
 
     /// Behind NCCL, lets the result come back, and marks its end.
+    #[inline(never)]
     fn copy_back(
         &self,
         operation: &Operation,
@@ -262,14 +267,19 @@ impl Slot {
             for peer in 0..frame.lanes(Way::Out) {
                 let elements = frame.elements(Way::Out, peer);
                 let mut from = self.device[1].address() + (peer * stride * size) as u64;
-                each_piece(operation, Way::Out, elements.start * size..elements.end * size, |into, len| {
-                    // SAFETY: the slot's result lies there, behind NCCL on this stream. The user's memory is writable for the
-                    // request's elements until the operation is complete; in place, what this overwrites has been read
-                    // with this portion or before.
-                    unsafe { context.copy_within(into.addr() as u64, from, len, stream) }?;
-                    from += len as u64;
-                    Ok(())
-                })?;
+                each_piece(
+                    operation,
+                    Way::Out,
+                    elements.start * size..elements.end * size,
+                    &mut |into, len| {
+                        // SAFETY: the slot's result lies there, behind NCCL on this stream. The user's memory is writable for the
+                        // request's elements until the operation is complete; in place, what this overwrites has been read
+                        // with this portion or before.
+                        unsafe { context.copy_within(into.addr() as u64, from, len, stream) }?;
+                        from += len as u64;
+                        Ok(())
+                    },
+                )?;
             }
         } else if bytes > 0 {
             // SAFETY: both buffers are as long, and the slot's until its event is over.
@@ -280,32 +290,38 @@ impl Slot {
     }
 
     /// Writes the result to where it belongs.
+    #[inline(never)]
     fn give(&self, operation: &Operation, frame: &Frame<'_>) {
         let (size, stride) = (frame.request.dtype.size(), frame.stride(Way::Out));
         let lanes = if operation.device() == Device::Host { frame.lanes(Way::Out) } else { 0 };
         for peer in 0..lanes {
             let elements = frame.elements(Way::Out, peer);
             let mut from = self.host[1].pointer().wrapping_add(peer * stride * size);
-            let copied =
-                each_piece(operation, Way::Out, elements.start * size..elements.end * size, |into, len| {
+            let copied = each_piece(
+                operation,
+                Way::Out,
+                elements.start * size..elements.end * size,
+                &mut |into, len| {
                     // SAFETY: the event is over, so the slot's result is there. The user's memory is writable for the request's
                     // elements until the operation is complete; in place, what this overwrites has been read with this portion
                     // or before.
                     unsafe { std::ptr::copy_nonoverlapping(from.cast_const(), into, len) };
                     from = from.wrapping_add(len);
                     Ok(())
-                });
+                },
+            );
             debug_assert!(copied.is_ok(), "copies on the host do not fail");
         }
     }
 }
 
 /// Hands on bytes of an operation's input or output, where they lie, a piece at a time.
+#[inline(never)]
 fn each_piece(
     operation: &Operation,
     way: Way,
     mut bytes: Range<usize>,
-    mut take: impl FnMut(*mut u8, usize) -> std::result::Result<(), Refusal>,
+    take: &mut dyn FnMut(*mut u8, usize) -> std::result::Result<(), Refusal>,
 ) -> std::result::Result<(), Refusal> {
     while !bytes.is_empty() {
         let (input, output, len) = match operation.pieces() {
