@@ -19,7 +19,7 @@
 //!   anything else spoils the group, NCCL's communicator is aborted on every rank, which ends what it has queued on streams.
 //! - NCCL tells of asynchronous errors only who is asked: it is asked while an operation is waited for.
 //! - The order in which NCCL combines is its own: the same bits on every rank, which may change with the number of ranks, the
-//!   network and NCCL's version. [`Order::Fixed`](crate::Order::Fixed) is refused, and so are users' reductions and bitwise ones.
+//!   network and NCCL's version. [`Order::Fixed`] is refused, and so are users' reductions and bitwise ones.
 //!   A mean is what NCCL makes of it; whether NaN passes through a minimum or maximum is NCCL's affair.
 //! - Where an operation fails, the contents of its output are unspecified. Nothing is written any more once the call has
 //!   returned, unless NCCL's abort does not return within two seconds: the error then says so.
