@@ -21,6 +21,7 @@ pub mod config;
 pub mod error;
 pub mod observe;
 
+pub mod cuda;
 pub mod device;
 pub mod memory;
 pub mod reduce;

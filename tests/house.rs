@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Floors from the bottom. A module may use its own floor's other modules only where this says so.
 const FLOORS: &[&[&str]] = &[
     &["error", "config", "observe"],
-    &["memory", "tensor", "reduce", "device"],
+    &["memory", "tensor", "reduce", "device", "cuda"],
     &["collective"],
     &["plan"],
     &["transport"],
@@ -25,12 +25,23 @@ const WITHIN: &[(&str, &str)] = &[
     ("reduce", "tensor"),
     ("device", "memory"),
     ("memory", "tensor"),
+    ("cuda", "tensor"),
     ("launch", "bootstrap"),
 ];
 
 /// The modules that hold unsafe code, as ARCHITECTURE.md argues.
-const UNSAFE: &[&str] =
-    &["memory", "tensor", "reduce", "transport", "backend", "bootstrap", "communicator", "launch", "arrow"];
+const UNSAFE: &[&str] = &[
+    "memory",
+    "tensor",
+    "reduce",
+    "transport",
+    "backend",
+    "bootstrap",
+    "communicator",
+    "launch",
+    "arrow",
+    "cuda",
+];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

@@ -140,6 +140,21 @@ fn mpich_starts_it() {
 }
 
 #[test]
+fn without_a_driver_nccl_says_what_was_looked_for() {
+    let mut command = Command::new(RINGFOLD);
+    command
+        .args(["perf", "all_reduce", "-n", "2", "--backend", "nccl"])
+        .env("RINGFOLD_CUDA", "/nowhere/cuda.so");
+    let out = output(&mut command);
+    let err = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && !err.contains("panicked"), "{err}");
+    assert!(
+        err.contains("the CUDA driver's library is not to be had: looked for /nowhere/cuda.so ("),
+        "{err}"
+    );
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused_before_anything_starts() {
     for (words, telling) in [
         (&["all_reduce", "-n", "0"][..], "no ranks"),

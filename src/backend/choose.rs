@@ -7,7 +7,9 @@
 //! program's, and never NCCL: nothing in a configuration tells whether the tensors to come are on devices, and those of the host
 //! would be refused there, or copied to a device and back.
 
-use crate::config::BackendChoice;
+use super::nccl::Library;
+use crate::config::{BackendChoice, Config};
+use crate::cuda::Driver;
 use crate::error::{Error, ErrorKind, Result};
 use std::fmt;
 
@@ -67,20 +69,27 @@ pub fn candidate(choice: BackendChoice) -> Option<&'static Candidate> {
     CANDIDATES.iter().find(|candidate| candidate.choice == choice)
 }
 
-/// Why this process cannot take a backend, as far as it can know alone. `None` where nothing is known to be in the way.
+/// Why this process cannot take a backend, as far as it can know alone: libraries are looked for where the configuration says. `None` where
+/// nothing is known to be in the way.
 ///
 /// ```
+/// use ringfold::Config;
 /// use ringfold::backend::choose::obstacle;
 /// use ringfold::config::BackendChoice;
-/// assert_eq!(obstacle(BackendChoice::Tcp), None);
+/// assert_eq!(obstacle(BackendChoice::Tcp, &Config::default()), None);
+/// let nowhere = Config::default().with_cuda("/nowhere/libcuda.so.1");
+/// assert!(obstacle(BackendChoice::Nccl, &nowhere).unwrap().contains("/nowhere/libcuda.so.1"));
 /// ```
-pub fn obstacle(choice: BackendChoice) -> Option<String> {
+pub fn obstacle(choice: BackendChoice, config: &Config) -> Option<String> {
     match choice {
         BackendChoice::Mpi | BackendChoice::MpiP2p if !cfg!(feature = "mpi") => {
             Some("this build has no MPI (it is without the feature mpi)".to_owned())
         }
         BackendChoice::Mpi => Some("this version has no backend of MPI's own collectives".to_owned()),
-        BackendChoice::Nccl => Some("this version has no backend of NCCL's collectives".to_owned()),
+        BackendChoice::Nccl => {
+            let missing = Driver::find(config.cuda.as_deref()).err();
+            missing.or_else(|| Library::find(config.nccl.as_deref()).err()).map(|error| error.to_string())
+        }
         _ => None,
     }
 }
@@ -89,8 +98,8 @@ pub fn obstacle(choice: BackendChoice) -> Option<String> {
 ///
 /// # Errors
 /// [`Unsupported`](ErrorKind::Unsupported), with the reason and what to do.
-pub fn check(choice: BackendChoice) -> Result<()> {
-    obstacle(choice).map_or(Ok(()), |why| Err(cannot(choice, &why)))
+pub fn check(choice: BackendChoice, config: &Config) -> Result<()> {
+    obstacle(choice, config).map_or(Ok(()), |why| Err(cannot(choice, &why)))
 }
 
 /// The error of whoever chooses a backend that cannot be had.
@@ -113,8 +122,8 @@ pub struct Ask {
 
 impl Ask {
     /// What this process says that asks for so much.
-    pub fn of(choice: BackendChoice) -> Self {
-        Ask { choice, obstacle: obstacle(choice) }
+    pub fn of(choice: BackendChoice, config: &Config) -> Self {
+        Ask { choice, obstacle: obstacle(choice, config) }
     }
 }
 
@@ -137,8 +146,9 @@ pub struct Agreed {
 /// ```
 /// use ringfold::backend::choose::{Ask, agree};
 /// use ringfold::config::BackendChoice::{Auto, Shm, Tcp};
-/// assert_eq!(agree(&[Ask::of(Auto), Ask::of(Tcp)])?.choice, Tcp);
-/// assert_eq!(agree(&[Ask::of(Shm), Ask::of(Tcp)]).unwrap_err().culprit(), Some(1));
+/// let ask = |choice| Ask::of(choice, &ringfold::Config::default());
+/// assert_eq!(agree(&[ask(Auto), ask(Tcp)])?.choice, Tcp);
+/// assert_eq!(agree(&[ask(Shm), ask(Tcp)]).unwrap_err().culprit(), Some(1));
 /// # Ok::<(), ringfold::Error>(())
 /// ```
 pub fn agree(asks: &[Ask]) -> Result<Agreed> {

@@ -8,6 +8,7 @@ pub mod choose;
 mod combiner;
 mod direct;
 mod meter;
+pub mod nccl;
 mod pieces;
 mod planned;
 
@@ -59,6 +60,7 @@ struct Extras {
     device: Device,
     stream: Option<Stream>,
     staged: bool,
+    landing: Option<Arc<nccl::Landing>>,
 }
 
 /// The span of an operation that nobody listens to.
@@ -136,6 +138,12 @@ impl Operation {
         (extras.device, extras.stream, extras.staged) = (device, stream, staged);
     }
 
+    /// The same with a place where streams of the device can wait for it. Backends of the host do not tell it anything.
+    pub fn landing_at(mut self, landing: Arc<nccl::Landing>) -> Self {
+        self.extras().landing = Some(landing);
+        self
+    }
+
     /// What is asked.
     pub fn request(&self) -> &Request {
         &self.request
@@ -186,6 +194,11 @@ impl Operation {
         self.extras.as_deref().is_some_and(|extras| extras.staged)
     }
 
+    /// Where streams can wait for it, if anywhere.
+    pub(crate) fn landing(&self) -> Option<&Arc<nccl::Landing>> {
+        self.extras.as_deref()?.landing.as_ref()
+    }
+
     /// The word for its reduction: `none` where it has none, `custom` where that is the user's own.
     pub fn op_name(&self) -> &'static str {
         match (self.request.op, self.custom()) {
@@ -225,12 +238,17 @@ impl Operation {
 
     /// Fails where its parts do not fit each other, or its memory is not the host's, on which this backend works.
     fn check(&self, backend: &str) -> Result<()> {
-        let request = &self.request;
         if self.device() != Device::Host {
             return Err(cannot(backend, &format!("work on {}", self.device())).remedy(
                 "copy the tensor to the host's memory first, or form the group with the backend nccl",
             ));
         }
+        self.check_parts()
+    }
+
+    /// Fails where its parts do not fit each other.
+    fn check_parts(&self) -> Result<()> {
+        let request = &self.request;
         if self.custom().map(CustomOp::signature) != request.custom {
             return Err(Error::invalid("an operation without the reduction that its request names"));
         }

@@ -53,6 +53,11 @@ impl Pieces {
         self.layout
     }
 
+    /// Each piece, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Piece> {
+        self.list.iter().map(|(_, piece)| piece)
+    }
+
     /// The piece that holds a byte of the whole, and the byte's place in it. There must be one.
     pub(super) fn find(&self, byte: usize) -> (&Piece, usize) {
         let index = self.list.partition_point(|(start, _)| *start <= byte) - 1;

@@ -20,7 +20,7 @@ pub use reading::{Landmark, Sight};
 pub use record::Peer;
 pub use store::{StoreExchange, host_and_hear, host_for_launch};
 
-use crate::backend::choose::Agreed;
+use crate::backend::choose::{Agreed, Ask};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Poison;
@@ -269,8 +269,8 @@ impl<'a> Form<'a> {
     fn record(&self, listener: &Result<TcpListener>, world_id: u64) -> Result<Record> {
         const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
         let address = listener.as_ref().map_or(Ok(NOWHERE), address_of)?;
-        let (generation, backend) = (self.config.generation, self.config.backend);
-        let record = Record::here(self.rank, self.world, generation, world_id, address, &self.table, backend);
+        let (generation, ask) = (self.config.generation, Ask::of(self.config.backend, self.config));
+        let record = Record::here(self.rank, self.world, generation, world_id, address, &self.table, ask);
         Ok(match listener {
             Ok(_) => record,
             Err(why) => record.deaf(why),

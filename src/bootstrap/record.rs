@@ -2,7 +2,6 @@
 
 use crate::backend::choose::{Agreed, Ask, agree};
 use crate::collective::Collective;
-use crate::config::BackendChoice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::select::Table;
 use crate::transport::control::hostname;
@@ -66,10 +65,10 @@ impl Record {
         world_id: u64,
         address: SocketAddr,
         table: &Table,
-        backend: BackendChoice,
+        ask: Ask,
     ) -> Self {
         let is_default = *table == Table::default();
-        let Ask { choice, obstacle } = Ask::of(backend);
+        let Ask { choice, obstacle } = ask;
         Record {
             version: VERSION,
             generation,
@@ -244,14 +243,19 @@ pub(super) fn host_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::BackendChoice;
 
     fn records(world: usize) -> Vec<Record> {
         let address = "127.0.0.1:4000".parse().unwrap();
         (0..world)
             .map(|rank| {
-                Record::here(rank, world, 5, u64::MAX, address, &Table::default(), BackendChoice::Auto)
+                Record::here(rank, world, 5, u64::MAX, address, &Table::default(), auto())
             })
             .collect()
+    }
+
+    fn auto() -> Ask {
+        Ask { choice: BackendChoice::Auto, obstacle: None }
     }
 
     fn read(records: &[Record]) -> Result<Vec<Peer>> {
@@ -343,7 +347,7 @@ mod tests {
                         u64::MAX,
                         address,
                         &table.parse().unwrap(),
-                        BackendChoice::Auto,
+                        auto(),
                     )
                     .encode()
                 })

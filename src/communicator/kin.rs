@@ -46,6 +46,11 @@ pub(super) trait Kind: Send + Sync {
         founding: &Founding<'_>,
     ) -> Result<(Box<dyn Backend>, Arc<dyn Kind>)>;
 
+    /// What a rank does for the new groups of others where it joins none itself: some kinds need every rank of the old group.
+    fn stand_aside(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// The host of a rank by its number in the world, as schedules know it: the same number for ranks that share one.
     fn host(&self, number: usize) -> usize;
 

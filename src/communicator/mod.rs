@@ -19,6 +19,7 @@ mod bucket;
 mod buffer;
 #[cfg(feature = "mpi")]
 mod by_mpi;
+mod by_nccl;
 mod call;
 mod completion;
 mod execute;

@@ -1,7 +1,10 @@
 //! Groups within a group.
 
+use super::call::Call;
+use super::execute::Checked;
 use super::kin::{Founding, OFFER};
 use super::line::Line;
+use super::site::Site;
 use super::{Communicator, With};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Topology;
@@ -92,7 +95,7 @@ impl Communicator {
         };
         let mine = Say { color, key, offer }.encode();
         let mut all = vec![0; Say::SIZE * self.world];
-        With { communicator: self, options: Default::default() }.all_gather(&mine, &mut all)?;
+        self.gather_what_is_said(&mine, &mut all)?;
         let count = self.splits.get();
         self.splits.set(count + 1);
         let said: Vec<Say> = all.chunks_exact(Say::SIZE).map(Say::decode).collect();
@@ -104,9 +107,25 @@ impl Communicator {
             let error = Error::new(ErrorKind::Io, format!("rank {number} cannot be part of a new group"));
             return Err(self.line.complete(error.blame(number).remedy("look at that rank's own error")));
         }
-        let (Some(color), Some((brought, _))) = (color, brought) else { return Ok(None) };
+        let (Some(color), Some((brought, _))) = (color, brought) else {
+            self.kind.stand_aside().map_err(|error| self.line.complete(error))?;
+            return Ok(None);
+        };
         let members = members(&said, color);
         self.found(brought, &members, &said, count).map(Some)
+    }
+
+    /// An all_gather of what ranks say, over whatever carries this group's bytes: by way of its own memory, where that is on devices.
+    fn gather_what_is_said(&self, mine: &[u8], all: &mut [u8]) -> Result<()> {
+        let with = With { communicator: self, options: Default::default() };
+        let mut tensors = (mine, all).into();
+        let Checked { mut request, buffers, .. } = with.check(&Call::AllGather(None), &mut tensors)?;
+        let course = with.course(&mut request)?;
+        // SAFETY: the tensors were checked just now, and are borrowed until this returns, which is after the operation's end;
+        // where it unwinds instead, the backend is never driven again.
+        let site = Site { staged: true, ..Site::default() };
+        let operation = unsafe { self.next(&request, &course, buffers, None, site) };
+        self.run(&mut Some(operation))
     }
 
     fn found(

@@ -3,6 +3,7 @@
 use super::abort::AbortHandle;
 #[cfg(feature = "mpi")]
 use super::by_mpi::Messengers;
+use super::by_nccl::Accelerated;
 use super::kin::{Kind, Sharers, Sockets, Threads, World};
 use super::line::Line;
 use super::sequencer::Sequencer;
@@ -10,9 +11,7 @@ use super::{Check, Communicator, Options};
 use crate::backend::choose::{PassedOver, passed_over};
 use crate::backend::{Backend, Planned, STAGING};
 use crate::bootstrap::{self, Joined, Peer, Shared};
-#[cfg(feature = "mpi")]
-use crate::config::BackendChoice;
-use crate::config::Config;
+use crate::config::{BackendChoice, Config};
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::trace::Tracer;
 use crate::plan::select::Table;
@@ -215,7 +214,7 @@ impl<'a> Terms<'a> {
     }
 }
 
-/// A group that has formed: over MPI where that is asked for, over shared memory where there is some, else over TCP.
+/// A group that has formed: over MPI or NCCL where that is asked for, over shared memory where there is some, else over TCP.
 pub(super) fn formed(joined: Joined, terms: Terms<'_>) -> Result<Communicator> {
     let config = terms.config;
     let Joined {
@@ -258,6 +257,11 @@ pub(super) fn formed(joined: Joined, terms: Terms<'_>) -> Result<Communicator> {
             let (kind, transport) = met.map_err(|error| error.at_rank(rank))?;
             let backend = Planned::new("mpi-p2p", transport, generation, 0, STAGING);
             (Box::new(backend.on(topology).traced(tracer)), Arc::new(kind), None)
+        }
+        _ if config.backend == BackendChoice::Nccl => {
+            let (kind, backend) =
+                Accelerated::meet(facts, &link, config).map_err(|error| error.at_rank(rank))?;
+            (Box::new(backend), Arc::new(kind), None)
         }
         Ok(Shared { ground, seat, seats, sentinel, processes }) => {
             let kind = Sharers { world: facts, ground, processes };

@@ -71,6 +71,12 @@ pub const DEVICE_CLAIMS: &str = "RINGFOLD_DEVICE_CLAIMS";
 pub const TRACE: &str = "RINGFOLD_TRACE";
 /// Where devices are looked for.
 pub const DEVICES: &str = "RINGFOLD_DEVICES";
+/// The file of NVIDIA's NCCL.
+pub const NCCL: &str = "RINGFOLD_NCCL";
+/// The file of the CUDA driver's library.
+pub const CUDA: &str = "RINGFOLD_CUDA";
+/// The CUDA device of this rank.
+pub const CUDA_DEVICE: &str = "RINGFOLD_CUDA_DEVICE";
 /// What is logged.
 pub const LOG: &str = "RINGFOLD_LOG";
 /// The list of NVIDIA devices that a process sees.

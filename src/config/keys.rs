@@ -362,6 +362,45 @@ pub const KEYS: &[Key] = &[
         show: |c| c.device_claims.as_ref().map(|path| path.display().to_string()),
     },
     Key {
+        name: "nccl",
+        environment: names::NCCL,
+        builder: "with_nccl",
+        call: None,
+        default: "libnccl.so.2, by the system's loader",
+        meaning: "The file of NVIDIA's NCCL that the backend nccl is to use.",
+        set: |c, _, text| {
+            c.nccl = Some(text.into());
+            Ok(())
+        },
+        show: |c| c.nccl.as_ref().map(|path| path.display().to_string()),
+    },
+    Key {
+        name: "cuda",
+        environment: names::CUDA,
+        builder: "with_cuda",
+        call: None,
+        default: "libcuda.so.1, by the system's loader",
+        meaning: "The file of the CUDA driver's library that is to be used.",
+        set: |c, _, text| {
+            c.cuda = Some(text.into());
+            Ok(())
+        },
+        show: |c| c.cuda.as_ref().map(|path| path.display().to_string()),
+    },
+    Key {
+        name: "cuda_device",
+        environment: names::CUDA_DEVICE,
+        builder: "with_cuda_device",
+        call: None,
+        default: "where this process sees several, that of its local rank; else 0",
+        meaning: "The ordinal of the CUDA device that this rank works on, among those that its process sees.",
+        set: |c, name, text| {
+            c.cuda_device = Some(number(name, text, WHOLE)?);
+            Ok(())
+        },
+        show: |c| c.cuda_device.map(|ordinal| ordinal.to_string()),
+    },
+    Key {
         name: "log",
         environment: names::LOG,
         builder: "with_log",

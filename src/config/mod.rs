@@ -73,6 +73,12 @@ pub struct Config {
     pub devices: Option<String>,
     /// Where claims on devices are kept, if not in [`default_directory`](crate::device::default_directory).
     pub device_claims: Option<PathBuf>,
+    /// The file of NVIDIA's NCCL; where none is named, the system's loader looks for it.
+    pub nccl: Option<PathBuf>,
+    /// The file of the CUDA driver's library; where none is named, the system's loader looks for it.
+    pub cuda: Option<PathBuf>,
+    /// The ordinal of the CUDA device that this rank works on.
+    pub cuda_device: Option<u32>,
     /// What to log, as a filter: see `observe::log`. The library itself does not look at it.
     pub log: Option<String>,
     /// The table by which algorithms are chosen, or a part of it, as [`Table`](crate::plan::select::Table) is written.
@@ -133,6 +139,9 @@ impl Default for Config {
             trace: None,
             devices: None,
             device_claims: None,
+            nccl: None,
+            cuda: None,
+            cuda_device: None,
             log: None,
             table: None,
             launcher: Launcher::None,
@@ -366,6 +375,24 @@ impl Config {
     /// Sets the directory where claims on devices are kept.
     pub fn with_device_claims(mut self, directory: impl Into<PathBuf>) -> Self {
         self.device_claims = Some(directory.into());
+        self
+    }
+
+    /// Sets the file of NVIDIA's NCCL.
+    pub fn with_nccl(mut self, file: impl Into<PathBuf>) -> Self {
+        self.nccl = Some(file.into());
+        self
+    }
+
+    /// Sets the file of the CUDA driver's library.
+    pub fn with_cuda(mut self, file: impl Into<PathBuf>) -> Self {
+        self.cuda = Some(file.into());
+        self
+    }
+
+    /// Sets which CUDA device this rank works on, by its ordinal among those that its process sees.
+    pub fn with_cuda_device(mut self, ordinal: u32) -> Self {
+        self.cuda_device = Some(ordinal);
         self
     }
 

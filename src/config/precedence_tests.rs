@@ -31,6 +31,9 @@ const ROWS: &[Row] = &[
     ("trace", "/a", "/b", "/c", |c| c.with_trace("/c")),
     ("devices", "auto", "none", "0,1", |c| c.with_devices("0,1")),
     ("device_claims", "/a", "/b", "/c", |c| c.with_device_claims("/c")),
+    ("nccl", "/a", "/b", "/c", |c| c.with_nccl("/c")),
+    ("cuda", "/a", "/b", "/c", |c| c.with_cuda("/c")),
+    ("cuda_device", "1", "2", "3", |c| c.with_cuda_device(3)),
     ("log", "info", "debug", "trace", |c| c.with_log("trace")),
 ];
 

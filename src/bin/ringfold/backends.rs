@@ -2,8 +2,10 @@
 
 use comfy_table::{Table, presets};
 use ringfold::backend::choose::{Agreed, CANDIDATES, obstacle, passed_over};
+use ringfold::backend::nccl::Library;
 use ringfold::bootstrap::{Landmark, Sight};
 use ringfold::config::BackendChoice;
+use ringfold::cuda::Driver;
 use ringfold::memory::{PAGE, Segment};
 use ringfold::{Communicator, Config, Error, Result};
 use serde::Serialize;
@@ -132,7 +134,10 @@ pub(crate) fn table(rows: &[Row], tries_reading: bool) -> Table {
 
 /// How a backend can be had here, or why not, by trying it as far as one process can.
 fn can(choice: BackendChoice) -> Result<std::result::Result<String, String>> {
-    if let Some(why) = obstacle(choice) {
+    if choice == BackendChoice::Nccl {
+        return nccl();
+    }
+    if let Some(why) = obstacle(choice, &Config::from_env()?) {
         return Ok(Err(why));
     }
     Ok(match choice {
@@ -142,7 +147,25 @@ fn can(choice: BackendChoice) -> Result<std::result::Result<String, String>> {
         },
         BackendChoice::Tcp => Ok(format!("interfaces: {}", interfaces()?)),
         BackendChoice::Mpi | BackendChoice::MpiP2p => Ok(mpi()),
-        _ => Ok("its libraries are there".to_owned()),
+        _ => Ok(String::new()),
+    })
+}
+
+/// Whether NVIDIA's driver and NCCL are here, and which.
+fn nccl() -> Result<std::result::Result<String, String>> {
+    let config = Config::from_env()?;
+    let driver = Driver::find(config.cuda.as_deref());
+    let library = Library::find(config.nccl.as_deref());
+    let text = |error: Error| error.to_string();
+    Ok(match (driver, library) {
+        (Ok(driver), Ok(nccl)) => {
+            let (count, version) = (driver.count().unwrap_or(0), nccl.version());
+            let told = format!("NCCL {version}, CUDA devices: {count}");
+            if count > 0 { Ok(told) } else { Err(told) }
+        }
+        (Err(error), Ok(nccl)) => Err(format!("NCCL {} is here; {}", nccl.version(), text(error))),
+        (Ok(_), Err(error)) => Err(text(error)),
+        (Err(driver), Err(nccl)) => Err(format!("{}\n{}", text(driver), text(nccl))),
     })
 }
 

@@ -121,7 +121,8 @@ impl PerfArgs {
     pub(crate) fn check(&self) -> Result<()> {
         // Whoever joins a group tells the others, so that all have an error.
         if self.ranks.is_some() {
-            choose::check(self.backend)?;
+            // What else is wrong with this environment they say themselves.
+            choose::check(self.backend, &Config::from_env().unwrap_or_default())?;
         }
         self.check_words()
     }

@@ -1,0 +1,79 @@
+//! What the caller's streams can wait for.
+
+use crate::cuda::{Context, Event};
+use crate::error::{Error, ErrorKind, Result};
+use crate::tensor::Stream;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Where an operation that is under way can be waited for by a stream: what is queued there afterwards comes after the operation,
+/// while the host goes on. Given to an operation by [`landing_at`](crate::backend::Operation::landing_at). Send and Sync.
+#[derive(Debug, Default)]
+pub struct Landing {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    /// Not queued on the device yet.
+    #[default]
+    Expected,
+    /// Queued, with a mark behind it.
+    Queued(Arc<Context>, Arc<Event>),
+    /// Over: there is nothing to wait for.
+    Over,
+}
+
+impl Landing {
+    /// Of an operation that has not begun.
+    pub fn new() -> Arc<Landing> {
+        Arc::default()
+    }
+
+    /// Lets what is queued on a stream from now on wait for the operation. Blocks until the operation is queued on the device
+    /// itself (where that is staged, until it is over), at most for so long; where it is over already, there is nothing to wait for. What has become of it is told to
+    /// whoever waits for it on the host.
+    ///
+    /// # Errors
+    /// [`Deadline`](ErrorKind::Deadline) where it is not queued in time; [`Io`](ErrorKind::Io) where the driver refuses.
+    ///
+    /// # Safety
+    /// The stream must be one of the operation's device that lives.
+    pub unsafe fn wait_on(&self, stream: Stream, timeout: Duration) -> Result<()> {
+        let until = Instant::now() + timeout;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match &*state {
+                State::Over => return Ok(()),
+                State::Queued(context, event) => {
+                    let _entered = context.enter()?;
+                    // SAFETY: the stream is the caller's promise.
+                    return Ok(unsafe { context.wait_on(stream, event) }?);
+                }
+                State::Expected => {}
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let text = format!("the operation was not queued on its device within {timeout:?}");
+                return Err(Error::new(ErrorKind::Deadline, text).remedy("wait for it on the host"));
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// The operation is queued, with this mark behind it.
+    pub(super) fn queued(&self, context: &Arc<Context>, event: &Arc<Event>) {
+        self.set(State::Queued(Arc::clone(context), Arc::clone(event)));
+    }
+
+    /// The operation is over, well or not.
+    pub(super) fn over(&self) {
+        self.set(State::Over);
+    }
+
+    fn set(&self, state: State) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        self.changed.notify_all();
+    }
+}
