@@ -171,6 +171,15 @@ fn an_operation_on_a_device_is_one_call_and_one_mark_on_the_callers_stream() {
     assert_ne!(number(&log[0]), number(&log[2]), "the caller's stream and the backend's are two");
 }
 
+/// Its own stream is one that the device's default stream goes before and after.
+#[test]
+fn without_a_stream_the_default_one_is_followed() {
+    let stand_in = StandIn::new();
+    drop(ranks(&stand_in, 1, Place::OnDevice, 64));
+    let log = stand_in.cuda_log();
+    assert!(log.iter().any(|line| line == "cuStreamCreate(s1, d0, flags 0)"), "{log:?}");
+}
+
 #[test]
 fn several_operations_are_given_to_the_device_before_the_first_is_done() {
     let stand_in = StandIn::new();
