@@ -85,3 +85,12 @@ fn files_that_are_no_libraries_are_named() {
     let error = Library::find(Some(Path::new("/etc/passwd"))).unwrap_err();
     assert!(error.to_string().contains("/etc/passwd ("), "{error}");
 }
+
+/// Who knows the name of a group can join it.
+#[test]
+fn names_of_groups_are_shown_nowhere() {
+    let stand_in = StandIn::new();
+    let id = stand_in.library().unique_id().unwrap();
+    assert!(id.to_bytes().starts_with(b"group 1"));
+    assert_eq!(format!("{id:?}"), "UniqueId");
+}

@@ -8,6 +8,16 @@ use std::time::{Duration, Instant};
 
 /// Where an operation that is under way can be waited for by a stream: what is queued there afterwards comes after the operation,
 /// while the host goes on. Given to an operation by [`landing_at`](crate::backend::Operation::landing_at). Send and Sync.
+///
+/// ```
+/// use ringfold::backend::nccl::Landing;
+/// use ringfold::tensor::Stream;
+/// use std::time::Duration;
+/// let landing = Landing::new();
+/// // SAFETY: every device has a default stream, and it is there for ever.
+/// let waited = unsafe { landing.wait_on(Stream::default(), Duration::from_millis(1)) };
+/// assert!(waited.is_err(), "no operation has been given it");
+/// ```
 #[derive(Debug, Default)]
 pub struct Landing {
     state: Mutex<State>,

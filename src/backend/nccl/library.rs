@@ -140,6 +140,11 @@ impl fmt::Debug for Library {
 }
 
 /// A version of NCCL. Written as NVIDIA writes it: 2.18.5.
+///
+/// ```
+/// use ringfold::backend::nccl::Version;
+/// assert_eq!(Version::from_code(21805).to_string(), "2.18.5");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
     /// The first number.

@@ -68,6 +68,9 @@ const ENDING: Duration = Duration::from_secs(2);
 const NAP: Duration = Duration::from_micros(20);
 const LONGEST_NAP: Duration = Duration::from_micros(500);
 
+/// How many looks come before a rank that has a CPU of its own offers that to others.
+const UNYIELDING: u32 = 20;
+
 /// How many looks in a row come between two questions whether NCCL has failed, and what time it is.
 const LOOKS: u32 = 32;
 
@@ -700,6 +703,10 @@ impl Backend for NcclBackend {
 
     fn spins(&self) -> u32 {
         self.setup.spins
+    }
+
+    fn unyielding(&self) -> u32 {
+        if self.setup.spins == 0 { 0 } else { UNYIELDING }
     }
 
     fn now(&self) -> Time {
