@@ -26,6 +26,7 @@ const WITHIN: &[(&str, &str)] = &[
     ("device", "memory"),
     ("memory", "tensor"),
     ("cuda", "tensor"),
+    ("cuda", "memory"),
     ("launch", "bootstrap"),
 ];
 

@@ -248,9 +248,7 @@ mod tests {
     fn records(world: usize) -> Vec<Record> {
         let address = "127.0.0.1:4000".parse().unwrap();
         (0..world)
-            .map(|rank| {
-                Record::here(rank, world, 5, u64::MAX, address, &Table::default(), auto())
-            })
+            .map(|rank| Record::here(rank, world, 5, u64::MAX, address, &Table::default(), auto()))
             .collect()
     }
 
@@ -340,16 +338,7 @@ mod tests {
                 .iter()
                 .enumerate()
                 .map(|(rank, table)| {
-                    Record::here(
-                        rank,
-                        world,
-                        5,
-                        u64::MAX,
-                        address,
-                        &table.parse().unwrap(),
-                        auto(),
-                    )
-                    .encode()
+                    Record::here(rank, world, 5, u64::MAX, address, &table.parse().unwrap(), auto()).encode()
                 })
                 .collect();
             peers(&messages, world, 5, None)

@@ -3,6 +3,7 @@
 use super::buffer::Owner;
 use super::completion::Completion;
 use super::progress::ProgressThread;
+use crate::backend::nccl::Landing;
 use crate::error::Result;
 use crate::tensor::Stream;
 use std::fmt;
@@ -25,11 +26,19 @@ pub struct Pending<B: Owner> {
     progress: Arc<ProgressThread>,
     /// Taken out when it is given back.
     buffer: Option<B>,
+    /// Where streams can wait for it, and for how long it may take to come there; for backends that work on devices.
+    landing: Option<(Arc<Landing>, Duration)>,
 }
 
 impl<B: Owner> Pending<B> {
     pub(super) fn new(completion: Arc<Completion>, progress: Arc<ProgressThread>, buffer: B) -> Self {
-        Pending { completion, progress, buffer: Some(buffer) }
+        Pending { completion, progress, buffer: Some(buffer), landing: None }
+    }
+
+    /// The same of an operation that streams can wait for.
+    pub(super) fn landing_at(mut self, landing: Option<(Arc<Landing>, Duration)>) -> Self {
+        self.landing = landing;
+        self
     }
 
     /// Whether the operation is complete, well or not. Does not block.
@@ -51,15 +60,18 @@ impl<B: Owner> Pending<B> {
 
     /// Lets what the caller queues on a stream from now on find the operation's result, and gives the buffer back.
     ///
-    /// Backends complete operations for the host: so this blocks until the operation is complete, as [`wait`](Pending::wait) does,
-    /// and then no stream has anything to wait for. An operation that follows a stream of its own
+    /// Over the backend `nccl`, of memory on its device, this blocks until the operation is queued there, and the stream waits for it while
+    /// the host goes on; what became of it is told by later operations, or where the stream is waited for. Backends of the host
+    /// complete operations for the host: there this blocks until the operation is complete, as [`wait`](Pending::wait) does, and then no
+    /// stream has anything to wait for. An operation that follows a stream of its own
     /// ([`Options::stream`](crate::Options::stream)) needs this for other streams only.
     ///
     /// # Errors
     /// As [`wait`](Pending::wait).
     ///
     /// # Safety
-    /// The stream is one of a device of this process, and there until this returns.
+    /// The stream is one of the operation's device, and there until this returns. Memory on that device is there, and not touched but by
+    /// what is queued on the stream afterwards, until the stream has come so far.
     ///
     /// ```
     /// use ringfold::tensor::Stream;
@@ -71,9 +83,24 @@ impl<B: Owner> Pending<B> {
     /// assert_eq!(sums[0], 1.0);
     /// # Ok::<(), ringfold::Error>(())
     /// ```
-    pub unsafe fn wait_on(self, stream: Stream) -> Result<B::Output> {
-        tracing::trace!(?stream, "the host waits, and so the stream need not");
-        self.wait()
+    pub unsafe fn wait_on(mut self, stream: Stream) -> Result<B::Output> {
+        let Some((landing, timeout)) = self.landing.take() else {
+            tracing::trace!(?stream, "the host waits, and so the stream need not");
+            return self.wait();
+        };
+        self.progress.check_origin()?;
+        let awaiting = self.progress.awaiting();
+        // SAFETY: the caller's promise.
+        let landed = unsafe { landing.wait_on(stream, timeout) };
+        drop(awaiting);
+        match landed {
+            Ok(true) => {
+                let buffer = self.buffer.take().expect("a pending operation is waited for once");
+                Ok(buffer.into_output())
+            }
+            // It is over, or its own deadline says what became of it.
+            Ok(false) | Err(_) => self.wait(),
+        }
     }
 
     /// Blocks until the operation is complete or `limit` has passed; tells whether it is complete. Nothing happens to

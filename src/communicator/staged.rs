@@ -13,8 +13,9 @@ use super::tensors::Tensors;
 use super::{Communicator, With};
 use crate::backend::Buffers;
 use crate::collective::{Counts, Request};
+use crate::cuda::Reach;
 use crate::error::{Error, ErrorKind, Result};
-use crate::memory::device_memory::{Copying, DeviceMemory, Moving, Pinned, Way, of_device};
+use crate::memory::device_memory::{Copying, DeviceMemory, Moving, Pinned, Way};
 use crate::tensor::{Device, Stream};
 use std::ops::Range;
 use std::sync::Arc;
@@ -209,8 +210,8 @@ impl With<'_> {
 
 impl Communicator {
     /// Gives the communicator what copies between the host and devices, for calls under
-    /// [`Options::staging`](crate::Options::staging); groups that are split off later have it, too. Default: what this process has
-    /// for CUDA devices, where it has it.
+    /// [`Options::staging`](crate::Options::staging); groups that are split off later have it, too. Default: CUDA's driver
+    /// ([`cuda::Reach`](crate::cuda::Reach)), where this process has it.
     pub fn reach_devices_by(&self, memory: Arc<dyn DeviceMemory>) {
         self.staging.replace(Means { memory: Some(memory), kept: Vec::new() });
     }
@@ -220,10 +221,10 @@ impl Communicator {
         if let Some(memory) = &self.staging.borrow().memory {
             return Ok(Arc::clone(memory));
         }
-        let memory = match places {
-            (Device::Host, Device::Host) => return Ok(Arc::new(Nowhere)),
-            (Device::Host, device) | (device, _) => of_device(device)?,
-        };
+        if places == (Device::Host, Device::Host) {
+            return Ok(Arc::new(Nowhere));
+        }
+        let memory: Arc<dyn DeviceMemory> = Arc::new(Reach::default());
         self.staging.borrow_mut().memory = Some(Arc::clone(&memory));
         Ok(memory)
     }

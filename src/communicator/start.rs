@@ -12,6 +12,7 @@ use crate::backend::choose::{PassedOver, passed_over};
 use crate::backend::{Backend, Planned, STAGING};
 use crate::bootstrap::{self, Joined, Peer, Shared};
 use crate::config::{BackendChoice, Config};
+use crate::cuda::Reach;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::trace::Tracer;
 use crate::plan::select::Table;
@@ -258,7 +259,7 @@ pub(super) fn formed(joined: Joined, terms: Terms<'_>) -> Result<Communicator> {
             let backend = Planned::new("mpi-p2p", transport, generation, 0, STAGING);
             (Box::new(backend.on(topology).traced(tracer)), Arc::new(kind), None)
         }
-        _ if config.backend == BackendChoice::Nccl => {
+        _ if agreed.choice == BackendChoice::Nccl => {
             let (kind, backend) =
                 Accelerated::meet(facts, &link, config).map_err(|error| error.at_rank(rank))?;
             (Box::new(backend), Arc::new(kind), None)
@@ -280,11 +281,16 @@ pub(super) fn formed(joined: Joined, terms: Terms<'_>) -> Result<Communicator> {
             (Box::new(backend.on(topology).traced(tracer)), Arc::new(kind), None)
         }
     };
+    let driver = config.cuda.clone();
     let hosts = peers.into_iter().map(|peer| peer.host).collect();
     let passed_over: Arc<[PassedOver]> = passed_over(agreed, backend.name(), no_memory.as_deref()).into();
     tracing::info!(rank, backend = backend.name(), ?passed_over, "the backend has been chosen");
     let place = Place { rank, world, generation, hosts, kind, abort, passed_over };
-    Ok(place.assemble(backend, sequencer, Box::new((sentinel, link, server))))
+    let comm = place.assemble(backend, sequencer, Box::new((sentinel, link, server)));
+    if driver.is_some() {
+        comm.reach_devices_by(Arc::new(Reach::by(driver)));
+    }
+    Ok(comm)
 }
 
 /// Ranks that must share CPUs leave them to each other when they wait.

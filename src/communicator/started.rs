@@ -4,6 +4,7 @@ use super::buffer::{Batch, Buffer, Incoming, LentMany, Many, Nothing, Outgoing, 
 use super::call::Call;
 use super::pending::Pending;
 use super::{Communicator, Options, With};
+use crate::backend::nccl::Landing;
 use crate::error::Result;
 use crate::reduce::Reduction;
 use crate::tensor::Element;
@@ -19,9 +20,16 @@ impl With<'_> {
         self.communicator.make_progress_thread()?;
         // SAFETY: the buffer goes to the pending operation, which keeps it to the end, also where it is dropped; moving
         // it does not move its memory, and nobody can reach that before it is given back.
-        let operation = unsafe { self.communicator.again(slot, call, &mut buffer.tensors(), &self.options) };
+        let mut operation =
+            unsafe { self.communicator.again(slot, call, &mut buffer.tensors(), &self.options) };
+        let mut landing = None;
+        if self.communicator.line.works_on_devices {
+            let place = Landing::new();
+            landing = Some((Arc::clone(&place), operation.timeout()));
+            operation = operation.landing_at(place);
+        }
         let completion = self.communicator.hand_over(1, std::iter::once(operation));
-        Ok(Pending::new(completion, Arc::clone(&self.communicator.progress), buffer))
+        Ok(Pending::new(completion, Arc::clone(&self.communicator.progress), buffer).landing_at(landing))
     }
 
     fn start_many<B: Batch>(&self, mut many: B, op: &Reduction) -> Result<Pending<B>> {

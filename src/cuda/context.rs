@@ -154,6 +154,16 @@ impl Context {
         self.driver.check("cuMemcpyDtoDAsync", code)
     }
 
+    /// Blocks until a stream has come to the end of what is queued, or to a failure, after which nothing of it runs any more.
+    ///
+    /// # Safety
+    /// The stream must be one of this device's that lives.
+    #[cold]
+    pub(crate) unsafe fn come_to_an_end(&self, stream: Stream) {
+        // SAFETY: the caller's promise. Whatever it says, nothing is left to be done.
+        unsafe { (self.driver.raw().stream_synchronize)(stream.as_raw()) };
+    }
+
     /// Lets what is queued on a stream from now on wait for an event.
     ///
     /// # Safety

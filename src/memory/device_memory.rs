@@ -1,12 +1,11 @@
 //! Memory of devices, as the host can reach it: by copies to and from host memory that is pinned for that.
 //!
-//! A seam: what reaches a device implements [`DeviceMemory`], and backends that work on host memory have tensors of devices staged
+//! A seam: what reaches a device implements [`DeviceMemory`] ([`cuda::Reach`](crate::cuda::Reach) does for CUDA's), and backends that work on host memory have tensors of devices staged
 //! through it ([`Options::staging`](crate::Options::staging)).
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tensor::{Device, Stream};
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Which way a copy goes.
@@ -75,13 +74,4 @@ pub unsafe trait DeviceMemory: fmt::Debug + Send + Sync {
     /// Until the copy is over, the memory on both sides is there, as long as it says; what is read is written by nobody, and what
     /// is written touched by nobody else. The stream is one of the device's.
     unsafe fn start(&self, copying: Copying) -> Result<Box<dyn Moving>>;
-}
-
-/// What reaches the memory of a device in this process.
-///
-/// # Errors
-/// [`Unsupported`](crate::ErrorKind::Unsupported) where nothing does.
-pub fn of_device(device: Device) -> Result<Arc<dyn DeviceMemory>> {
-    Err(Error::unsupported(format!("nothing in this version copies to and from {device}"))
-        .remedy("give the communicator what does, by Communicator::reach_devices_by"))
 }

@@ -132,7 +132,14 @@ static int append_late(struct stream *s, int (*try)(void *), void *what) {
 }
 
 static int append(struct stream *s, int (*try)(void *), void *what) {
-    if (!s || !depth || stack[depth - 1] != s->device) return INVALID_CONTEXT;
+    if (!depth || (s && stack[depth - 1] != s->device)) return INVALID_CONTEXT;
+    if (!s) {
+        /* On the default stream work is over before its call returns. */
+        pthread_mutex_lock(&lock);
+        int done = try(what);
+        pthread_mutex_unlock(&lock);
+        return done ? OK : NOT_READY;
+    }
     return append_late(s, try, what);
 }
 
@@ -235,7 +242,7 @@ CUresult cuStreamQuery(void *stream) {
     struct stream *s = stream;
     pthread_mutex_lock(&lock);
     pump();
-    int done = !s->first;
+    int done = !s || !s->first;
     pthread_mutex_unlock(&lock);
     return done ? OK : NOT_READY;
 }
@@ -275,8 +282,6 @@ CUresult cuEventRecord(void *event, void *stream) {
     e->over = 0;
     pthread_mutex_unlock(&lock);
     say("cuEventRecord(s%d)", s ? s->id : 0);
-    /* Nothing is ever queued on the default stream. */
-    if (!s) { pthread_mutex_lock(&lock); set_event(e); pthread_mutex_unlock(&lock); return depth ? OK : INVALID_CONTEXT; }
     return append(s, set_event, e);
 }
 
@@ -291,7 +296,7 @@ CUresult cuEventQuery(void *event) {
 
 CUresult cuStreamWaitEvent(void *stream, void *event, unsigned flags) {
     struct stream *s = stream;
-    say("cuStreamWaitEvent(s%d, flags %u)", s->id, flags);
+    say("cuStreamWaitEvent(s%d, flags %u)", s ? s->id : 0, flags);
     return append(s, await_event, event);
 }
 
@@ -367,7 +372,8 @@ static int copy(void *what) {
 
 static CUresult queue_copy(const char *name, void *to, const void *from, size_t bytes, struct stream *s, int to_whom, int from_whom) {
     int target = of_whom(to, bytes), source = of_whom(from, bytes);
-    int fits = s && target == (to_whom < 0 ? -1 : s->device) && source == (from_whom < 0 ? -1 : s->device);
+    int own = s ? s->device : depth ? stack[depth - 1] : -2;
+    int fits = target == (to_whom < 0 ? -1 : own) && source == (from_whom < 0 ? -1 : own);
     say("%s(s%d, %zu)%s", name, s ? s->id : 0, bytes, fits ? "" : " of memory that is not what it should be");
     struct copy *c = malloc(sizeof *c);
     *c = (struct copy){to, from, bytes};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-fn choice(stand_in: &StandIn, rank: usize, world: usize) -> Config {
+pub(crate) fn choice(stand_in: &StandIn, rank: usize, world: usize) -> Config {
     config(rank, world)
         .with_launcher_hosts_store(true)
         .with_heartbeat_deadline(HEARTBEAT)
@@ -20,7 +20,7 @@ fn choice(stand_in: &StandIn, rank: usize, world: usize) -> Config {
 }
 
 /// Runs a function on each rank of a group.
-fn group<T: Send>(
+pub(crate) fn group<T: Send>(
     stand_in: &StandIn,
     world: usize,
     change: impl Fn(usize, Config) -> Config + Sync,
@@ -34,7 +34,7 @@ fn group<T: Send>(
     })
 }
 
-fn same(_: usize, config: Config) -> Config {
+pub(crate) fn same(_: usize, config: Config) -> Config {
     config
 }
 
@@ -106,7 +106,7 @@ fn ranks_that_ask_for_different_backends_are_told() {
     );
     for error in errors {
         assert!(
-            error.to_string().contains("rank 0 asks for the backend nccl, and rank 1 for another"),
+            error.to_string().contains("rank 0 asks for the backend nccl, and rank 1 for tcp"),
             "{error}"
         );
     }

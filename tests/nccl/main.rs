@@ -16,3 +16,4 @@ mod rank;
 mod results;
 mod stand_in;
 mod sweep;
+mod tensors;

@@ -353,13 +353,13 @@ fn a_stream_can_wait_for_an_operation_while_the_host_goes_on() {
     let ticket = rank.backend.submit(operation.landing_at(Arc::clone(&landing))).unwrap();
     assert!(matches!(rank.backend.progress(), Progress::Idle));
     // SAFETY: the stream lives.
-    unsafe { landing.wait_on(stream.stream(), LONG) }.unwrap();
+    assert!(unsafe { landing.wait_on(stream.stream(), LONG) }.unwrap());
     assert!(!stream.is_done().unwrap(), "the operation is not done, and so neither is what waits for it");
     stand_in.set("hold", 0);
     rank.drive(ticket).unwrap();
     stream.synchronize().unwrap();
     // SAFETY: the stream lives; there is nothing to wait for any more.
-    unsafe { landing.wait_on(stream.stream(), Duration::ZERO) }.unwrap();
+    assert!(!unsafe { landing.wait_on(stream.stream(), Duration::ZERO) }.unwrap());
     let log = stand_in.cuda_log();
     assert_eq!(log.iter().filter(|line| line.starts_with("cuStreamWaitEvent")).count(), 1, "{log:?}");
 }

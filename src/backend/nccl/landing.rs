@@ -43,23 +43,24 @@ impl Landing {
 
     /// Lets what is queued on a stream from now on wait for the operation. Blocks until the operation is queued on the device
     /// itself (where that is staged, until it is over), at most for so long; where it is over already, there is nothing to wait for. What has become of it is told to
-    /// whoever waits for it on the host.
+    /// whoever waits for it on the host. Tells whether there is something to wait for.
     ///
     /// # Errors
     /// [`Deadline`](ErrorKind::Deadline) where it is not queued in time; [`Io`](ErrorKind::Io) where the driver refuses.
     ///
     /// # Safety
     /// The stream must be one of the operation's device that lives.
-    pub unsafe fn wait_on(&self, stream: Stream, timeout: Duration) -> Result<()> {
+    pub unsafe fn wait_on(&self, stream: Stream, timeout: Duration) -> Result<bool> {
         let until = Instant::now() + timeout;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             match &*state {
-                State::Over => return Ok(()),
+                State::Over => return Ok(false),
                 State::Queued(context, event) => {
                     let _entered = context.enter()?;
                     // SAFETY: the stream is the caller's promise.
-                    return Ok(unsafe { context.wait_on(stream, event) }?);
+                    unsafe { context.wait_on(stream, event) }?;
+                    return Ok(true);
                 }
                 State::Expected => {}
             }

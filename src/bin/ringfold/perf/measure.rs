@@ -39,7 +39,7 @@ pub(super) fn measure<T: Value>(
     bytes: usize,
     in_place: bool,
 ) -> Result<Measured> {
-    let with = comm.with(method.options.clone());
+    let (with, beside) = (comm.with(method.options.clone()), comm.with(staged(comm, Options::new())));
     let mut wrong = check(comm, method, case, in_place, 1)?;
     let back_to_back = if method.fresh && bytes < SMALL { BACK_TO_BACK } else { 1 };
     let mut sample = 2;
@@ -72,7 +72,7 @@ pub(super) fn measure<T: Value>(
                 .min(MOST - times.len()),
         };
         let mut agreed = [next as u64];
-        comm.broadcast(&mut agreed, 0)?;
+        beside.broadcast(&mut agreed, 0)?;
         if agreed[0] == 0 {
             break;
         }
@@ -81,7 +81,7 @@ pub(super) fn measure<T: Value>(
         }
     }
     // The slowest rank of each sample counts.
-    comm.all_reduce(&mut times, ReduceOp::Max)?;
+    beside.all_reduce(&mut times, ReduceOp::Max)?;
     wrong += check(comm, method, case, in_place, 2)?;
     times.sort_by(f64::total_cmp);
     let middle = times.len() / 2;
@@ -105,8 +105,13 @@ fn check<T: Value>(
     case.fill(in_place, sample);
     case.run(&comm.with(method.options.clone()), in_place)?;
     let mut wrong = [case.wrong(in_place, sample)];
-    comm.all_reduce(&mut wrong, ReduceOp::Sum)?;
+    comm.with(staged(comm, Options::new())).all_reduce(&mut wrong, ReduceOp::Sum)?;
     Ok(wrong[0])
+}
+
+/// Operands are in the host's memory, which a backend of devices reaches by copies.
+pub(super) fn staged(comm: &Communicator, options: Options) -> Options {
+    if comm.backend() == "nccl" { options.staging(true) } else { options }
 }
 
 /// The bytes that cross the busiest link, over the bytes of the message: what makes bandwidths of different

@@ -246,7 +246,7 @@ fn all_sizes<T: Value>(args: &PerfArgs, comm: &Communicator) -> Result<bool> {
         fresh: args.fresh,
         iterations: args.iters.map(|iterations| iterations as usize),
         seconds: args.seconds,
-        options: args.options(),
+        options: measure::staged(comm, args.options()),
     };
     if args.root >= world {
         return Err(Error::invalid(format!("root {} in a group of {world} ranks", args.root)));
