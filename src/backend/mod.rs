@@ -6,6 +6,8 @@
 mod combiner;
 mod direct;
 mod meter;
+#[cfg(feature = "mpi")]
+pub mod mpi;
 mod pieces;
 mod planned;
 
@@ -42,6 +44,8 @@ pub struct Operation {
     schedule: Schedule,
     sequence: u64,
     strict: bool,
+    /// Whether its memory belongs to it.
+    owned: bool,
     timeout: Duration,
     buffers: Buffers,
     extras: Option<Box<Extras>>,
@@ -84,7 +88,7 @@ impl Operation {
         timeout: Duration,
         buffers: Buffers,
     ) -> Self {
-        Operation { request, schedule, sequence, strict, timeout, buffers, extras: None }
+        Operation { request, schedule, sequence, strict, owned: false, timeout, buffers, extras: None }
     }
 
     /// The same over the tensors of a batch instead of its buffers: of an all_reduce, reduce or broadcast, whose input
@@ -107,6 +111,16 @@ impl Operation {
     /// Gives it the user's reduction that its request has the signature of.
     pub(crate) fn reduce_by(&mut self, custom: CustomOp) {
         self.extras().custom = Some(custom);
+    }
+
+    /// The same with memory that belongs to it: where it ends with an error that
+    /// [keeps the memory](Error::keeps_memory), that is never freed nor used again.
+    ///
+    /// # Safety
+    /// The caller sees to that.
+    pub unsafe fn owning(mut self) -> Self {
+        self.owned = true;
+        self
     }
 
     /// The same with its memory, both input and output, on a device.
@@ -146,6 +160,11 @@ impl Operation {
     /// Whether the group agrees on the request in a round of its own before any payload moves.
     pub fn strict(&self) -> bool {
         self.strict
+    }
+
+    /// Whether its memory belongs to it, and can be left to a library for ever.
+    pub fn owns_memory(&self) -> bool {
+        self.owned
     }
 
     /// How long it may take from its submission.
@@ -327,6 +346,11 @@ pub trait Backend: Send {
                 Progress::Idle => self.wait(Time::NEVER),
             }
         }
+    }
+
+    /// Whether it has schedules of its own, and does not look at an operation's.
+    fn owns_schedules(&self) -> bool {
+        false
     }
 
     /// What the ranks can reach of each other.

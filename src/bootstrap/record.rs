@@ -80,7 +80,7 @@ impl Record {
             store: None,
             table_hash: table.hash(),
             table: (!is_default).then(|| table.to_string()),
-            mpi: (backend == BackendChoice::MpiP2p).then_some(cfg!(feature = "mpi")),
+            mpi: backend.is_mpi().then_some(cfg!(feature = "mpi")),
         }
     }
 
@@ -152,14 +152,14 @@ pub(super) fn peers(
 fn agree_on_mpi(ranks: &[Option<bool>]) -> Result<()> {
     let Some(one) = ranks.iter().position(Option::is_some) else { return Ok(()) };
     if let Some(other) = ranks.iter().position(Option::is_none) {
-        let text = format!("rank {one} asks for the backend mpi-p2p, and rank {other} for another");
+        let text = format!("rank {one} asks for a backend over MPI, and rank {other} for another");
         return Err(Error::new(ErrorKind::Configuration, text)
             .blame(other)
-            .remedy("set RINGFOLD_BACKEND=mpi-p2p on every rank, or on none"));
+            .remedy("set the same RINGFOLD_BACKEND on every rank"));
     }
     match ranks.iter().position(|able| *able == Some(false)) {
         Some(rank) => {
-            Err(Error::unsupported(format!("rank {rank} was built without MPI, which mpi-p2p needs"))
+            Err(Error::unsupported(format!("rank {rank} was built without MPI, which its backend needs"))
                 .blame(rank)
                 .remedy("build with `cargo build --features mpi`, and MPICC=the compiler of the MPI to use"))
         }

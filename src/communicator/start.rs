@@ -1,16 +1,12 @@
 //! How communicators come to be.
 
 use super::abort::AbortHandle;
-#[cfg(feature = "mpi")]
-use super::by_mpi::Messengers;
 use super::kin::{Kind, Sharers, Sockets, Threads, World};
 use super::line::Line;
 use super::sequencer::Sequencer;
 use super::{Check, Communicator, Options};
 use crate::backend::{Backend, Planned, STAGING};
 use crate::bootstrap::{self, Joined, Peer, Shared};
-#[cfg(feature = "mpi")]
-use crate::config::BackendChoice;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::trace::Tracer;
@@ -72,7 +68,7 @@ impl Communicator {
     pub fn connect(config: &Config) -> Result<Communicator> {
         let terms = Terms::of(config)?;
         #[cfg(feature = "mpi")]
-        if config.backend == BackendChoice::MpiP2p {
+        if config.backend.is_mpi() {
             return formed(super::by_mpi::join(config)?, terms);
         }
         formed(bootstrap::join(config)?, terms)
@@ -151,7 +147,7 @@ impl Place {
         sequencer: Sequencer,
         held: Box<dyn Any + Send>,
     ) -> Communicator {
-        let sequencer = sequencer.within(backend.reach());
+        let sequencer = sequencer.within(backend.reach()).of_library(backend.owns_schedules());
         let line = Line::new(self.rank, self.hosts, backend, Arc::new(Mutex::new(held)));
         Communicator {
             rank: self.rank,
@@ -217,11 +213,10 @@ pub(super) fn formed(joined: Joined, terms: Terms<'_>) -> Result<Communicator> {
     let sequencer = Sequencer::new(table, terms.defaults, config.deadline).on(&topology);
     let (backend, kind, sentinel): (Box<dyn Backend>, Arc<dyn Kind>, _) = match shared {
         #[cfg(feature = "mpi")]
-        _ if config.backend == BackendChoice::MpiP2p => {
-            let met = Messengers::meet(facts, &link, terms.mpi, config.init_deadline);
-            let (kind, transport) = met.map_err(|error| error.at_rank(rank))?;
-            let backend = Planned::new("mpi-p2p", transport, generation, 0, STAGING);
-            (Box::new(backend.on(topology).traced(tracer)), Arc::new(kind), None)
+        _ if config.backend.is_mpi() => {
+            let met = super::by_mpi::meet(facts, &link, terms.mpi, config);
+            let (backend, kind) = met.map_err(|error| error.at_rank(rank))?;
+            (backend, kind, None)
         }
         Ok(Shared { ground, seat, seats, sentinel, processes }) => {
             let kind = Sharers { world: facts, ground, processes };

@@ -20,6 +20,12 @@ impl With<'_> {
         // SAFETY: the buffer goes to the pending operation, which keeps it to the end, also where it is dropped; moving
         // it does not move its memory, and nobody can reach that before it is given back.
         let operation = unsafe { self.communicator.again(slot, call, &mut buffer.tensors()) };
+        let operation = if B::OWNS {
+            // SAFETY: see `Pending`, which forgets a buffer that is kept, and `Completion::keep`.
+            unsafe { operation.owning() }
+        } else {
+            operation
+        };
         let completion = self.communicator.hand_over(1, std::iter::once(operation));
         Ok(Pending::new(completion, Arc::clone(&self.communicator.progress), buffer))
     }
@@ -29,7 +35,12 @@ impl With<'_> {
         self.communicator.make_progress_thread()?;
         // SAFETY: as in `start`; they lie apart.
         let asks = unsafe { self.fuse(&checked) }?;
-        let completion = self.communicator.hand_over(asks.len(), asks.into_iter().map(|ask| ask.operation));
+        let operations = asks.into_iter().map(|ask| match B::OWNS {
+            // SAFETY: as in `start`.
+            true => unsafe { ask.operation.owning() },
+            false => ask.operation,
+        });
+        let completion = self.communicator.hand_over(operations.len(), operations);
         Ok(Pending::new(completion, Arc::clone(&self.communicator.progress), many))
     }
 }

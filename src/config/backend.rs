@@ -17,12 +17,19 @@ pub enum BackendChoice {
     /// The system's MPI, point to point: ringfold's own schedules on any network that it knows. Where the program was built
     /// with the feature `mpi`; its ranks are those of `MPI_COMM_WORLD`.
     MpiP2p,
+    /// The collectives of the system's MPI library. Where the program was built with the feature `mpi`, as with `mpi-p2p`.
+    Mpi,
 }
 
 impl BackendChoice {
     /// Every choice.
-    pub const ALL: [BackendChoice; 4] =
-        [BackendChoice::Auto, BackendChoice::Shm, BackendChoice::Tcp, BackendChoice::MpiP2p];
+    pub const ALL: [BackendChoice; 5] = [
+        BackendChoice::Auto,
+        BackendChoice::Shm,
+        BackendChoice::Tcp,
+        BackendChoice::MpiP2p,
+        BackendChoice::Mpi,
+    ];
 
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
@@ -31,7 +38,13 @@ impl BackendChoice {
             BackendChoice::Shm => "shm",
             BackendChoice::Tcp => "tcp",
             BackendChoice::MpiP2p => "mpi-p2p",
+            BackendChoice::Mpi => "mpi",
         }
+    }
+
+    /// Whether bytes go by MPI.
+    pub(crate) const fn is_mpi(self) -> bool {
+        matches!(self, BackendChoice::Mpi | BackendChoice::MpiP2p)
     }
 }
 
@@ -47,7 +60,7 @@ impl FromStr for BackendChoice {
     fn from_str(word: &str) -> Result<Self, Self::Err> {
         BackendChoice::ALL.into_iter().find(|choice| choice.as_str() == word).ok_or_else(|| {
             crate::error::Error::invalid(format!("no backend is called {word:?}"))
-                .remedy("use auto, shm, tcp or mpi-p2p")
+                .remedy("use auto, shm, tcp, mpi or mpi-p2p")
         })
     }
 }

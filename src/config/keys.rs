@@ -289,12 +289,29 @@ pub const KEYS: &[Key] = &[
         builder: "with_backend",
         call: None,
         default: "auto",
-        meaning: "By what bytes go between ranks: auto (shared memory where all are on one host and it can be had, else TCP), shm, tcp, or mpi-p2p (MPI between two, in builds with the feature mpi).",
+        meaning: "By what bytes go between ranks: auto (shared memory where all are on one host and it can be had, else TCP), shm, tcp, and in builds with the feature mpi: mpi (the collectives of the MPI library) or mpi-p2p (MPI between two).",
         set: |c, name, text| {
-            c.backend = text.parse().map_err(|_| bad(name, text, "auto, shm, tcp or mpi-p2p"))?;
+            c.backend = text.parse().map_err(|_| bad(name, text, "auto, shm, tcp, mpi or mpi-p2p"))?;
             Ok(())
         },
         show: |c| Some(c.backend.to_string()),
+    },
+    Key {
+        name: "mpi_direct",
+        environment: names::MPI_DIRECT,
+        builder: "with_mpi_direct",
+        call: None,
+        default: "no",
+        meaning: "Whether the backend mpi gives memory that calls have borrowed to MPI itself, yes or no. Yes saves a copy each way, and means: after an error that keeps memory (a deadline or an abort that came while MPI was at work) MPI may write there for as long as the process lives, and the program must not use that memory any more.",
+        set: |c, name, text| {
+            c.mpi_direct = match text {
+                "yes" => true,
+                "no" => false,
+                _ => return Err(bad(name, text, "yes or no")),
+            };
+            Ok(())
+        },
+        show: |c| Some(if c.mpi_direct { "yes" } else { "no" }.to_owned()),
     },
     Key {
         name: "check",

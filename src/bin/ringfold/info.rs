@@ -56,8 +56,8 @@ pub(crate) fn command(arguments: &InfoArgs) -> Result<bool> {
     let (reading, why) = reading();
     backends.add_row(["  by reading", reading, &why]);
     let (mpi, how) = mpi();
-    backends.add_row(["mpi-p2p", mpi, &how]);
-    backends.add_row(["mpi", "no", "not in this version; mpi-p2p runs ringfold's own schedules over MPI"]);
+    backends.add_row(["mpi-p2p", mpi, &format!("ringfold's schedules over MPI: {how}")]);
+    backends.add_row(["mpi", mpi, &format!("the library's own collectives: {how}")]);
     backends.add_row(["nccl", "no", "not in this version"]);
     println!("{backends}\n");
 

@@ -132,22 +132,19 @@ impl PerfArgs {
         let refuse = |what: &str, remedy: &str| Err(Error::unsupported(what).remedy(remedy));
         match self.backend {
             BackendChoice::Auto | BackendChoice::Tcp | BackendChoice::Shm => {}
-            BackendChoice::MpiP2p if !cfg!(feature = "mpi") => {
+            BackendChoice::MpiP2p | BackendChoice::Mpi if !cfg!(feature = "mpi") => {
                 return refuse(
-                    "this build has no MPI, which mpi-p2p needs",
+                    "this build has no MPI, which mpi and mpi-p2p need",
                     "build with `cargo build --features mpi`, and MPICC=the compiler of the MPI to use",
                 );
             }
-            BackendChoice::MpiP2p if self.ranks.is_some() => {
+            BackendChoice::MpiP2p | BackendChoice::Mpi if self.ranks.is_some() => {
                 return refuse(
                     "-n starts processes that MPI does not know",
-                    "start them by mpirun, without -n: mpirun -n 4 ringfold perf ... --backend mpi-p2p",
+                    "start them by mpirun, without -n: mpirun -n 4 ringfold perf ... --backend mpi",
                 );
             }
-            BackendChoice::MpiP2p => {}
-            BackendChoice::Mpi => {
-                return refuse("no version has MPI's own collectives yet", "use --backend mpi-p2p or tcp");
-            }
+            BackendChoice::MpiP2p | BackendChoice::Mpi => {}
             BackendChoice::Nccl => return refuse("this build has no NCCL backend", "use --backend tcp"),
         }
         if !(self.seconds.is_finite() && (0.0..=3600.0).contains(&self.seconds)) {
@@ -215,6 +212,7 @@ pub(crate) fn measure_as_rank(args: &PerfArgs) -> Result<bool> {
         BackendChoice::Shm => config::BackendChoice::Shm,
         BackendChoice::Tcp => config::BackendChoice::Tcp,
         BackendChoice::MpiP2p => config::BackendChoice::MpiP2p,
+        BackendChoice::Mpi => config::BackendChoice::Mpi,
         _ => config.backend,
     };
     let comm = Communicator::connect(&config)?;
@@ -304,7 +302,7 @@ fn all_sizes<T: Value>(args: &PerfArgs, comm: &Communicator) -> Result<bool> {
                 let row = Row {
                     collective: args.collective.as_str(),
                     backend: comm.backend(),
-                    algorithm: algorithm.name(),
+                    algorithm,
                     ranks: world,
                     dtype: args.dtype.as_str(),
                     op,
@@ -336,11 +334,14 @@ fn all_sizes<T: Value>(args: &PerfArgs, comm: &Communicator) -> Result<bool> {
 }
 
 impl PerfArgs {
-    /// The algorithm that the library takes for this size.
-    fn chosen(&self, comm: &Communicator, count: usize) -> Result<Algorithm> {
+    /// The algorithm that the library takes for this size; `mpi` where that is MPI's affair.
+    fn chosen(&self, comm: &Communicator, count: usize) -> Result<&'static str> {
         let world = comm.world_size();
+        if comm.backend() == "mpi" {
+            return Ok("mpi");
+        }
         if let Some(algorithm) = self.algorithm {
-            return Ok(algorithm);
+            return Ok(algorithm.name());
         }
         let per_rank = self.collective.has_blocks();
         let mut request = Request::new(self.collective, world, self.dtype, if per_rank { 0 } else { count });
@@ -354,6 +355,6 @@ impl PerfArgs {
         if request.op.is_some() && self.collective != Collective::Barrier {
             request.op = Some(self.op);
         }
-        Ok(comm.schedule(&request)?.algorithm)
+        Ok(comm.schedule(&request)?.algorithm.name())
     }
 }
