@@ -80,7 +80,7 @@ fn named(error: &Error, field: &str, odd: usize) {
 }
 
 /// The error that a later call has.
-fn fails_soon(comm: &Communicator) -> Error {
+pub(crate) fn fails_soon(comm: &Communicator) -> Error {
     let start = Instant::now();
     while start.elapsed() < SOON {
         if let Err(error) = comm.with(Options::new().deadline(SOON)).barrier() {

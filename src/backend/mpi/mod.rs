@@ -195,6 +195,10 @@ enum Trouble {
         peer: usize,
         detail: String,
     },
+    /// What came from a peer is no fingerprint: it does something else.
+    Garbled {
+        peer: usize,
+    },
     Panic(String),
     /// MPI has ended.
     Gone(Error),
@@ -668,6 +672,13 @@ impl MpiCollectives {
             Trouble::Mismatch { peer, detail } => {
                 self.notice(CauseKind::Mismatch, self.setup.numbers[peer], detail, false)
             }
+            Trouble::Garbled { peer } => {
+                // The store finds out what that is.
+                self.tell_of_waiting();
+                let number = self.setup.numbers[peer];
+                let detail = format!("rank {number} sent bytes that begin no operation");
+                self.notice(CauseKind::Mismatch, number, detail, true)
+            }
             Trouble::Panic(why) => {
                 self.notice(CauseKind::UserPanic, me, format!("on rank {me} {why}"), false)
             }
@@ -767,16 +778,12 @@ fn differs(
     numbers: &[usize],
 ) -> std::result::Result<(), Trouble> {
     let (me, number) = (numbers[rank], numbers[peer]);
-    let detail = match Fingerprint::decode(theirs) {
-        None => format!("rank {number} sent bytes that begin no operation"),
-        Some(theirs) => match mine.difference(&theirs) {
-            None => return Ok(()),
-            Some(difference) => format!(
-                "{} differs: {} on rank {me}, {} on rank {number}",
-                difference.field, difference.mine, difference.theirs
-            ),
-        },
-    };
+    let Some(theirs) = Fingerprint::decode(theirs) else { return Err(Trouble::Garbled { peer }) };
+    let Some(difference) = mine.difference(&theirs) else { return Ok(()) };
+    let detail = format!(
+        "{} differs: {} on rank {me}, {} on rank {number}",
+        difference.field, difference.mine, difference.theirs
+    );
     Err(Trouble::Mismatch { peer, detail })
 }
 

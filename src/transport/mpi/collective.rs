@@ -36,6 +36,7 @@ unsafe impl Send for Op {}
 /// - Sums and products of integers wrap, which they do without fail in unsigned types, and signed ones have the same bits. Open MPI adds
 ///   integers of 8 and 16 bits with saturation where the processor can, so these are not left to it.
 /// - `MPI_MIN` and `MPI_MAX` of floats do not say what becomes of a NaN and of zeros, and ringfold's do.
+/// - MPICH 4.0 compares unsigned integers as if they were signed.
 /// - MPI's C types have no 16-bit floats.
 fn predefined(op: ReduceOp, dtype: DType) -> Option<(Op, Type)> {
     // SAFETY: constants of the C shim, which has them from MPI's header.
@@ -53,16 +54,14 @@ fn predefined(op: ReduceOp, dtype: DType) -> Option<(Op, Type)> {
             (ReduceOp::Prod, DType::F64) => (raw::RSMPI_PROD, raw::RSMPI_DOUBLE),
             (ReduceOp::Sum, _) if !dtype.is_float() && dtype.size() > 2 => (raw::RSMPI_SUM, unsigned),
             (ReduceOp::Prod, _) if !dtype.is_float() && dtype.size() > 2 => (raw::RSMPI_PROD, unsigned),
-            (ReduceOp::Min | ReduceOp::Max, _) if !dtype.is_float() => {
-                let own = match dtype {
-                    DType::I8 => raw::RSMPI_INT8_T,
-                    DType::I16 => raw::RSMPI_INT16_T,
-                    DType::I32 => raw::RSMPI_INT32_T,
-                    DType::I64 => raw::RSMPI_INT64_T,
-                    _ => unsigned,
-                };
-                (if op == ReduceOp::Min { raw::RSMPI_MIN } else { raw::RSMPI_MAX }, own)
-            }
+            (ReduceOp::Min, DType::I8) => (raw::RSMPI_MIN, raw::RSMPI_INT8_T),
+            (ReduceOp::Min, DType::I16) => (raw::RSMPI_MIN, raw::RSMPI_INT16_T),
+            (ReduceOp::Min, DType::I32) => (raw::RSMPI_MIN, raw::RSMPI_INT32_T),
+            (ReduceOp::Min, DType::I64) => (raw::RSMPI_MIN, raw::RSMPI_INT64_T),
+            (ReduceOp::Max, DType::I8) => (raw::RSMPI_MAX, raw::RSMPI_INT8_T),
+            (ReduceOp::Max, DType::I16) => (raw::RSMPI_MAX, raw::RSMPI_INT16_T),
+            (ReduceOp::Max, DType::I32) => (raw::RSMPI_MAX, raw::RSMPI_INT32_T),
+            (ReduceOp::Max, DType::I64) => (raw::RSMPI_MAX, raw::RSMPI_INT64_T),
             (ReduceOp::BitAnd, _) => (raw::RSMPI_BAND, unsigned),
             (ReduceOp::BitOr, _) => (raw::RSMPI_BOR, unsigned),
             (ReduceOp::BitXor, _) => (raw::RSMPI_BXOR, unsigned),
@@ -107,8 +106,8 @@ fn function(op: ReduceOp, dtype: DType) -> Option<raw::MPI_User_function> {
     Some(functions! {
         Sum: F16, BF16, I8, I16, U8, U16;
         Prod: F16, BF16, I8, I16, U8, U16;
-        Min: F16, BF16, F32, F64;
-        Max: F16, BF16, F32, F64;
+        Min: F16, BF16, F32, F64, U8, U16, U32, U64;
+        Max: F16, BF16, F32, F64, U8, U16, U32, U64;
     })
 }
 
