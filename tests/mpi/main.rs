@@ -47,6 +47,7 @@ fn rank() {
             "order" => suites::order(),
             "own" => meeting::own(),
             "packed" => suites::packed(backend),
+            "panics" => suites::panics(backend),
             "quarantine" => failures::quarantine(),
             "reductions" => suites::reductions(backend),
             "refusals" => suites::refusals(backend),
@@ -181,6 +182,14 @@ fn whoever_leaves_is_named_by_those_who_wait() {
     for world in [2, 3] {
         all_fine(&["departure mpi-p2p"], world);
         all_told(&["departure mpi"], world);
+    }
+}
+
+#[test]
+fn a_panic_in_a_users_reduction_is_told_to_every_rank() {
+    for world in [2, 3] {
+        all_fine(&["panics mpi-p2p"], world);
+        all_told(&["panics mpi"], world);
     }
 }
 

@@ -176,14 +176,17 @@ pub(crate) fn reductions(backend: BackendChoice) {
         let mean = round as f32 + all as f32 / world as f32;
         assert_eq!(step.buffer().unwrap()[4999], mean);
     }
-    if world > 1 {
-        // Which ranks combine anything is MPI's affair; each of them panics.
-        let angry = ReduceOp::custom("angry", true, |_: u64, _: u64| -> u64 { panic!("on purpose") });
-        // Who needs nothing of it may be through before it is known.
-        let error = comm.all_reduce(&mut [rank; 3], &angry).err().unwrap_or_else(|| fails_soon(&comm));
-        assert_eq!(error.kind(), ErrorKind::UserPanic, "{error}");
-        assert!(error.culprit().is_some() && error.to_string().contains("on purpose"), "{error}");
-    }
+}
+
+/// A user's function that panics.
+pub(crate) fn panics(backend: BackendChoice) {
+    let comm = form(backend);
+    // Which ranks combine anything is MPI's affair; each of them panics.
+    let angry = ReduceOp::custom("angry", true, |_: u64, _: u64| -> u64 { panic!("on purpose") });
+    // Who needs nothing of it may be through before it is known.
+    let error = comm.all_reduce(&mut [1; 3], &angry).err().unwrap_or_else(|| fails_soon(&comm));
+    assert_eq!(error.kind(), ErrorKind::UserPanic, "{error}");
+    assert!(error.culprit().is_some() && error.to_string().contains("on purpose"), "{error}");
 }
 
 /// The tree of the oracle, and the same bits as over TCP.

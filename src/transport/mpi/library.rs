@@ -12,7 +12,7 @@ use mpi_sys as raw;
 use nix::libc;
 use std::ffi::{c_char, c_int};
 use std::ops::{Deref, DerefMut, Range};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -270,12 +270,29 @@ fn end() {
     }
     let limit = if library.spoilt { LINGER_SPOILT } else { LINGER };
     let mut turn = Turn(library);
-    // Where a collective has not ended, MPI cannot be ended in good order; but the others are given time to come so far.
-    if meet(&mut turn, Instant::now() + limit) && turn.held.is_empty() {
+    if !meet(&mut turn, Instant::now() + limit) {
+        return;
+    }
+    let finalize = || {
         // SAFETY: MPI runs, was begun by this process and is ended by nobody else; the turn keeps all others out, who find it
         // ended afterwards.
         unsafe { raw::MPI_Finalize() };
+    };
+    if turn.held.is_empty() {
+        return finalize();
     }
+    // A collective has not ended, and all ranks are past caring. The standard does not say what MPI's end is like then; so that is given some
+    // time and not waited for longer. To leave MPI as it is would be no better: launchers hang on it, or end others for it.
+    let (tell, told) = mpsc::channel();
+    let begun = thread::Builder::new().name("ringfold-mpi".into()).spawn(move || {
+        finalize();
+        let _ = tell.send(());
+    });
+    if begun.is_ok() {
+        let _ = told.recv_timeout(LINGER_SPOILT);
+    }
+    // What MPI may still have is left as it is.
+    std::mem::forget(std::mem::take(&mut turn.held));
 }
 
 /// Waits until all ranks have come and nothing is on its way any more, while it takes what still arrives for nobody.
