@@ -184,7 +184,7 @@ pub(crate) fn panics(backend: BackendChoice) {
     // Which ranks combine anything is MPI's affair; each of them panics.
     let angry = ReduceOp::custom("angry", true, |_: u64, _: u64| -> u64 { panic!("on purpose") });
     // Who needs nothing of it may be through before it is known.
-    let error = comm.all_reduce(&mut [1; 3], &angry).err().unwrap_or_else(|| fails_soon(&comm));
+    let error = comm.all_reduce(&mut [1u64; 3], &angry).err().unwrap_or_else(|| fails_soon(&comm));
     assert_eq!(error.kind(), ErrorKind::UserPanic, "{error}");
     assert!(error.culprit().is_some() && error.to_string().contains("on purpose"), "{error}");
 }
