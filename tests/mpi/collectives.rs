@@ -18,9 +18,12 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What MPI's collectives cannot do, and what to do instead.
+/// What cannot be done, what to do instead, and the call.
+type Refused = (&'static str, &'static str, fn(&Communicator) -> Result<()>);
+
+/// What MPI's collectives cannot do.
 #[rustfmt::skip]
-const UNSUPPORTED: &[(&str, &str, fn(&Communicator) -> Result<()>)] = &[
+const UNSUPPORTED: &[Refused] = &[
     ("the order of a reduction", "mpi-p2p", |comm| {
         comm.with(Options::new().order(Order::Fixed)).all_reduce(&mut [1.0f32], ReduceOp::Sum)
     }),

@@ -128,7 +128,7 @@ pub(crate) fn own() {
     let comm = Communicator::with_mpi(mpi, &config).unwrap();
     check(&comm, "mpi-p2p", world);
     // Ranks that are not in MPI's order.
-    let by_key = mpi.rank() as i64 * -1;
+    let by_key = -(mpi.rank() as i64);
     let config = config.with_backend(BackendChoice::Mpi);
     let comm = Communicator::with_mpi(mpi, &config).unwrap();
     let turned = comm.split(Some(0), by_key).unwrap().unwrap();

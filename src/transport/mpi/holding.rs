@@ -149,7 +149,8 @@ impl Holding {
             self.clean(turn);
         } else {
             turn.spoilt = true;
-            turn.held.push(self);
+            // What MPI has lies behind vectors and boxes, which stay where they are.
+            turn.held.push(*self);
         }
     }
 }

@@ -41,7 +41,7 @@ pub(crate) struct Library {
     /// Peers in groups that this process has left.
     pub(super) awaited: Vec<Awaited>,
     /// What collectives have that will not end, as far as is known.
-    pub(super) held: Vec<Box<Holding>>,
+    pub(super) held: Vec<Holding>,
     /// Reductions that were made.
     pub(super) made: Made,
     /// Whether the thread level allows calls at the same time.
