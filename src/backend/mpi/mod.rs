@@ -434,7 +434,7 @@ impl MpiCollectives {
         let memory = self.holding.memory();
         memory.theirs.clear();
         memory.theirs.resize(Fingerprint::SIZE, 0);
-        let (own, theirs) = (memory.own.as_mut_ptr().cast::<u8>(), memory.theirs.as_mut_ptr());
+        let theirs = memory.theirs.as_mut_ptr();
         running.phase = Phase::Messages(None);
         if let Some((to, count)) = send {
             let header =
@@ -445,6 +445,7 @@ impl MpiCollectives {
             self.meter
                 .sent(to, Fingerprint::SIZE + count * running.queued.operation.request().element_size());
             *memory.own = header.encode();
+            let own = memory.own.as_ptr().cast::<u8>();
             let operation = &running.queued.operation;
             let mut means = Means { rank, operation, memory, direct, in_place: false, limit, turn };
             let (data, bytes, course) = means.message(true);

@@ -62,9 +62,9 @@ fn predefined(op: ReduceOp, dtype: DType) -> Option<(Op, Type)> {
             (ReduceOp::Max, DType::I16) => (raw::RSMPI_MAX, raw::RSMPI_INT16_T),
             (ReduceOp::Max, DType::I32) => (raw::RSMPI_MAX, raw::RSMPI_INT32_T),
             (ReduceOp::Max, DType::I64) => (raw::RSMPI_MAX, raw::RSMPI_INT64_T),
-            (ReduceOp::BitAnd, _) => (raw::RSMPI_BAND, unsigned),
-            (ReduceOp::BitOr, _) => (raw::RSMPI_BOR, unsigned),
-            (ReduceOp::BitXor, _) => (raw::RSMPI_BXOR, unsigned),
+            (ReduceOp::BitAnd, _) if !dtype.is_float() => (raw::RSMPI_BAND, unsigned),
+            (ReduceOp::BitOr, _) if !dtype.is_float() => (raw::RSMPI_BOR, unsigned),
+            (ReduceOp::BitXor, _) if !dtype.is_float() => (raw::RSMPI_BXOR, unsigned),
             _ => return None,
         };
         Some((Op(found.0), Type(found.1)))
