@@ -24,7 +24,7 @@ for mpi in openmpi mpich; do
     printf '\n== MPI: %s\n' "$mpi"
     export MPICC="mpicc.$mpi"
     build=(--target-dir "target/mpi-$mpi" --no-default-features --features mpi)
-    cargo clippy -p ringfold --lib --test mpi "${build[@]}" -- -D warnings
+    cargo clippy -p ringfold --lib --test mpi --bench mpi "${build[@]}" -- -D warnings
     cargo test -p ringfold --lib "${build[@]}" -- mpi
     cargo test -p ringfold --test mpi "${build[@]}" -- --test-threads=1
 done

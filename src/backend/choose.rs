@@ -85,7 +85,6 @@ pub fn obstacle(choice: BackendChoice, config: &Config) -> Option<String> {
         BackendChoice::Mpi | BackendChoice::MpiP2p if !cfg!(feature = "mpi") => {
             Some("this build has no MPI (it is without the feature mpi)".to_owned())
         }
-        BackendChoice::Mpi => Some("this version has no backend of MPI's own collectives".to_owned()),
         BackendChoice::Nccl => {
             let missing = Driver::find(config.cuda.as_deref()).err();
             missing.or_else(|| Library::find(config.nccl.as_deref()).err()).map(|error| error.to_string())

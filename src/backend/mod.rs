@@ -8,6 +8,8 @@ pub mod choose;
 mod combiner;
 mod direct;
 mod meter;
+#[cfg(feature = "mpi")]
+pub mod mpi;
 pub mod nccl;
 mod pieces;
 mod planned;
@@ -45,6 +47,8 @@ pub struct Operation {
     schedule: Schedule,
     sequence: u64,
     strict: bool,
+    /// Whether its memory belongs to it.
+    owned: bool,
     timeout: Duration,
     buffers: Buffers,
     extras: Option<Box<Extras>>,
@@ -88,7 +92,7 @@ impl Operation {
         timeout: Duration,
         buffers: Buffers,
     ) -> Self {
-        Operation { request, schedule, sequence, strict, timeout, buffers, extras: None }
+        Operation { request, schedule, sequence, strict, owned: false, timeout, buffers, extras: None }
     }
 
     /// The same over the tensors of a batch instead of its buffers: of an all_reduce, reduce or broadcast, whose input
@@ -111,6 +115,16 @@ impl Operation {
     /// Gives it the user's reduction that its request has the signature of.
     pub(crate) fn reduce_by(&mut self, custom: CustomOp) {
         self.extras().custom = Some(custom);
+    }
+
+    /// The same with memory that belongs to it: where it ends with an error that
+    /// [keeps the memory](Error::keeps_memory), that is never freed nor used again.
+    ///
+    /// # Safety
+    /// The caller sees to that.
+    pub unsafe fn owning(mut self) -> Self {
+        self.owned = true;
+        self
     }
 
     /// The same with its memory, both input and output, on a device.
@@ -162,6 +176,11 @@ impl Operation {
     /// Whether the group agrees on the request in a round of its own before any payload moves.
     pub fn strict(&self) -> bool {
         self.strict
+    }
+
+    /// Whether its memory belongs to it, and can be left to a library for ever.
+    pub fn owns_memory(&self) -> bool {
+        self.owned
     }
 
     /// How long it may take from its submission.
@@ -363,6 +382,11 @@ pub trait Backend: Send {
     /// Whether it works on memory of devices: it takes operations whose memory is there, and judges itself whether it
     /// can reach it. Others are given memory of the host only.
     fn works_on_devices(&self) -> bool {
+        false
+    }
+
+    /// Whether it has schedules of its own, and does not look at an operation's.
+    fn owns_schedules(&self) -> bool {
         false
     }
 

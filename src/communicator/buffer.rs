@@ -13,6 +13,10 @@ pub trait Owner: sealed::Sealed + Send + Sized + 'static {
     /// What comes back when the operation is complete.
     type Output;
 
+    /// Whether the memory goes with it: it can be left to a library for ever.
+    #[doc(hidden)]
+    const OWNS: bool = true;
+
     /// What comes back.
     #[doc(hidden)]
     fn into_output(self) -> Self::Output;
@@ -152,6 +156,7 @@ impl sealed::Sealed for Lent {}
 
 impl Owner for Lent {
     type Output = ();
+    const OWNS: bool = false;
 
     fn into_output(self) {}
 }
@@ -188,6 +193,7 @@ impl sealed::Sealed for LentMany {}
 
 impl Owner for LentMany {
     type Output = ();
+    const OWNS: bool = false;
 
     fn into_output(self) {}
 }

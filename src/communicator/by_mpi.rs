@@ -1,11 +1,12 @@
-//! Groups whose bytes go by MPI.
+//! Groups whose bytes go by MPI: between two, or by its collectives.
 
 use super::Communicator;
 use super::kin::{Founding, Kind, OFFER, World};
 use super::start::{Terms, formed};
-use crate::backend::Backend;
+use crate::backend::mpi::{MpiCollectives, MpiSetup as CollectivesSetup};
+use crate::backend::{Backend, Planned, STAGING};
 use crate::bootstrap::{self, Joined};
-use crate::config::Config;
+use crate::config::{BackendChoice, Config};
 use crate::error::{Error, ErrorKind, Result};
 use crate::transport::control::{ControlLink, Reporter, after};
 use crate::transport::mpi::{Mpi, MpiExchange, MpiSetup, MpiTransport};
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 
 impl Communicator {
     /// The group of the processes of a communicator of MPI's, with its numbers as ranks: they meet by it, and where
-    /// [`Config::backend`] is `mpi-p2p` their bytes go by it too. Blocks until all of them are there.
+    /// [`Config::backend`] is `mpi` or `mpi-p2p` their bytes go by it too. Blocks until all of them are there.
     ///
     /// # Errors
     /// As [`with_exchange`](Communicator::with_exchange).
@@ -53,17 +54,20 @@ struct Found {
     size: usize,
     /// A number that this process gives to no other group.
     group: usize,
+    /// Whether collectives are to be MPI's.
+    #[serde(default)]
+    collectives: bool,
 }
 
 type Said = std::result::Result<Found, String>;
 
 /// What this rank finds.
-fn look(given: Option<Mpi>) -> Result<Found> {
+fn look(given: Option<Mpi>, collectives: bool) -> Result<Found> {
     let (rank, size) = match given {
         Some(mpi) => (mpi.rank(), mpi.size()),
         None => Mpi::look()?,
     };
-    Ok(Found { rank, size, group: Mpi::next_group()? })
+    Ok(Found { rank, size, group: Mpi::next_group()?, collectives })
 }
 
 /// The ranks' numbers in MPI, in rank order, and the number of their group, from what all have said.
@@ -79,6 +83,18 @@ fn agree(said: &[Said]) -> Result<(Arc<[usize]>, usize)> {
                 return wrong(rank, format!("rank {rank} cannot use MPI: {why}"), "mend that on its side");
             }
         };
+        if let Some(Ok(first)) = said.first()
+            && first.collectives != found.collectives
+        {
+            let word =
+                |collectives: bool| if collectives { BackendChoice::Mpi } else { BackendChoice::MpiP2p };
+            let text = format!(
+                "rank 0 asks for the backend {}, and rank {rank} for {}",
+                word(first.collectives),
+                word(found.collectives)
+            );
+            return wrong(rank, text, "set the same RINGFOLD_BACKEND on every rank");
+        }
         if found.size != said.len() {
             let text = format!(
                 "rank {rank} is one of {} processes of MPI, in a group of {}",
@@ -107,7 +123,65 @@ fn number_of_group(given: usize, size: usize, process: usize) -> usize {
     given.saturating_mul(size).saturating_add(process)
 }
 
-/// What the ranks of a world over MPI have in common.
+/// The first group of a world over MPI: its backend, and what makes others.
+pub(super) fn meet(
+    world: World,
+    link: &ControlLink,
+    given: Option<Mpi>,
+    config: &Config,
+) -> Result<(Box<dyn Backend>, Arc<dyn Kind>)> {
+    let collectives = config.backend == BackendChoice::Mpi;
+    let Met { mpi, numbers, group } = agree_on_mpi(link, given, collectives, config.init_deadline)?;
+    let (rank, topology, tracer) = (link.rank(), world.topology.clone(), world.tracer.clone());
+    if collectives {
+        let mpi = mpi.subgroup(&numbers, group, config.init_deadline)?;
+        let kind = Callers { world, mpi, timeout: config.init_deadline, direct: config.mpi_direct };
+        let backend = kind.backend(mpi, 0, (0..numbers.len()).collect())?;
+        return Ok((Box::new(backend), Arc::new(kind)));
+    }
+    let generation = world.generation;
+    let messengers = Messengers { world, mpi, numbers };
+    let transport = messengers.transport(rank, messengers.numbers.to_vec(), group)?;
+    let backend = Planned::new("mpi-p2p", transport, generation, 0, STAGING).on(topology).traced(tracer);
+    Ok((Box::new(backend), Arc::new(messengers)))
+}
+
+/// What ranks have agreed on.
+struct Met {
+    mpi: Mpi,
+    /// The processes of MPI, by rank.
+    numbers: Arc<[usize]>,
+    /// The number of their group.
+    group: usize,
+}
+
+/// The MPI of a world that has met. Each says what it finds before any waits for another in MPI, so that all have an error where one
+/// cannot.
+fn agree_on_mpi(link: &ControlLink, given: Option<Mpi>, collectives: bool, timeout: Duration) -> Result<Met> {
+    let until = after(timeout);
+    let left = || until.saturating_duration_since(Instant::now());
+    let found = look(given, collectives);
+    let mine: Said = found.as_ref().map(|found| Found { ..*found }).map_err(Error::to_string);
+    // Numbers and text: nothing that JSON could refuse.
+    let messages = link.all_gather(&serde_json::to_vec(&mine).unwrap_or_default(), left())?;
+    found?;
+    let read = |(rank, message): (usize, &Vec<u8>)| {
+        serde_json::from_slice::<Said>(message).map_err(|error| {
+            let text =
+                format!("rank {rank} speaks of MPI in a form that this version does not know: {error}");
+            Error::new(ErrorKind::Bootstrap, text).blame(rank).remedy("run the same version on every rank")
+        })
+    };
+    let said: Vec<Said> = messages.iter().enumerate().map(read).collect::<Result<_>>()?;
+    let (numbers, group) = agree(&said)?;
+    let mpi = match given {
+        Some(mpi) => mpi,
+        None => Mpi::world(left())?,
+    };
+    Ok(Met { mpi, numbers, group })
+}
+
+/// What the ranks of a world have in common that send each other messages of MPI's.
 #[derive(Clone)]
 pub(super) struct Messengers {
     world: World,
@@ -117,41 +191,6 @@ pub(super) struct Messengers {
 }
 
 impl Messengers {
-    /// The MPI of a world that has met, and this rank's end of its first group. Each says what it finds before any waits for
-    /// another in MPI, so that all have an error where one cannot.
-    pub(super) fn meet(
-        world: World,
-        link: &ControlLink,
-        given: Option<Mpi>,
-        timeout: Duration,
-    ) -> Result<(Messengers, MpiTransport)> {
-        let until = after(timeout);
-        let left = || until.saturating_duration_since(Instant::now());
-        let found = look(given);
-        let mine: Said = found.as_ref().map(|found| Found { ..*found }).map_err(Error::to_string);
-        // Numbers and text: nothing that JSON could refuse.
-        let messages = link.all_gather(&serde_json::to_vec(&mine).unwrap_or_default(), left())?;
-        found?;
-        let read = |(rank, message): (usize, &Vec<u8>)| {
-            serde_json::from_slice::<Said>(message).map_err(|error| {
-                let text =
-                    format!("rank {rank} speaks of MPI in a form that this version does not know: {error}");
-                Error::new(ErrorKind::Bootstrap, text)
-                    .blame(rank)
-                    .remedy("run the same version on every rank")
-            })
-        };
-        let said: Vec<Said> = messages.iter().enumerate().map(read).collect::<Result<_>>()?;
-        let (numbers, group) = agree(&said)?;
-        let mpi = match given {
-            Some(mpi) => mpi,
-            None => Mpi::world(left())?,
-        };
-        let messengers = Messengers { world, mpi, numbers };
-        let transport = messengers.transport(link.rank(), messengers.numbers.to_vec(), group)?;
-        Ok((messengers, transport))
-    }
-
     fn transport(&self, rank: usize, numbers: Vec<usize>, group: usize) -> Result<MpiTransport> {
         MpiTransport::new(MpiSetup {
             mpi: self.mpi,
@@ -190,13 +229,63 @@ impl Kind for Messengers {
     }
 }
 
+/// What the ranks of a group have in common that call MPI's collectives: each group has a communicator of MPI's own.
+struct Callers {
+    world: World,
+    /// That of the group, by which others within it are made.
+    mpi: Mpi,
+    /// How long it may take to make one.
+    timeout: Duration,
+    direct: bool,
+}
+
+impl Callers {
+    fn backend(&self, mpi: Mpi, communicator: u32, numbers: Arc<[usize]>) -> Result<MpiCollectives> {
+        MpiCollectives::new(CollectivesSetup {
+            mpi,
+            generation: self.world.generation,
+            communicator,
+            numbers,
+            poison: Arc::clone(&self.world.poison),
+            reporter: self.world.reporter.clone(),
+            shares_cpus: self.world.spins == 0,
+            spins: self.world.spins,
+            direct: self.direct,
+            limit: CollectivesSetup::LIMIT,
+            tracer: self.world.tracer.clone(),
+        })
+    }
+}
+
+impl Kind for Callers {
+    fn offer(&self, _: usize) -> Result<(Box<dyn Any>, [u8; OFFER])> {
+        Ok((Box::new(()), [0; OFFER]))
+    }
+
+    /// Blocks until all members are here, which have all come so far when it is called: at most for the time in which groups form.
+    fn found(&self, _: Box<dyn Any>, founding: &Founding<'_>) -> Result<(Box<dyn Backend>, Arc<dyn Kind>)> {
+        let mpi = self.mpi.subgroup(founding.members, founding.key as usize, self.timeout)?;
+        let kind = Callers { world: self.world.clone(), mpi, ..*self };
+        let backend = kind.backend(mpi, founding.communicator, Arc::clone(founding.numbers))?;
+        Ok((Box::new(backend), Arc::new(kind)))
+    }
+
+    fn host(&self, number: usize) -> usize {
+        self.world.topology.host(number)
+    }
+
+    fn reporter(&self) -> Option<&Reporter> {
+        Some(&self.world.reporter)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_ranks_say_of_mpi_is_compared() {
-        let found = |rank, size, group| Ok(Found { rank, size, group });
+        let found = |rank, size, group| Ok(Found { rank, size, group, collectives: false });
         let (numbers, group) = agree(&[found(2, 3, 5), found(0, 3, 9), found(1, 3, 0)]).unwrap();
         assert_eq!((&numbers[..], group), (&[2, 0, 1][..], 17));
         let wrong = |said: &[Said]| {
@@ -207,6 +296,9 @@ mod tests {
         assert!(culprit == Some(1) && text.contains("it is away"), "{text}");
         let (culprit, text) = wrong(&[found(0, 1, 0), found(0, 1, 0)]);
         assert!(culprit == Some(0) && text.contains("one of 1 processes"), "{text}");
+        let other = Ok(Found { rank: 1, size: 2, group: 0, collectives: true });
+        let (culprit, text) = wrong(&[found(0, 2, 0), other]);
+        assert!(culprit == Some(1) && text.contains("mpi-p2p, and rank 1 for mpi"), "{text}");
         let (culprit, text) = wrong(&[found(0, 2, 0), found(0, 2, 0)]);
         assert!(culprit == Some(1) && text.contains("both process 0"), "{text}");
     }

@@ -20,6 +20,8 @@ struct State {
     left: usize,
     /// The first error among them.
     error: Option<Error>,
+    /// Whether a library still has their memory.
+    keeps_memory: bool,
     waker: Option<Waker>,
     /// What must live until all are complete, where nobody waits any more.
     kept: Option<Box<dyn Any + Send>>,
@@ -34,6 +36,7 @@ impl Completion {
     pub(super) fn finish(&self, result: Result<()>) {
         let mut state = self.state();
         if let Err(error) = result {
+            state.keeps_memory |= error.keeps_memory();
             state.error.get_or_insert(error);
         }
         state.left -= 1;
@@ -42,8 +45,12 @@ impl Completion {
         }
         let (waker, kept) = (state.waker.take(), state.kept.take());
         self.changed.notify_all();
+        let keeps_memory = state.keeps_memory;
         drop(state);
-        drop(kept);
+        match keeps_memory {
+            true => std::mem::forget(kept),
+            false => drop(kept),
+        }
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -91,11 +98,19 @@ impl Completion {
         self.state().error.clone().map_or(Ok(()), Err)
     }
 
-    /// Keeps something until all are complete; drops it at once where they are.
-    pub(super) fn keep(&self, kept: impl FnOnce() -> Box<dyn Any + Send>) {
+    /// Whether a library still has the memory of one that is complete: it must never be freed.
+    pub(super) fn keeps_memory(&self) -> bool {
+        self.state().keeps_memory
+    }
+
+    /// Keeps something until all are complete, and for ever where a library has it then; drops it at once where they are complete and none
+    /// has.
+    pub(super) fn keep<T: Any + Send>(&self, kept: T) {
         let mut state = self.state();
         if state.left > 0 {
-            state.kept = Some(kept());
+            state.kept = Some(Box::new(kept));
+        } else if state.keeps_memory {
+            std::mem::forget(kept);
         }
     }
 }

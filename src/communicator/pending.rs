@@ -49,7 +49,7 @@ impl<B: Owner> Pending<B> {
     /// Blocks until the operation is complete, and gives its buffer back.
     ///
     /// # Errors
-    /// As the blocking verb of the same name; the buffer is dropped then.
+    /// As the blocking verb of the same name; the buffer is dropped then, unless a library still [has it](crate::Error::keeps_memory).
     pub fn wait(mut self) -> Result<B::Output> {
         self.progress.check_origin()?;
         let awaiting = self.progress.awaiting();
@@ -155,6 +155,11 @@ impl<B: Owner> Pending<B> {
 
     fn take(&mut self) -> Result<B::Output> {
         let buffer = self.buffer.take().expect("a pending operation is waited for once");
+        if self.completion.keeps_memory() {
+            // Whatever becomes of this process, the library may write there.
+            std::mem::forget(buffer);
+            return Err(self.completion.result().expect_err("only an error keeps memory"));
+        }
         self.completion.result().map(|()| buffer.into_output())
     }
 }
@@ -175,7 +180,7 @@ impl<B: Owner> Drop for Pending<B> {
         if let Some(buffer) = self.buffer.take() {
             // The buffer must outlive the operation. What was forked off has a copy of the memory.
             if self.progress.check_origin().is_ok() {
-                self.completion.keep(|| Box::new(buffer));
+                self.completion.keep(buffer);
             }
         }
     }

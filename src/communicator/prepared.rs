@@ -7,7 +7,7 @@ use super::execute::Checked;
 use super::sequencer::Course;
 use super::{Communicator, Options, With};
 use crate::backend::Operation;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::reduce::Reduction;
 use std::fmt;
 use std::sync::Arc;
@@ -54,7 +54,13 @@ impl<'c, B: Buffer> Prepared<'c, B> {
         // SAFETY: the buffer is this one's own, and lies where it was and is as long as it was when it was checked: it is
         // shown by `&B` and by slices only, through which a vector can neither grow nor be exchanged for another. The
         // rest is the caller's promise.
-        unsafe { self.communicator.next(request, &self.course, *buffers, custom.as_ref(), *site) }
+        let operation =
+            unsafe { self.communicator.next(request, &self.course, *buffers, custom.as_ref(), *site) };
+        match B::OWNS {
+            // SAFETY: see `keep`, and `Completion::keep` for one that is dropped.
+            true => unsafe { operation.owning() },
+            false => operation,
+        }
     }
 
     /// Runs it once; returns when it is complete.
@@ -66,7 +72,9 @@ impl<'c, B: Buffer> Prepared<'c, B> {
         self.idle()?;
         // SAFETY: the buffer is not touched while this is borrowed.
         let mut operation = Some(unsafe { self.operation() });
-        self.communicator.run(&mut operation)
+        let result = self.communicator.run(&mut operation);
+        self.keep(result.as_ref().is_err_and(Error::keeps_memory));
+        result
     }
 
     /// Starts it once. [`wait`](Prepared::wait) for its end before the next run.
@@ -93,7 +101,15 @@ impl<'c, B: Buffer> Prepared<'c, B> {
         self.communicator.check_origin()?;
         let _awaiting = self.communicator.progress.awaiting();
         completion.wait(None);
+        self.keep(completion.keeps_memory());
         completion.result()
+    }
+
+    /// Where a library still has the buffer, it is never seen again.
+    fn keep(&mut self, keeps_memory: bool) {
+        if keeps_memory {
+            std::mem::forget(self.buffer.take());
+        }
     }
 
     /// Blocks until the run that was started is complete or `limit` has passed; tells whether it is complete, which
@@ -118,7 +134,7 @@ impl<'c, B: Buffer> Prepared<'c, B> {
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where a run is under way.
     pub fn buffer(&self) -> Result<&B> {
         self.idle()?;
-        Ok(self.buffer.as_ref().expect("it is there until it is given back"))
+        Ok(self.buffer.as_ref().expect("it is there between runs"))
     }
 
     /// The buffer's memory, between runs: the elements of a vector, or of the input and the output.
@@ -127,7 +143,7 @@ impl<'c, B: Buffer> Prepared<'c, B> {
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where a run is under way.
     pub fn buffer_mut(&mut self) -> Result<B::Slices<'_>> {
         self.idle()?;
-        Ok(self.buffer.as_mut().expect("it is there until it is given back").slices())
+        Ok(self.buffer.as_mut().expect("it is there between runs").slices())
     }
 
     /// Gives the buffer back, between runs.
@@ -137,12 +153,20 @@ impl<'c, B: Buffer> Prepared<'c, B> {
     /// end.
     pub fn into_buffer(mut self) -> Result<B> {
         self.idle()?;
-        Ok(self.buffer.take().expect("it is there until it is given back"))
+        Ok(self.buffer.take().expect("it is there between runs"))
     }
 
     fn idle(&self) -> Result<()> {
-        if self.under_way.is_none() {
+        if self.under_way.is_none() && self.buffer.is_some() {
             return Ok(());
+        }
+        if self.under_way.is_none() {
+            return Err(Error::new(
+                ErrorKind::Closed,
+                "the buffer was left to a library when a run failed within it",
+            )
+            .at_rank(self.communicator.rank)
+            .remedy("form a new group, and prepare another buffer for it"));
         }
         Err(Error::invalid("a prepared operation is under way")
             .at_rank(self.communicator.rank)
@@ -155,7 +179,7 @@ impl<B: Buffer> Drop for Prepared<'_, B> {
         if let (Some(completion), Some(buffer)) = (self.under_way.take(), self.buffer.take()) {
             // The buffer must outlive the operation. What was forked off has a copy of the memory.
             if self.communicator.check_origin().is_ok() {
-                completion.keep(|| Box::new(buffer));
+                completion.keep(buffer);
             }
         }
     }

@@ -29,6 +29,8 @@ pub(super) struct Sequencer {
     reach: Reach,
     /// Whether rings know hosts: there are several, one with several ranks, and nobody has written a table.
     host_rings: bool,
+    /// Whether schedules are made by a library, and none of ringfold's is looked at.
+    of_library: bool,
     defaults: Options,
     deadline: Duration,
     sequence: u64,
@@ -46,6 +48,7 @@ impl Sequencer {
             table,
             reach: Reach::Messages,
             host_rings: false,
+            of_library: false,
             defaults,
             deadline,
             sequence: 0,
@@ -58,6 +61,11 @@ impl Sequencer {
     /// The same of a group whose ranks reach so much of each other.
     pub(super) fn within(self, reach: Reach) -> Self {
         Sequencer { reach, ..self }
+    }
+
+    /// The same of a group whose schedules are a library's own, where so.
+    pub(super) fn of_library(self, of_library: bool) -> Self {
+        Sequencer { of_library, ..self }
     }
 
     /// The same of a group whose ranks are on these hosts. Where the default table says `ring`, the ring goes from host to host, so that
@@ -120,6 +128,12 @@ impl Sequencer {
             Order::Fixed => Order::Fixed,
             _ => options.order.or(self.defaults.order).unwrap_or_default(),
         };
+        if let Some(algorithm) = options.algorithm.filter(|_| self.of_library && !is_message) {
+            let text = format!("the algorithm {algorithm} on a backend whose library has its own");
+            return Err(
+                Error::unsupported(text).remedy("leave it out, or use a backend of ringfold's schedules")
+            );
+        }
         let options = self.options(options, request);
         let schedule = match options.algorithm {
             _ if is_message => self.table.any_schedule(),

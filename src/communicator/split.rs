@@ -152,7 +152,13 @@ impl Communicator {
         let found = self.kind.found(brought, &founding);
         let (backend, kind) = found.map_err(|error| self.line.complete(error))?;
         let hosts = Topology::of_hosts(numbers.iter().map(|&number| kind.host(number)));
-        let sequencer = self.sequencer.borrow().sibling().within(backend.reach()).on(&hosts);
+        let sequencer = self
+            .sequencer
+            .borrow()
+            .sibling()
+            .within(backend.reach())
+            .on(&hosts)
+            .of_library(backend.owns_schedules());
         let line =
             Line::new(self.numbers[self.rank], Arc::clone(&self.line.hosts), backend, self.line.held());
         Ok(Communicator {

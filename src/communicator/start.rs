@@ -1,8 +1,6 @@
 //! How communicators come to be.
 
 use super::abort::AbortHandle;
-#[cfg(feature = "mpi")]
-use super::by_mpi::Messengers;
 use super::by_nccl::Accelerated;
 use super::kin::{Kind, Sharers, Sockets, Threads, World};
 use super::line::Line;
@@ -73,7 +71,7 @@ impl Communicator {
     pub fn connect(config: &Config) -> Result<Communicator> {
         let terms = Terms::of(config)?;
         #[cfg(feature = "mpi")]
-        if config.backend == BackendChoice::MpiP2p {
+        if config.backend.is_mpi() {
             return formed(super::by_mpi::join(config)?, terms);
         }
         formed(bootstrap::join(config)?, terms)
@@ -154,7 +152,7 @@ impl Place {
         sequencer: Sequencer,
         held: Box<dyn Any + Send>,
     ) -> Communicator {
-        let sequencer = sequencer.within(backend.reach());
+        let sequencer = sequencer.within(backend.reach()).of_library(backend.owns_schedules());
         let line = Line::new(self.rank, self.hosts, backend, Arc::new(Mutex::new(held)));
         Communicator {
             rank: self.rank,
@@ -253,11 +251,10 @@ pub(super) fn formed(joined: Joined, terms: Terms<'_>) -> Result<Communicator> {
     let sequencer = Sequencer::new(table, terms.defaults, config.deadline).on(&topology);
     let (backend, kind, sentinel): (Box<dyn Backend>, Arc<dyn Kind>, _) = match shared {
         #[cfg(feature = "mpi")]
-        _ if agreed.choice == BackendChoice::MpiP2p => {
-            let met = Messengers::meet(facts, &link, terms.mpi, config.init_deadline);
-            let (kind, transport) = met.map_err(|error| error.at_rank(rank))?;
-            let backend = Planned::new("mpi-p2p", transport, generation, 0, STAGING);
-            (Box::new(backend.on(topology).traced(tracer)), Arc::new(kind), None)
+        _ if agreed.choice.is_mpi() => {
+            let met = super::by_mpi::meet(facts, &link, terms.mpi, config);
+            let (backend, kind) = met.map_err(|error| error.at_rank(rank))?;
+            (backend, kind, None)
         }
         _ if agreed.choice == BackendChoice::Nccl => {
             let (kind, backend) =

@@ -20,8 +20,13 @@ impl With<'_> {
         self.communicator.make_progress_thread()?;
         // SAFETY: the buffer goes to the pending operation, which keeps it to the end, also where it is dropped; moving
         // it does not move its memory, and nobody can reach that before it is given back.
-        let mut operation =
-            unsafe { self.communicator.again(slot, call, &mut buffer.tensors(), &self.options) };
+        let operation = unsafe { self.communicator.again(slot, call, &mut buffer.tensors(), &self.options) };
+        let mut operation = if B::OWNS {
+            // SAFETY: see `Pending`, which forgets a buffer that is kept, and `Completion::keep`.
+            unsafe { operation.owning() }
+        } else {
+            operation
+        };
         let mut landing = None;
         if self.communicator.line.works_on_devices {
             let place = Landing::new();
@@ -37,7 +42,12 @@ impl With<'_> {
         self.communicator.make_progress_thread()?;
         // SAFETY: as in `start`; they lie apart.
         let asks = unsafe { self.fuse(&checked) }?;
-        let completion = self.communicator.hand_over(asks.len(), asks.into_iter().map(|ask| ask.operation));
+        let operations = asks.into_iter().map(|ask| match B::OWNS {
+            // SAFETY: as in `start`.
+            true => unsafe { ask.operation.owning() },
+            false => ask.operation,
+        });
+        let completion = self.communicator.hand_over(operations.len(), operations);
         Ok(Pending::new(completion, Arc::clone(&self.communicator.progress), many))
     }
 }

@@ -46,6 +46,12 @@ impl BackendChoice {
             BackendChoice::Nccl => "nccl",
         }
     }
+
+    /// Whether bytes go by MPI.
+    #[cfg(feature = "mpi")]
+    pub(crate) const fn is_mpi(self) -> bool {
+        matches!(self, BackendChoice::Mpi | BackendChoice::MpiP2p)
+    }
 }
 
 impl fmt::Display for BackendChoice {

@@ -63,6 +63,8 @@ pub const PORT: &str = "RINGFOLD_PORT";
 pub const ALGORITHM: &str = "RINGFOLD_ALGORITHM";
 /// By what bytes go between ranks.
 pub const BACKEND: &str = "RINGFOLD_BACKEND";
+/// Whether MPI gets memory that calls have borrowed.
+pub const MPI_DIRECT: &str = "RINGFOLD_MPI_DIRECT";
 /// How strictly ranks agree before an operation.
 pub const CHECK: &str = "RINGFOLD_CHECK";
 /// The directory for claims on devices.

@@ -297,6 +297,23 @@ pub const KEYS: &[Key] = &[
         show: |c| Some(c.backend.to_string()),
     },
     Key {
+        name: "mpi_direct",
+        environment: names::MPI_DIRECT,
+        builder: "with_mpi_direct",
+        call: None,
+        default: "no",
+        meaning: "Whether the backend mpi gives memory that calls have borrowed to MPI itself, yes or no. Yes saves a copy each way, and means: after an error that keeps memory (a deadline or an abort that came while MPI was at work) MPI may write there for as long as the process lives, and the program must not use that memory any more.",
+        set: |c, name, text| {
+            c.mpi_direct = match text {
+                "yes" => true,
+                "no" => false,
+                _ => return Err(bad(name, text, "yes or no")),
+            };
+            Ok(())
+        },
+        show: |c| Some(if c.mpi_direct { "yes" } else { "no" }.to_owned()),
+    },
+    Key {
         name: "check",
         environment: names::CHECK,
         builder: "with_check",

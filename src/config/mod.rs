@@ -65,6 +65,8 @@ pub struct Config {
     pub algorithm: Option<String>,
     /// By what bytes go between ranks. Every rank must say the same, or nothing.
     pub backend: BackendChoice,
+    /// Whether the backend `mpi` gives memory that calls have borrowed to MPI itself.
+    pub mpi_direct: bool,
     /// How strictly ranks agree before an operation.
     pub check: Option<String>,
     /// The directory for traces, where some are wanted: see [`observe::trace`](crate::observe::trace).
@@ -135,6 +137,7 @@ impl Default for Config {
             port: None,
             algorithm: None,
             backend: BackendChoice::Auto,
+            mpi_direct: false,
             check: None,
             trace: None,
             devices: None,
@@ -351,6 +354,18 @@ impl Config {
     /// Sets by what bytes go between ranks.
     pub fn with_backend(mut self, backend: BackendChoice) -> Self {
         self.backend = backend;
+        self
+    }
+
+    /// Sets whether the backend `mpi` gives memory that calls have borrowed to MPI itself, instead of passing it through memory of its own:
+    /// a copy less each way.
+    ///
+    /// Whoever sets it promises something. MPI cannot be stopped: where a call returns an error that
+    /// [keeps memory](crate::Error::keeps_memory), because its deadline passed or the group failed within MPI, MPI may write to
+    /// that memory for as long as the process lives. So the program must not use, free or lend it after that; the best that it can do is to
+    /// end.
+    pub fn with_mpi_direct(mut self, direct: bool) -> Self {
+        self.mpi_direct = direct;
         self
     }
 

@@ -105,6 +105,7 @@ struct Inner {
     collective: Option<&'static str>,
     sequence: Option<u64>,
     generation: Option<u32>,
+    keeps_memory: bool,
 }
 
 impl Error {
@@ -120,6 +121,7 @@ impl Error {
             collective: None,
             sequence: None,
             generation: None,
+            keeps_memory: false,
         }))
     }
 
@@ -173,6 +175,28 @@ impl Error {
     pub fn in_generation(mut self, generation: u32) -> Self {
         self.0.generation = Some(generation);
         self
+    }
+
+    /// Adds more to the reason.
+    #[cfg(feature = "mpi")]
+    pub(crate) fn explain(mut self, more: &str) -> Self {
+        self.0.message.push_str(more);
+        self
+    }
+
+    /// Says that a library still has the operation's memory, and may write to it.
+    #[cfg(feature = "mpi")]
+    pub(crate) fn keeping_memory(mut self) -> Self {
+        self.0.keeps_memory = true;
+        self
+    }
+
+    /// Whether a foreign library (MPI) still has the memory that the operation was given, and may write to it for as long as the
+    /// process lives: where a deadline or an abort has passed within it. Buffers that an operation owns stay with it for ever then,
+    /// and are not given back. Memory that a call has borrowed is concerned only where the configuration gives it to the
+    /// library itself (`mpi-direct`).
+    pub fn keeps_memory(&self) -> bool {
+        self.0.keeps_memory
     }
 
     /// What kind of error this is.

@@ -38,11 +38,13 @@ pub struct Way {
     pub name: &'static str,
     /// What its ranks reach of each other.
     pub reach: Reach,
+    /// Whether a library owns the schedules: there are no algorithms to choose from.
+    pub of_library: bool,
     pub form: fn(usize) -> Box<dyn Group>,
 }
 
 const fn over_messages(name: &'static str, form: fn(usize) -> Box<dyn Group>) -> Way {
-    Way { name, reach: Reach::Messages, form }
+    Way { name, reach: Reach::Messages, of_library: false, form }
 }
 
 pub const THREADS: Way = over_messages("channel", |world| Box::new(Communicator::local(world)));
@@ -55,11 +57,16 @@ pub const SMALL_TCP: Way =
     over_messages("tcp with small staging and slices, on hosts of two", |world| Box::new(tcp(world)));
 pub const STARTED: Way =
     over_messages("channel, started", |world| Box::new(starting(Communicator::local(world))));
-pub const SHM: Way =
-    Way { name: "shm", reach: Reach::Memory, form: |world| Box::new(connected(world, BackendChoice::Shm)) };
+pub const SHM: Way = Way {
+    name: "shm",
+    reach: Reach::Memory,
+    of_library: false,
+    form: |world| Box::new(connected(world, BackendChoice::Shm)),
+};
 pub const SHM_STARTED: Way = Way {
     name: "shm, started",
     reach: Reach::Memory,
+    of_library: false,
     form: |world| Box::new(starting(connected(world, BackendChoice::Shm))),
 };
 

@@ -49,6 +49,11 @@ pub fn algorithms(reach: Reach, collective: Collective) -> Vec<Option<Algorithm>
     std::iter::once(None).chain(able.map(Some)).collect()
 }
 
+/// The same over a backend: the table's choice alone where a library owns the schedules.
+pub fn algorithms_of(way: &Way, collective: Collective) -> Vec<Option<Algorithm>> {
+    if way.of_library { vec![None] } else { algorithms(way.reach, collective) }
+}
+
 /// The parameters of a call, each with a number of values.
 #[derive(Clone, Copy)]
 enum Parameter {
@@ -134,7 +139,7 @@ pub fn each_algorithm_and_world(way: &Way, worlds: &[usize], large: [usize; 2]) 
         for &world in worlds {
             let mut random = Rng::with_seed(world as u64 * 100 + collective as u64);
             let mut group = (way.form)(world);
-            for algorithm in algorithms(way.reach, collective) {
+            for algorithm in algorithms_of(way, collective) {
                 let call = |row: &Vec<usize>| {
                     let call = call_of(collective, world, row, large, &mut random).algorithm(algorithm);
                     (call, random.u64(..))

@@ -1,14 +1,8 @@
 //! Groups within groups, and several at once.
 
+use crate::suites::form;
 use ringfold::config::BackendChoice;
-use ringfold::transport::mpi::Mpi;
-use ringfold::{Communicator, Config, ReduceOp};
-use std::time::Duration;
-
-fn form() -> Communicator {
-    let config = Config::from_env().unwrap().with_backend(BackendChoice::MpiP2p);
-    Communicator::with_mpi(Mpi::world(Duration::from_secs(60)).unwrap(), &config).unwrap()
-}
+use ringfold::{Communicator, ReduceOp};
 
 fn sum(comm: &Communicator, mine: u64) -> u64 {
     let mut data = [mine; 40_000];
@@ -17,13 +11,13 @@ fn sum(comm: &Communicator, mine: u64) -> u64 {
     data[0]
 }
 
-pub(crate) fn groups() {
-    let comm = form();
+pub(crate) fn groups(backend: BackendChoice) {
+    let comm = form(backend);
     let (rank, world) = (comm.rank(), comm.world_size());
     let all: u64 = (0..world as u64).sum();
     // By parity, numbered from the highest.
     let half = comm.split(Some(rank as u32 % 2), -(rank as i64)).unwrap().unwrap();
-    assert_eq!(half.backend(), "mpi-p2p");
+    assert_eq!(half.backend(), backend.as_str());
     let mine: Vec<usize> = (0..world).rev().filter(|other| other % 2 == rank % 2).collect();
     assert_eq!((half.world_size(), half.world_rank_of(0)), (mine.len(), mine[0]));
     assert_eq!(sum(&half, rank as u64), mine.iter().sum::<usize>() as u64);
@@ -62,6 +56,6 @@ pub(crate) fn groups() {
     }
     drop((comm, half, within, first, others));
     // And a world of its own after that.
-    let again = form();
+    let again = form(backend);
     assert_eq!(sum(&again, 2), 2 * world as u64);
 }

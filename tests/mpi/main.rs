@@ -1,6 +1,7 @@
 //! Real processes under the `mpirun` of the MPI that this is linked with: its own binary, started again once for each rank.
 //!
-//! `bash tests/mpi.sh` builds and runs it with Open MPI and with MPICH.
+//! `bash tests/mpi.sh` builds and runs it with Open MPI and with MPICH. A launch plays several scenes, one after another, each with a group
+//! of its own.
 
 #[path = "../calls/mod.rs"]
 mod calls;
@@ -8,6 +9,7 @@ mod calls;
 #[expect(dead_code, reason = "each suite uses a part of it")]
 mod program;
 
+mod collectives;
 mod contract;
 mod failures;
 mod groups;
@@ -16,66 +18,121 @@ mod mpirun;
 mod suites;
 
 use mpirun::{Run, SCENE, mpirun, other_mpirun, tell};
+use ringfold::config::BackendChoice;
 
 /// The body of a process that `mpirun` starts; nothing when it is run as a test.
 #[test]
 fn rank() {
-    let Ok(scene) = std::env::var(SCENE) else { return };
-    let play: fn() = match scene.as_str() {
-        "abort" => failures::abort,
-        "calls" => suites::calls,
-        "contract" => contract::contract,
-        "deadline" => failures::deadline,
-        "death" => failures::death,
-        "exchange" => meeting::exchange,
-        "groups" => groups::groups,
-        "late" => meeting::late,
-        "mismatch" => failures::mismatch,
-        "order" => suites::order,
-        "own" => meeting::own,
-        "single" => meeting::single,
-        "store" => meeting::store,
-        "unlike" => meeting::unlike,
-        "wrong" => meeting::wrong,
-        other => panic!("no scene is called {other}"),
-    };
-    play();
+    let Ok(scenes) = std::env::var(SCENE) else { return };
+    for scene in scenes.split(',') {
+        let (scene, backend) = scene.split_once(' ').unwrap_or((scene, "mpi-p2p"));
+        let backend: BackendChoice = backend.parse().unwrap();
+        let start = std::time::Instant::now();
+        match scene {
+            "abort" => failures::abort(backend),
+            "bits" => collectives::bits(),
+            "calls" => suites::calls(backend),
+            "contract" => contract::contract(),
+            "deadline" => failures::deadline(backend),
+            "death" => failures::death(backend),
+            "departure" => failures::departure(backend),
+            "exchange" => meeting::exchange(),
+            "groups" => groups::groups(backend),
+            "large" => collectives::large(),
+            "late" => meeting::late(),
+            "limits" => collectives::limits(),
+            "matrix" => failures::matrix(),
+            "messages" => suites::messages(backend),
+            "mismatch" => failures::mismatch(backend),
+            "order" => suites::order(),
+            "own" => meeting::own(),
+            "packed" => suites::packed(backend),
+            "panics" => suites::panics(backend),
+            "quarantine" => failures::quarantine(),
+            "reductions" => suites::reductions(backend),
+            "refusals" => suites::refusals(backend),
+            "single" => meeting::single(),
+            "started" => suites::started(backend),
+            "store" => meeting::store(),
+            "unlike" => meeting::unlike(),
+            "unlike_mpis" => meeting::unlike_mpis(),
+            "unsupported" => collectives::unsupported(),
+            "wrong" => meeting::wrong(),
+            other => panic!("no scene is called {other}"),
+        }
+        println!("{scene} over {backend}: {:.1?}", start.elapsed());
+    }
     tell("fine");
 }
 
-/// Every rank of these worlds plays the scene to its end.
-fn all_fine(scene: &str, worlds: &[usize]) {
-    for &world in worlds {
-        let run = mpirun(world, scene, &[]);
-        assert!(run.success && run.count("fine") == world, "{scene} with {world} ranks: {run}");
+/// Every rank of this world plays the scenes to their ends.
+fn all_fine(scenes: &[&str], world: usize) {
+    let run = mpirun(world, &scenes.join(","), &[]);
+    assert!(run.success && run.count("fine") == world, "{world} ranks: {run}");
+    if std::env::var_os("RINGFOLD_TEST_VERBOSE").is_some() {
+        println!("{run}");
     }
 }
 
-const WORLDS: [usize; 4] = [1, 2, 3, 4];
+/// The same of scenes after which something stays in MPI for ever: the processes cannot end it, and `mpirun` says so.
+fn all_told(scenes: &[&str], world: usize) {
+    let run = mpirun(world, &scenes.join(","), &[]);
+    assert!(!run.timed_out && run.count("fine") == world, "{world} ranks: {run}");
+    if std::env::var_os("RINGFOLD_TEST_VERBOSE").is_some() {
+        println!("{run}");
+    }
+}
 
-#[test]
-fn the_transport_keeps_the_contract() {
-    all_fine("contract", &WORLDS);
+/// What goes well, over both backends.
+const WELL: [&str; 22] = [
+    "exchange",
+    "contract",
+    "calls mpi-p2p",
+    "calls mpi",
+    "order",
+    "bits",
+    "limits",
+    "messages mpi-p2p",
+    "messages mpi",
+    "packed mpi-p2p",
+    "packed mpi",
+    "started mpi-p2p",
+    "started mpi",
+    "reductions mpi-p2p",
+    "reductions mpi",
+    "refusals mpi-p2p",
+    "refusals mpi",
+    "unsupported",
+    "groups mpi-p2p",
+    "groups mpi",
+    "store",
+    "own",
+];
+
+/// All but the last, before which nobody may have begun MPI.
+fn well(world: usize) {
+    all_fine(&WELL[..WELL.len() - 1], world);
+    all_fine(&WELL[WELL.len() - 1..], world);
 }
 
 #[test]
-fn every_collective_by_every_algorithm() {
-    all_fine("calls", &WORLDS);
+fn a_rank_alone() {
+    well(1);
 }
 
 #[test]
-fn fixed_order_has_the_bits_that_it_has_over_tcp() {
-    all_fine("order", &WORLDS);
+fn two_ranks() {
+    well(2);
 }
 
 #[test]
-fn groups_within_groups_and_many_at_once() {
-    all_fine("groups", &WORLDS);
+fn three_ranks() {
+    well(3);
 }
 
 #[test]
-fn ranks_meet_by_mpi_whatever_their_bytes_go_by() {
-    all_fine("exchange", &WORLDS);
+fn four_ranks() {
+    well(4);
 }
 
 #[test]
@@ -85,38 +142,60 @@ fn a_deadline_that_passes_within_mpi_is_told() {
 }
 
 #[test]
-fn ranks_meet_as_ever_and_their_bytes_go_by_mpi() {
-    all_fine("store", &WORLDS);
-}
-
-#[test]
-fn a_program_that_has_mpi_of_its_own_keeps_it() {
-    all_fine("own", &WORLDS);
-}
-
-#[test]
 fn a_thread_level_that_is_too_low_is_refused() {
-    all_fine("single", &[2]);
+    all_fine(&["single"], 2);
 }
 
 #[test]
 fn ranks_that_ask_for_different_backends_have_one_error() {
-    all_fine("unlike", &[3]);
+    all_fine(&["unlike", "unlike_mpis"], 3);
 }
 
 #[test]
 fn a_mismatch_names_field_and_rank_before_memory_changes() {
-    all_fine("mismatch", &[2, 3, 4]);
+    [2, 3, 4].into_iter().for_each(|world| all_fine(&["mismatch mpi-p2p"], world));
+}
+
+#[test]
+fn a_mismatch_within_mpi_is_told_to_all() {
+    [2, 3, 4].into_iter().for_each(|world| all_told(&["mismatch mpi", "matrix"], world));
 }
 
 #[test]
 fn an_abort_returns_on_every_rank() {
-    all_fine("abort", &[2, 4]);
+    for world in [2, 4] {
+        all_fine(&["abort mpi-p2p"], world);
+        all_told(&["abort mpi"], world);
+    }
 }
 
 #[test]
 fn a_deadline_passes_and_names_who_is_waited_for() {
-    all_fine("deadline", &[2, 3]);
+    for world in [2, 3] {
+        all_fine(&["deadline mpi-p2p"], world);
+        all_told(&["deadline mpi"], world);
+    }
+}
+
+#[test]
+fn whoever_leaves_is_named_by_those_who_wait() {
+    for world in [2, 3] {
+        all_fine(&["departure mpi-p2p"], world);
+        all_told(&["departure mpi"], world);
+    }
+}
+
+#[test]
+fn a_panic_in_a_users_reduction_is_told_to_every_rank() {
+    for world in [2, 3] {
+        all_fine(&["panics mpi-p2p"], world);
+        all_told(&["panics mpi"], world);
+    }
+}
+
+#[test]
+fn what_stays_with_mpi_is_never_given_back() {
+    all_told(&["quarantine"], 2);
 }
 
 #[test]
@@ -130,10 +209,19 @@ fn the_wrong_mpirun_is_told_and_refused() {
 #[test]
 fn whoever_outlives_a_death_names_the_dead() {
     const TOLD: &str = "peer dead 1";
-    let run = mpirun(3, "death", &[]);
-    assert!(!run.success && !run.timed_out && run.count(TOLD) == run.count_all(), "{run}");
-    if Run::is_open_mpi() {
-        let run = mpirun(3, "death", &["--enable-recovery"]);
-        assert!(!run.timed_out && run.will_count(TOLD, 2), "{run}");
+    for scene in ["death mpi-p2p", "death mpi"] {
+        let run = mpirun(3, scene, &[]);
+        assert!(!run.success && !run.timed_out && run.count(TOLD) == run.count_all(), "{run}");
+        if Run::is_open_mpi() {
+            let run = mpirun(3, scene, &["--enable-recovery"]);
+            assert!(!run.timed_out && run.will_count(TOLD, 2), "{run}");
+        }
     }
+}
+
+/// More than MPI's `int` counts: 2.2 GiB a rank, for which few machines have room.
+#[test]
+#[ignore = "takes 10 GiB of memory"]
+fn counts_beyond_two_to_the_31st() {
+    all_fine(&["large"], 2);
 }

@@ -29,8 +29,8 @@ pub(crate) fn exchange() {
     let long = vec![0; (64 << 10) + usize::from(rank + 1 == world)];
     let error = exchange.all_gather(&long, LONG).unwrap_err();
     assert_eq!((error.kind(), error.culprit()), (ErrorKind::InvalidArgument, Some(world - 1)));
-    for (backend, word) in
-        [(BackendChoice::Tcp, "tcp"), (BackendChoice::Shm, "shm"), (BackendChoice::MpiP2p, "mpi-p2p")]
+    for (backend, word) in [BackendChoice::Tcp, BackendChoice::Shm, BackendChoice::MpiP2p, BackendChoice::Mpi]
+        .map(|b| (b, b.as_str()))
     {
         let config = Config::from_env().unwrap().with_backend(backend);
         check(&Communicator::with_exchange(&mut exchange, &config).unwrap(), word, world);
@@ -52,15 +52,27 @@ pub(crate) fn late() {
 
 /// By the store, as under any launcher.
 pub(crate) fn store() {
-    let config = Config::from_env().unwrap().with_backend("mpi-p2p".parse().unwrap());
-    let world = config.world_size.unwrap();
-    check(&Communicator::connect(&config).unwrap(), "mpi-p2p", world);
-    // Where nothing tells where the store is, MPI does.
-    let mut blind = config.clone();
-    blind.job = None;
-    check(&Communicator::connect(&blind).unwrap(), "mpi-p2p", world);
-    let (rank, size) = (Mpi::world(LONG).unwrap().rank(), Mpi::world(LONG).unwrap().size());
-    assert_eq!((rank, size), (config.rank.unwrap(), world));
+    for word in ["mpi-p2p", "mpi"] {
+        let config = Config::from_env().unwrap().with_backend(word.parse().unwrap());
+        let world = config.world_size.unwrap();
+        check(&Communicator::connect(&config).unwrap(), word, world);
+        // Where nothing tells where the store is, MPI does.
+        let mut blind = config.clone();
+        blind.job = None;
+        check(&Communicator::connect(&blind).unwrap(), word, world);
+        let (rank, size) = (Mpi::world(LONG).unwrap().rank(), Mpi::world(LONG).unwrap().size());
+        assert_eq!((rank, size), (config.rank.unwrap(), world));
+    }
+}
+
+/// One rank asks for MPI's collectives, the others for messages of MPI's.
+pub(crate) fn unlike_mpis() {
+    let config = Config::from_env().unwrap();
+    let rank = config.rank.unwrap();
+    let backend = if rank == 1 { BackendChoice::Mpi } else { BackendChoice::MpiP2p };
+    let error = Communicator::connect(&config.with_backend(backend)).unwrap_err();
+    assert_eq!((error.kind(), error.culprit()), (ErrorKind::Configuration, Some(1)), "{error}");
+    assert!(error.to_string().contains("rank 0 asks for the backend mpi-p2p, and rank 1 for mpi"), "{error}");
 }
 
 pub(crate) fn unlike() {
@@ -70,7 +82,7 @@ pub(crate) fn unlike() {
     let error = Communicator::connect(&config).unwrap_err();
     assert_eq!((error.kind(), error.culprit()), (ErrorKind::Configuration, Some(1)), "{error}");
     assert!(
-        error.to_string().contains("rank 0 asks for the backend mpi-p2p, and rank 1 for another"),
+        error.to_string().contains("rank 0 asks for a backend over MPI, and rank 1 for another"),
         "{error}"
     );
 }
@@ -106,7 +118,7 @@ pub(crate) fn own() {
     let members = (0..world).filter(|other| other % 2 == rank % 2).count();
     assert_eq!(half.size(), members);
     // Ranks are what this communicator says, not what the launcher does.
-    for backend in [BackendChoice::MpiP2p, BackendChoice::Tcp] {
+    for backend in [BackendChoice::MpiP2p, BackendChoice::Mpi, BackendChoice::Tcp] {
         let config = Config::default().with_backend(backend).with_init_deadline(LONG);
         let comm = Communicator::with_mpi(half, &config).unwrap();
         assert_eq!(comm.rank(), half.rank());
@@ -115,7 +127,17 @@ pub(crate) fn own() {
     let config = Config::default().with_backend(BackendChoice::MpiP2p).with_init_deadline(LONG);
     let comm = Communicator::with_mpi(mpi, &config).unwrap();
     check(&comm, "mpi-p2p", world);
-    drop(comm);
+    // Ranks that are not in MPI's order.
+    let by_key = -(mpi.rank() as i64);
+    let config = config.with_backend(BackendChoice::Mpi);
+    let comm = Communicator::with_mpi(mpi, &config).unwrap();
+    let turned = comm.split(Some(0), by_key).unwrap().unwrap();
+    assert_eq!(turned.rank(), world - 1 - rank);
+    check(&turned, "mpi", world);
+    let mut roots = [turned.rank() as u32];
+    turned.broadcast(&mut roots, 0).unwrap();
+    assert_eq!(roots, [0]);
+    drop((comm, turned));
     finalize();
     let error = Mpi::world(LONG).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);

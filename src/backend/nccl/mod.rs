@@ -713,6 +713,10 @@ impl Backend for NcclBackend {
         Time::default().after(self.origin.elapsed())
     }
 
+    fn owns_schedules(&self) -> bool {
+        true
+    }
+
     fn works_on_devices(&self) -> bool {
         true
     }

@@ -4,7 +4,7 @@
 //! kind has its own limit, which is looked at before anything is allocated or waited for. Numbers are little-endian.
 
 use super::hello::{Refusal, printable};
-use super::{MESSAGE_LIMIT, TELL_LIMIT};
+use super::{MESSAGE_LIMIT, TELL_LIMIT, ledger};
 use crate::error::{Cause, CauseKind};
 
 /// Bytes ahead of every body.
@@ -81,6 +81,11 @@ pub enum Frame {
         /// The message.
         message: Vec<u8>,
     },
+    /// What a rank has begun of the collectives of a group. From version 3 on.
+    Ledger {
+        /// A window of the ledger.
+        message: Vec<u8>,
+    },
     /// The rank leaves in good order.
     Goodbye,
     /// The rank that hosts the store has left in good order: from now on the loss of the store is no failure.
@@ -121,6 +126,7 @@ mod kind {
     pub(super) const GOODBYE: u8 = 10;
     pub(super) const HOST_LEFT: u8 = 11;
     pub(super) const TELL: u8 = 12;
+    pub(super) const LEDGER: u8 = 13;
 }
 
 const CAUSE_FIXED: usize = 24;
@@ -135,6 +141,7 @@ fn body_limit(kind: u8) -> Option<usize> {
         kind::MISSING => 16 + 2 * 4 * LIST_LIMIT,
         kind::REPORT | kind::VERDICT => CAUSE_FIXED + Cause::DETAIL_LIMIT,
         kind::TELL => TELL_LIMIT,
+        kind::LEDGER => ledger::LIMIT,
         kind::HEARTBEAT | kind::GOODBYE | kind::HOST_LEFT => 0,
         _ => return None,
     })
@@ -251,6 +258,7 @@ impl Body<'_> {
             kind::GOODBYE => Frame::Goodbye,
             kind::HOST_LEFT => Frame::HostLeft,
             kind::TELL => Frame::Tell { message: self.rest() },
+            kind::LEDGER => Frame::Ledger { message: self.rest() },
             _ => return None,
         };
         self.0.is_empty().then_some(frame)
@@ -314,6 +322,10 @@ pub fn encode(frame: &Frame) -> Vec<u8> {
         Frame::Tell { message } => {
             bytes.extend_from_slice(message);
             kind::TELL
+        }
+        Frame::Ledger { message } => {
+            bytes.extend_from_slice(message);
+            kind::LEDGER
         }
     };
     let length = (bytes.len() - HEADER) as u32;

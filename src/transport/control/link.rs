@@ -4,6 +4,7 @@ use super::MESSAGE_LIMIT;
 use super::buffer::FrameBuffer;
 use super::frame::{self, Frame};
 use super::hello::Hello;
+use super::ledger::Ledger;
 use super::notice::{Bell, after};
 use super::server::check_heartbeat;
 use super::tell::Source;
@@ -54,6 +55,8 @@ pub(super) struct State {
     pub(super) told: Option<Vec<u8>>,
     /// Who makes what this rank tells.
     pub(super) source: Option<Source>,
+    /// What this rank has begun in its groups.
+    pub(super) ledgers: Vec<Arc<Ledger>>,
     pub(super) gather: Option<Gather>,
     /// The answer to a query: the round, who never came, who has not contributed.
     pub(super) missing: Option<(u64, Vec<u32>, Vec<u32>)>,
@@ -70,6 +73,8 @@ pub(super) struct Shared {
     pub(super) bell: Bell,
     /// Whether the store understands what ranks tell.
     pub(super) tells: bool,
+    /// Whether it understands ledgers.
+    pub(super) audits: bool,
     /// The source has something new.
     pub(super) news: AtomicBool,
     pub(super) state: Mutex<State>,
@@ -140,6 +145,26 @@ impl Reporter {
 }
 
 impl Reporter {
+    /// A ledger of a group, which the store compares with those of the other ranks: its fingerprints name this communicator, and its ranks
+    /// have these numbers in the world. It is told until its owner [leaves](Ledger::leave) the group.
+    pub fn ledger(&self, communicator: u32, members: &[usize]) -> Arc<Ledger> {
+        let shared = Arc::downgrade(&self.0);
+        let ring = move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.bell.ring();
+            }
+        };
+        let ledger = Ledger::new(communicator, members, ring);
+        let mut state = self.0.lock();
+        if self.0.audits && !state.cut {
+            state.ledgers.push(Arc::clone(&ledger));
+        }
+        drop(state);
+        // The watch thread sleeps until something else is due.
+        self.0.bell.ring();
+        ledger
+    }
+
     /// Says that the process that hosts the store has died. What the store has said before still counts: this does where
     /// that was no verdict. Does not wait for anything but a short lock.
     pub fn host_died(&self, cause: Cause) {
@@ -199,6 +224,7 @@ impl ControlLink {
         let shared = Arc::new(Shared {
             bell: Bell::new()?,
             tells: version >= 2,
+            audits: version >= 3,
             news: AtomicBool::new(false),
             state: Mutex::default(),
             changed: Condvar::new(),

@@ -15,16 +15,19 @@
 //!  | -- heartbeat, report -------> |   at any time after the welcome
 //!  | <- heartbeat, verdict ------- |
 //!  | -- tell --------------------> |   what a rank tells of its work, from version 2 on; the newest counts
+//!  | -- ledger ------------------> |   what it has begun of a group's collectives, for comparison, from version 3 on
 //!  | -- goodbye -----------------> |   whoever closes without one has died
 //! ```
 
 mod admission;
+mod audit;
 mod buffer;
 mod ear;
 #[doc(hidden)]
 pub mod frame;
 mod hello;
 mod judge;
+mod ledger;
 mod link;
 mod notice;
 mod rounds;
@@ -35,6 +38,7 @@ mod watch;
 
 pub use ear::{Ear, Hear};
 pub use hello::{Hello, Refusal};
+pub use ledger::{Awaited, Ledger};
 pub use link::{ControlLink, LinkConfig, Reporter};
 pub use server::{Server, ServerConfig};
 pub use tell::Source;
@@ -64,6 +68,6 @@ pub const SETTLE_DEATH: Duration = Duration::from_millis(1);
 /// The same while nothing but deadlines is heard of: they pass on one rank after another.
 pub const SETTLE_DEADLINE: Duration = Duration::from_millis(150);
 
-/// The oldest and the newest version of the protocol that this build speaks. Version 2 knows what a rank tells; ranks and
-/// stores of version 1 go without.
-pub const VERSIONS: (u16, u16) = (1, 2);
+/// The oldest and the newest version of the protocol that this build speaks. Version 2 knows what a rank tells, version 3 ledgers;
+/// ranks and stores of older ones go without.
+pub const VERSIONS: (u16, u16) = (1, 3);

@@ -2,6 +2,7 @@
 
 use super::VERSIONS;
 use super::admission::{Pending, Step};
+use super::audit::Auditor;
 use super::buffer::{FrameBuffer, Outbox};
 use super::frame::{self, Frame};
 use super::hello::{Hello, Refusal};
@@ -65,6 +66,7 @@ pub(super) struct Engine {
     standing: Vec<Standing>,
     rounds: Rounds,
     judge: Judge,
+    auditor: Auditor,
     accept_after: Option<Instant>,
     /// The ranks whose processes have ended well.
     ended: Vec<usize>,
@@ -82,6 +84,7 @@ impl Engine {
             standing: vec![Standing::Absent; world],
             rounds: Rounds::new(world),
             judge: Judge::new(world),
+            auditor: Auditor::default(),
             accept_after: None,
             ended: Vec::new(),
         }
@@ -160,7 +163,7 @@ impl Engine {
         let links =
             self.links.iter().flatten().flat_map(|link| [Some(link.next_beat), silence(link)]).flatten();
         let pending = self.pending.iter().map(|p| p.until);
-        links.chain(pending).chain(self.judge.due()).chain(self.accept_after).min()
+        links.chain(pending).chain(self.judge.due()).chain(self.auditor.due()).chain(self.accept_after).min()
     }
 
     fn poll(&self, until: Option<Instant>) -> Vec<(Source, bool, bool)> {
@@ -408,6 +411,7 @@ impl Engine {
                 if cause.culprit >= self.config.world && cause.culprit != Cause::STORE {
                     return self.garbage(rank, &format!("it blames rank {}", cause.culprit), now);
                 }
+                let cause = self.blame_the_late(cause);
                 match self.judge.verdict().cloned() {
                     Some(verdict) => self.send(rank, &Frame::Verdict(verdict)),
                     // What a rank has heard from another over a link it passes on as that one's.
@@ -423,6 +427,23 @@ impl Engine {
                     && !ear.hear(rank, &message)
                 {
                     self.config.hear = None;
+                }
+            }
+            Frame::Ledger { message } => {
+                if self.links[rank].as_ref().is_some_and(|link| link.version < 3) {
+                    return self.garbage(
+                        rank,
+                        "it has a ledger, by a version of the protocol that has none",
+                        now,
+                    );
+                }
+                match self.auditor.hear(rank, self.config.world, &message, now) {
+                    Err(text) => self.garbage(rank, &text, now),
+                    Ok(wrong) => {
+                        for wrong in wrong {
+                            self.judge.hear(wrong.cause(self.config.generation), now);
+                        }
+                    }
                 }
             }
             Frame::Goodbye => {
@@ -441,6 +462,20 @@ impl Engine {
                 self.links[rank] = None;
             }
             _ => self.garbage(rank, "it sent a frame that only a store sends", now),
+        }
+    }
+
+    /// A rank whose deadline has passed inside of a library does not know whom it has waited for, and blames itself.
+    fn blame_the_late(&self, cause: Cause) -> Cause {
+        if cause.kind != CauseKind::Deadline || cause.culprit != cause.reporter {
+            return cause;
+        }
+        match self.auditor.late(cause.reporter, cause.sequence) {
+            Some(late) => {
+                let detail = format!("{}; rank {late} has not come to it", cause.detail);
+                Cause { culprit: late, detail, ..cause }
+            }
+            None => cause,
         }
     }
 
@@ -531,6 +566,9 @@ impl Engine {
                     self.send_encoded(rank, &heartbeat);
                 }
             }
+        }
+        for wrong in self.auditor.decide(now) {
+            self.judge.hear(wrong.cause(self.config.generation), now);
         }
         if let Some(verdict) = self.judge.decide(now).cloned() {
             tracing::debug!(?verdict, "verdict");

@@ -3,6 +3,7 @@
 use super::buffer::{FrameBuffer, Outbox};
 use super::frame::{self, Frame};
 use super::hello::Hello;
+use super::ledger;
 use super::link::Shared;
 use super::notice::{readiness, unacknowledged, wait};
 use super::tell::Teller;
@@ -24,6 +25,8 @@ pub(super) struct Watch {
     inbox: FrameBuffer,
     outbox: Outbox,
     teller: Teller,
+    /// When to look at the ledgers, where there are any.
+    next_audit: Option<Instant>,
     rank: usize,
     generation: u32,
     host_rank: Option<usize>,
@@ -54,6 +57,7 @@ impl Watch {
             inbox,
             outbox: Outbox::default(),
             teller: Teller::new(now),
+            next_audit: None,
             rank: hello.rank,
             generation: hello.generation,
             host_rank,
@@ -106,7 +110,8 @@ impl Watch {
                 // While something else waits to be sent, what is told waits for that.
                 let tell = self.teller.due().filter(|_| self.outbox.is_empty());
                 let next = self.next_beat.min(self.heard + self.deadline);
-                tell.map_or(next, |tell| tell.min(next))
+                let audit = self.next_audit.filter(|_| self.outbox.is_empty());
+                tell.into_iter().chain(audit).fold(next, Instant::min)
             }
         })
     }
@@ -150,12 +155,40 @@ impl Watch {
                     self.push(&Frame::Tell { message });
                 }
             }
+            self.audit(leaving);
             if leaving {
                 self.push(&Frame::Goodbye);
             }
         }
         if leaving && self.leave_by.is_none() {
             self.leave_by = Some(Instant::now() + LEAVE);
+        }
+    }
+
+    /// Tells what is new in the ledgers, where it is time or one is in a hurry.
+    fn audit(&mut self, leaving: bool) {
+        if !self.shared.audits || !(leaving || self.outbox.is_empty()) {
+            return;
+        }
+        let now = Instant::now();
+        let due = leaving || self.next_audit.is_none_or(|next| now >= next);
+        let mut messages = Vec::new();
+        let mut state = self.shared.lock();
+        state.ledgers.retain(|ledger| {
+            if !due && !ledger.is_in_a_hurry() {
+                return true;
+            }
+            let Some((message, last)) = ledger.take() else { return true };
+            messages.push(message);
+            !last
+        });
+        let any = !state.ledgers.is_empty();
+        drop(state);
+        if due || !any {
+            self.next_audit = any.then_some(now + ledger::PERIOD);
+        }
+        for message in messages {
+            self.push(&Frame::Ledger { message });
         }
     }
 
@@ -258,10 +291,11 @@ impl Watch {
         state.cut = true;
         state.told = None;
         let source = state.source.take();
+        let ledgers = std::mem::take(&mut state.ledgers);
         let leaving = state.leaving;
         let reports = std::mem::take(&mut state.reports);
         drop(state);
-        drop(source);
+        drop((source, ledgers));
         if leaving || self.leave_by.is_some() {
             // The end was wanted.
         } else if self.host_left {

@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 
 /// A code that MPI has returned, in its own words.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     function: &'static str,
     class: c_int,
     text: String,
@@ -30,7 +30,7 @@ impl From<Refusal> for Error {
     }
 }
 
-pub(super) type Checked<T> = std::result::Result<T, Refusal>;
+pub(crate) type Checked<T> = std::result::Result<T, Refusal>;
 
 /// Fails where a return code is not that of success.
 pub(super) fn check(function: &'static str, code: c_int) -> Checked<()> {
@@ -53,7 +53,7 @@ pub(super) fn check(function: &'static str, code: c_int) -> Checked<()> {
 
 /// A communicator of MPI's. A handle is a number or an address that any thread may pass to MPI.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) struct Comm(pub(super) raw::MPI_Comm);
+pub(crate) struct Comm(pub(super) raw::MPI_Comm);
 
 // SAFETY: a handle is an opaque value; what is behind it is MPI's, which at the thread levels that are accepted here may be
 // called by any thread, one at a time.
@@ -62,7 +62,7 @@ unsafe impl Send for Comm {}
 unsafe impl Sync for Comm {}
 
 /// Something that MPI has been asked to do. Not to be forgotten before it is done where there is a buffer in it.
-pub(super) struct Request(raw::MPI_Request);
+pub(crate) struct Request(raw::MPI_Request);
 
 // SAFETY: as for communicators.
 unsafe impl Send for Request {}
@@ -261,8 +261,14 @@ impl Found {
 }
 
 impl Request {
+    /// The request with this handle.
+    pub(super) fn of(handle: raw::MPI_Request) -> Request {
+        Request(handle)
+    }
+
     /// Whether it is done; MPI has let go of everything then.
-    pub(super) fn is_done(&mut self, _: &Turn) -> Checked<bool> {
+    #[inline]
+    pub(crate) fn is_done(&mut self, _: &Turn) -> Checked<bool> {
         let mut done = 0;
         // SAFETY: the request is MPI's, or the null that MPI has put in its place, which is done.
         let code = unsafe { raw::MPI_Test(&mut self.0, &mut done, raw::RSMPI_STATUS_IGNORE) };

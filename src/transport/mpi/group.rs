@@ -1,11 +1,16 @@
 //! A communicator of MPI's that is ringfold's own.
 
-use super::call::{Comm, Request};
+use super::call::{Comm, Request, check};
+use super::collective::{InPlace, in_place};
 use super::library::{self, Turn};
 use crate::error::{Error, ErrorKind, Result};
+use crate::observe;
 use crate::transport::control::after;
 use mpi_sys as raw;
+use std::ffi::c_int;
 use std::fmt;
+use std::mem::MaybeUninit;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,6 +27,8 @@ pub struct Mpi {
     rank: usize,
     size: usize,
     pub(super) highest_tag: usize,
+    /// What this MPI takes for an input that lies where the output does, where that is known.
+    in_place: Option<InPlace>,
 }
 
 impl Mpi {
@@ -75,7 +82,13 @@ impl Mpi {
     }
 
     fn new(comm: Comm, turn: &Turn) -> Result<Mpi> {
-        Ok(Mpi { comm, rank: comm.rank(turn)?, size: comm.size(turn)?, highest_tag: comm.highest_tag(turn)? })
+        Ok(Mpi {
+            comm,
+            rank: comm.rank(turn)?,
+            size: comm.size(turn)?,
+            highest_tag: comm.highest_tag(turn)?,
+            in_place: in_place(&library::version()),
+        })
     }
 
     /// This process's number in it.
@@ -97,6 +110,76 @@ impl Mpi {
         Ok((world.rank(&turn)?, size))
     }
 
+    /// Another duplicate, for something that is not to meet with what goes over this one. All its processes call it.
+    ///
+    /// # Errors
+    /// As [`world`](Mpi::world).
+    pub fn duplicate(&self, timeout: Duration) -> Result<Mpi> {
+        let own = duplicate(self.comm, timeout)?;
+        Mpi::new(own, &library::turn()?)
+    }
+
+    /// A communicator of its own for these processes of this one, numbered in this order, among which this one is. All of them call it,
+    /// with a `key` that other groups that are made at the same time do not have.
+    ///
+    /// Where they are all processes in the same order that is begun and waited for. MPI has no such call for a part of them: there a
+    /// thread of its own waits where the thread level allows calls at the same time, and else this one.
+    pub(crate) fn subgroup(&self, members: &[usize], key: usize, timeout: Duration) -> Result<Mpi> {
+        if members.iter().copied().eq(0..self.size) {
+            return self.duplicate(timeout);
+        }
+        let numbers: Vec<c_int> = members.iter().map(|&member| member as c_int).collect();
+        let tag = (key % self.highest_tag.min(LEAST_HIGHEST_TAG)) as c_int;
+        let turn = library::turn()?;
+        let own = if turn.multiple {
+            drop(turn);
+            let (comm, (tell, told)) = (self.comm, mpsc::channel());
+            observe::thread::spawn("ringfold-mpi", move || {
+                let _ = tell.send(create(comm, &numbers, tag));
+            })
+            .map_err(|error| Error::io("starting a thread to make a communicator of MPI's", error))?;
+            told.recv_timeout(timeout).map_err(|_| {
+                if let Ok(mut turn) = library::turn() {
+                    turn.torn = true;
+                }
+                let text = format!("making a communicator of MPI's: {timeout:?} passed");
+                Error::new(ErrorKind::Bootstrap, text)
+                    .remedy("see what became of the other ranks; it cannot be tried again")
+            })?
+        } else {
+            let made = create(self.comm, &numbers, tag);
+            drop(turn);
+            made
+        };
+        let mut turn = library::turn()?;
+        let own = own?;
+        turn.duplicates.push(own);
+        Mpi::new(own, &turn)
+    }
+
+    /// Gives the communicator back, of which no copy may be used any more and nothing is under way. All its processes do, or else none is
+    /// harmed: it stays with MPI then.
+    pub(crate) fn free(self, turn: &mut Turn) {
+        // What nobody has asked for would come to whoever gets the number of this communicator next.
+        if !matches!(self.comm.find(None, None, turn), Ok(None)) {
+            return;
+        }
+        turn.duplicates.retain(|known| *known != self.comm);
+        let Comm(mut handle) = self.comm;
+        // SAFETY: it was made here and is not used any more, says the caller.
+        unsafe { raw::MPI_Comm_free(&mut handle) };
+    }
+
+    /// What this MPI takes for an input that lies where the output does, where that is known.
+    pub(crate) fn in_place(&self) -> Option<InPlace> {
+        self.in_place
+    }
+
+    /// The communicator.
+    pub(crate) fn comm(&self) -> Comm {
+        self.comm
+    }
+
     /// A number that this process gives to no other group.
     pub(crate) fn next_group() -> Result<usize> {
         let mut turn = library::turn()?;
@@ -108,6 +191,31 @@ impl Mpi {
 impl fmt::Debug for Mpi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mpi").field("rank", &self.rank).field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+/// What a tag may be at most in every MPI.
+const LEAST_HIGHEST_TAG: usize = 32767;
+
+/// Makes a communicator for these processes of another. Blocks until all of them have come.
+fn create(comm: Comm, numbers: &[c_int], tag: c_int) -> Result<Comm> {
+    let (mut all, mut part) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+    let mut own = MaybeUninit::uninit();
+    // SAFETY: MPI runs, since the communicator is there; each place is read only where the call that writes it has succeeded, and what is
+    // made is given back once. Whoever calls this has a turn, or MPI allows calls at the same time.
+    unsafe {
+        check("MPI_Comm_group", raw::MPI_Comm_group(comm.0, all.as_mut_ptr()))?;
+        let mut all = all.assume_init();
+        let code = raw::MPI_Group_incl(all, numbers.len() as c_int, numbers.as_ptr(), part.as_mut_ptr());
+        check("MPI_Group_incl", code)?;
+        let mut part = part.assume_init();
+        let code = raw::MPI_Comm_create_group(comm.0, part, tag, own.as_mut_ptr());
+        raw::MPI_Group_free(&mut part);
+        raw::MPI_Group_free(&mut all);
+        check("MPI_Comm_create_group", code)?;
+        let own = own.assume_init();
+        check("MPI_Comm_set_errhandler", raw::MPI_Comm_set_errhandler(own, raw::RSMPI_ERRORS_RETURN))?;
+        Ok(Comm(own))
     }
 }
 

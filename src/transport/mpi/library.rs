@@ -3,14 +3,16 @@
 //! MPI is a global of the process, begun and ended once; so this is one too.
 
 use super::call::{Comm, Request, check};
+use super::collective::Made;
 use super::flight::Flight;
+use super::holding::Holding;
 use crate::config::{Config, Launcher};
 use crate::error::{Error, ErrorKind, Result};
 use mpi_sys as raw;
 use nix::libc;
 use std::ffi::{c_char, c_int};
 use std::ops::{Deref, DerefMut, Range};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,7 +25,7 @@ const LINGER_SPOILT: Duration = Duration::from_secs(5);
 static LIBRARY: Mutex<Library> = Mutex::new(Library::new());
 
 /// What this process knows of its MPI.
-pub(super) struct Library {
+pub(crate) struct Library {
     /// The process that has begun it here, which is to end it; one that was forked off is nobody to MPI.
     owner: Option<u32>,
     /// Whether its thread level has been looked at.
@@ -38,6 +40,12 @@ pub(super) struct Library {
     pub(super) kept: Vec<Flight>,
     /// Peers in groups that this process has left.
     pub(super) awaited: Vec<Awaited>,
+    /// What collectives have that will not end, as far as is known.
+    pub(super) held: Vec<Holding>,
+    /// Reductions that were made.
+    pub(super) made: Made,
+    /// Whether the thread level allows calls at the same time.
+    pub(super) multiple: bool,
     /// Whether a group has failed.
     pub(super) spoilt: bool,
     /// Whether somebody has given up waiting for all ranks in MPI, which has no way to take that back.
@@ -54,6 +62,9 @@ impl Library {
             next_group: 0,
             kept: Vec::new(),
             awaited: Vec::new(),
+            held: Vec::new(),
+            made: Made::new(),
+            multiple: false,
             spoilt: false,
             torn: false,
         }
@@ -72,7 +83,7 @@ pub(super) struct Awaited {
 }
 
 /// The right to call MPI, which runs.
-pub(super) struct Turn(MutexGuard<'static, Library>);
+pub(crate) struct Turn(MutexGuard<'static, Library>);
 
 impl Deref for Turn {
     type Target = Library;
@@ -89,8 +100,13 @@ impl DerefMut for Turn {
 }
 
 impl Turn {
+    /// Takes note that a group has failed: when the process exits, not all may come.
+    pub(crate) fn spoil(&mut self) {
+        self.spoilt = true;
+    }
+
     /// Takes what has come for groups that this process has left, and sees which kept buffers MPI has given back.
-    pub(super) fn sweep(&mut self) {
+    pub(crate) fn sweep(&mut self) {
         let mut awaited = std::mem::take(&mut self.awaited);
         awaited.retain(|Awaited { comm, peer, tags, has_left }| {
             let mut farewell = *has_left;
@@ -107,6 +123,9 @@ impl Turn {
         let mut kept = std::mem::take(&mut self.kept);
         kept.retain_mut(|flight| !flight.is_over(self));
         self.kept = kept;
+        let mut held = std::mem::take(&mut self.held);
+        held.retain_mut(|holding| !holding.is_over(self));
+        self.held = held;
     }
 }
 
@@ -129,7 +148,7 @@ fn lock() -> MutexGuard<'static, Library> {
 }
 
 /// A turn, where MPI runs.
-pub(super) fn turn() -> Result<Turn> {
+pub(crate) fn turn() -> Result<Turn> {
     let library = lock();
     if !is_begun() {
         return Err(Error::new(ErrorKind::Configuration, "MPI has not been begun"));
@@ -168,6 +187,8 @@ pub(super) fn begin() -> Result<Turn> {
     let mut turn = Turn(library);
     if !turn.checked {
         check_level(level, own)?;
+        // SAFETY: a constant of the C shim.
+        turn.multiple = level >= unsafe { raw::RSMPI_THREAD_MULTIPLE };
         if own {
             // Errors of no communicator are told on this one.
             Comm::world().return_errors(&turn)?;
@@ -249,11 +270,29 @@ fn end() {
     }
     let limit = if library.spoilt { LINGER_SPOILT } else { LINGER };
     let mut turn = Turn(library);
-    if meet(&mut turn, Instant::now() + limit) {
+    if !meet(&mut turn, Instant::now() + limit) {
+        return;
+    }
+    let finalize = || {
         // SAFETY: MPI runs, was begun by this process and is ended by nobody else; the turn keeps all others out, who find it
         // ended afterwards.
         unsafe { raw::MPI_Finalize() };
+    };
+    if turn.held.is_empty() {
+        return finalize();
     }
+    // A collective has not ended, and all ranks are past caring. The standard does not say what MPI's end is like then; so that is given some
+    // time and not waited for longer. To leave MPI as it is would be no better: launchers hang on it, or end others for it.
+    let (tell, told) = mpsc::channel();
+    let begun = thread::Builder::new().name("ringfold-mpi".into()).spawn(move || {
+        finalize();
+        let _ = tell.send(());
+    });
+    if begun.is_ok() {
+        let _ = told.recv_timeout(LINGER_SPOILT);
+    }
+    // What MPI may still have is left as it is.
+    std::mem::forget(std::mem::take(&mut turn.held));
 }
 
 /// Waits until all ranks have come and nothing is on its way any more, while it takes what still arrives for nobody.

@@ -10,6 +10,8 @@
 //! | `library` | the one MPI of a process: who begins it, who ends it, and the lock around it |
 //! | `group` | [`Mpi`] |
 //! | `flight` | buffers that MPI has, until it gives them back |
+//! | `collective` | MPI's own collectives, begun: types, reductions, calls |
+//! | `holding` | what MPI has of a collective, until it gives that back |
 //! | `exchange` | [`MpiExchange`] |
 //! | `stream` | the chunks of one stream, under way |
 //! | `transport` | [`MpiTransport`] |
@@ -30,12 +32,19 @@
 //! others, some before they can say who it was.
 
 mod call;
+mod collective;
 mod exchange;
 mod flight;
 mod group;
+mod holding;
 mod library;
 mod stream;
 mod transport;
+
+pub(crate) use call::{Checked, Refusal};
+pub(crate) use collective::{Ask, Custom, LIMIT, Op, Type};
+pub(crate) use holding::{Holding, Memory};
+pub(crate) use library::{Turn, turn};
 
 pub use exchange::MpiExchange;
 pub use group::{Mpi, RawComm};

@@ -13,8 +13,9 @@ pub(super) const CHUNK: usize = 128 << 10;
 /// with somebody who does not read.
 pub(super) const WINDOW: usize = 8;
 
-/// How many messages of a stream its receiver has asked for ahead.
-const AHEAD: usize = 2;
+/// How many messages of a stream its receiver has asked for ahead: where they are above MPI's eager limit, each takes a round trip from
+/// then on.
+const AHEAD: usize = WINDOW;
 
 /// One way of one stream, seen from this rank.
 #[derive(Clone, Copy)]
@@ -126,6 +127,38 @@ impl Incoming {
         self.flights.front_mut().map_or(Ok(false), |first| first.look(turn))
     }
 
+    /// What is there, as far as it lies together.
+    pub(super) fn peek(&mut self, course: Course, pool: &mut Pool, turn: &Turn) -> Checked<&[u8]> {
+        if !self.look(course, pool, turn)? {
+            return Ok(&[]);
+        }
+        Ok(self.front())
+    }
+
+    /// What lies in the first message, where that has come.
+    pub(super) fn front(&self) -> &[u8] {
+        self.flights.front().map_or(&[], |first| first.bytes().get(self.taken..).unwrap_or_default())
+    }
+
+    /// Lets go of so many bytes that were shown.
+    pub(super) fn consume(
+        &mut self,
+        bytes: usize,
+        course: Course,
+        pool: &mut Pool,
+        turn: &Turn,
+    ) -> Checked<()> {
+        assert!(bytes <= self.front().len(), "so many bytes were not shown");
+        self.taken += bytes;
+        if bytes > 0 && self.front().is_empty() {
+            self.taken = 0;
+            pool.give(self.flights.pop_front().map(Flight::reclaim).unwrap_or_default());
+            // The next chunks come while this one is used.
+            self.ask(course, pool, turn)?;
+        }
+        Ok(())
+    }
+
     /// Takes what is there.
     pub(super) fn receive(
         &mut self,
@@ -136,18 +169,11 @@ impl Incoming {
     ) -> Checked<usize> {
         let mut received = 0;
         while received < into.len() && self.look(course, pool, turn)? {
-            let Some(first) = self.flights.front() else { break };
-            let bytes = &first.bytes()[self.taken..];
+            let bytes = self.front();
             let part = bytes.len().min(into.len() - received);
             into[received..received + part].copy_from_slice(&bytes[..part]);
             received += part;
-            self.taken += part;
-            if self.taken == first.len() {
-                self.taken = 0;
-                pool.give(self.flights.pop_front().map(Flight::reclaim).unwrap_or_default());
-                // The next chunk comes while this one is used.
-                self.ask(course, pool, turn)?;
-            }
+            self.consume(part, course, pool, turn)?;
         }
         Ok(received)
     }

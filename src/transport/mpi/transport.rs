@@ -327,6 +327,35 @@ impl Transport for MpiTransport {
         }
     }
 
+    fn peek(
+        &mut self,
+        from: usize,
+        channel: Channel,
+    ) -> std::result::Result<Option<(*const u8, usize)>, LinkFault> {
+        let channel = self.known(from, channel)?;
+        let turn = library::turn().map_err(|error| fault(from, error))?;
+        let course = self.course(from, channel);
+        let shown = self.links[from].incoming[channel].peek(course, &mut self.pool, &turn);
+        let shown = shown.map_err(|refusal| fault(from, refusal))?;
+        let (address, length) = (shown.as_ptr(), shown.len());
+        if length == 0
+            && let Some(fault) = self.left(from)
+            && let Some(farewell) = self.links[from].farewell
+            && self.links[from].incoming[channel].is_at(farewell.totals[channel])
+        {
+            return Err(fault);
+        }
+        Ok(Some((address, length)))
+    }
+
+    fn consume(&mut self, from: usize, channel: Channel, bytes: usize) {
+        let course = self.course(from, channel.0.into());
+        let incoming = &mut self.links[from].incoming[usize::from(channel.0)];
+        let Ok(turn) = library::turn() else { return };
+        // What MPI refuses now it says again when the next bytes are looked for.
+        let _ = incoming.consume(bytes, course, &mut self.pool, &turn);
+    }
+
     fn wait(&mut self, interests: &[Interest], until: Time) {
         let mut looks = 0;
         loop {

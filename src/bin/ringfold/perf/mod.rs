@@ -286,7 +286,7 @@ fn all_sizes<T: Value>(args: &PerfArgs, comm: &Communicator) -> Result<bool> {
                 let row = Row {
                     collective: args.collective.as_str(),
                     backend: comm.backend(),
-                    algorithm: algorithm.name(),
+                    algorithm,
                     ranks: world,
                     dtype: args.dtype.as_str(),
                     op,
@@ -318,11 +318,14 @@ fn all_sizes<T: Value>(args: &PerfArgs, comm: &Communicator) -> Result<bool> {
 }
 
 impl PerfArgs {
-    /// The algorithm that the library takes for this size.
-    fn chosen(&self, comm: &Communicator, count: usize) -> Result<Algorithm> {
+    /// The algorithm that the library takes for this size; `mpi` where that is MPI's affair.
+    fn chosen(&self, comm: &Communicator, count: usize) -> Result<&'static str> {
         let world = comm.world_size();
+        if comm.backend() == "mpi" {
+            return Ok("mpi");
+        }
         if let Some(algorithm) = self.algorithm {
-            return Ok(algorithm);
+            return Ok(algorithm.name());
         }
         let per_rank = self.collective.has_blocks();
         let mut request = Request::new(self.collective, world, self.dtype, if per_rank { 0 } else { count });
@@ -336,6 +339,6 @@ impl PerfArgs {
         if request.op.is_some() && self.collective != Collective::Barrier {
             request.op = Some(self.op);
         }
-        Ok(comm.schedule(&request)?.algorithm)
+        Ok(comm.schedule(&request)?.algorithm.name())
     }
 }
