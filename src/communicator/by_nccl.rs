@@ -161,6 +161,7 @@ fn setup(
 ) -> NcclSetup {
     NcclSetup {
         rank,
+        ledger: (numbers.len() > 1).then(|| world.reporter.ledger(communicator, &numbers)),
         numbers,
         generation: world.generation,
         communicator,

@@ -8,6 +8,8 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Shorter than the deadline of an operation, and longer than anything takes when all is well.
+const LONG: Duration = Duration::from_secs(20);
 
 pub(crate) fn choice(stand_in: &StandIn, rank: usize, world: usize) -> Config {
     config(rank, world)
@@ -242,4 +244,45 @@ fn the_command_finds_both_libraries() {
     assert!(well && out.contains("NCCL 2.32.3, CUDA devices: 4"), "{out}");
     let (well, out) = run(&["info"], std::path::Path::new("/nowhere/cuda"));
     assert!(well && out.contains("NCCL 2.32.3 is here") && out.contains("/nowhere/cuda"), "{out}");
+}
+
+/// Nothing of ringfold's travels ahead of NCCL's bytes: the store compares what ranks have begun, and tells all of them.
+#[test]
+fn ranks_that_call_different_things_are_told_what_differs() {
+    let differ = |name: &str, field: &str, calls: [fn(&Communicator) -> Result<()>; 2]| {
+        let stand_in = StandIn::new();
+        let begun = Instant::now();
+        let errors = group(&stand_in, 3, same, |comm| {
+            let comm = comm.unwrap();
+            comm.barrier().unwrap();
+            let first = calls[usize::from(comm.rank() == 1)](&comm).err();
+            // Who was through with its own before all were compared meets it next.
+            first.unwrap_or_else(|| {
+                loop {
+                    if let Err(error) = comm.barrier() {
+                        break error;
+                    }
+                }
+            })
+        });
+        assert!(begun.elapsed() < LONG, "{name}: long before the deadline");
+        for error in errors {
+            assert_eq!((error.kind(), error.culprit()), (ErrorKind::Mismatch, Some(1)), "{name}: {error}");
+            let text = error.to_string();
+            assert!(text.contains(&format!("{field} differs")), "{name}: {text}");
+        }
+    };
+    fn reduce(comm: &Communicator, len: usize) -> Result<()> {
+        comm.with(Options::new().staging(true)).all_reduce(&mut vec![1.0f32; len], ringfold::ReduceOp::Sum)
+    }
+    let long: fn(&Communicator) -> Result<()> = |comm| reduce(comm, 1000);
+    differ("another collective", "collective", [long, |comm| comm.barrier()]);
+    differ("another length", "count", [long, |comm| reduce(comm, 999)]);
+    differ(
+        "another type",
+        "dtype",
+        [long, |comm| {
+            comm.with(Options::new().staging(true)).all_reduce(&mut [1i32; 1000], ringfold::ReduceOp::Sum)
+        }],
+    );
 }

@@ -75,6 +75,7 @@ pub(crate) fn setup(source: &dyn Source, store: &Arc<Store>, rank: usize, portio
         spins: 10,
         portion,
         tracer: None,
+        ledger: None,
     }
 }
 

@@ -36,13 +36,14 @@ mod staging;
 pub use landing::Landing;
 pub use library::{Library, UniqueId, Version};
 
-use super::{Backend, Meter, Operation, Progress, Ticket, cannot};
-use crate::collective::{Collective, Order};
+use super::{Backend, Meter, Operation, Pieces, Progress, Ticket, cannot};
+use crate::collective::{Collective, Counts, Fingerprint, Order};
 use crate::cuda::{Context, DeviceMemory, Event, OwnStream};
 use crate::error::{Cause, CauseKind, Error, ErrorKind, Result};
 use crate::observe::trace::{Record, Tracer};
 use crate::observe::{Poison, Time, Waker};
 use crate::tensor::{Device, Stream};
+use crate::transport::control::{Awaited, Ledger};
 use comm::{Comm, Trouble};
 use issue::{Issue, part};
 use library::Refusal;
@@ -74,6 +75,9 @@ const UNYIELDING: u32 = 20;
 /// How many looks in a row come between two questions whether NCCL has failed, and what time it is.
 const LOOKS: u32 = 32;
 
+/// How long a rank waits before it tells what it waits in.
+const TELL_AFTER: Duration = Duration::from_millis(5);
+
 /// What a rank's part of a group is made of.
 pub struct NcclSetup {
     /// This rank's number in the group.
@@ -98,6 +102,8 @@ pub struct NcclSetup {
     pub portion: usize,
     /// Where operations are written down, if they are.
     pub tracer: Option<Arc<Tracer>>,
+    /// What is told to a store of the operations, which compares it; where there is one.
+    pub ledger: Option<Arc<Ledger>>,
 }
 
 impl fmt::Debug for NcclSetup {
@@ -245,6 +251,10 @@ pub struct NcclBackend {
     bell: Arc<Bell>,
     looks: u32,
     nap: Duration,
+    /// Of all collectives so far, for the ledger.
+    history: u32,
+    /// Whether the store has been told that the oldest operation is waited for.
+    told: bool,
 }
 
 impl fmt::Debug for NcclBackend {
@@ -296,6 +306,8 @@ impl NcclBackend {
             bell,
             looks: 0,
             nap: NAP,
+            history: 0,
+            told: false,
             setup,
         })
     }
@@ -368,6 +380,45 @@ impl NcclBackend {
                 .remedy("begin tensors at a multiple of their element's size"));
         }
         Ok(())
+    }
+
+    /// Enters an operation where the store looks what ranks differ in.
+    #[inline]
+    fn note(&mut self, operation: &Operation) {
+        let Some(ledger) = &self.setup.ledger else { return };
+        let request = operation.request();
+        if let Counts::Messages { send, receive, .. } = request.counts {
+            for (peer, sends) in [(send, true), (receive, false)] {
+                if let Some((peer, _)) = peer {
+                    ledger.message(self.setup.numbers[peer], sends);
+                }
+            }
+            return;
+        }
+        let base = Fingerprint::of(request);
+        let fingerprint = Fingerprint {
+            generation: self.setup.generation,
+            communicator: self.setup.communicator,
+            sequence: operation.sequence(),
+            strict: operation.strict(),
+            counts_hash: base.counts_hash ^ operation.pieces().map_or(0, Pieces::layout),
+            history: self.history,
+            ..base
+        };
+        self.history = fingerprint.history_after();
+        ledger.note(&fingerprint);
+    }
+
+    /// Lets the store know that the oldest operation is waited for.
+    #[cold]
+    fn tell_of_waiting(&mut self) {
+        self.told = true;
+        let is_message = |queued: &Queued| queued.operation.request().collective == Collective::SendRecv;
+        if let Some(ledger) = &self.setup.ledger
+            && !self.queue.iter().any(is_message)
+        {
+            ledger.wait(Awaited::Collective);
+        }
     }
 
     /// Gives NCCL what it can have now.
@@ -496,6 +547,10 @@ impl NcclBackend {
         if !self.looks.is_multiple_of(LOOKS) {
             return Progress::Idle;
         }
+        let Some(oldest) = self.queue.front() else { return Progress::Idle };
+        if !self.told && self.now().since(oldest.submitted) >= TELL_AFTER {
+            self.tell_of_waiting();
+        }
         let Some(Queued { operation, deadline, .. }) = self.queue.front() else { return Progress::Idle };
         let (request, sequence) = (operation.request(), operation.sequence());
         if self.now() >= *deadline {
@@ -583,6 +638,7 @@ impl NcclBackend {
         };
         self.issued = self.issued.saturating_sub(1);
         self.nap = NAP;
+        self.told = false;
         if let Some(landing) = operation.landing() {
             landing.over();
         }
@@ -640,6 +696,7 @@ impl Backend for NcclBackend {
 
     fn submit(&mut self, operation: Operation) -> Result<Ticket> {
         self.check(&operation).map_err(|error| error.at_rank(self.setup.me()))?;
+        self.note(&operation);
         let submitted = self.now();
         let deadline = submitted.after(operation.timeout());
         let ticket = Ticket(self.next_ticket);
@@ -728,6 +785,9 @@ impl Backend for NcclBackend {
 
 impl Drop for NcclBackend {
     fn drop(&mut self) {
+        if let Some(ledger) = &self.setup.ledger {
+            ledger.leave();
+        }
         if self.failure.is_some() {
             return;
         }

@@ -13,14 +13,17 @@ use super::sets::Set;
 ///
 /// 64 elements make a loop that the compiler does not unroll before it has looked for vectors in it; of shorter
 /// ones it loses the vectors in the longer rules. But where the registers do not hold as many values of type
-/// `$wide`, a block goes to the stack and back for each source, and half the length is better.
+/// `$wide`, a block goes to the stack and back for each source, and half the length is better. A set that few processors have to
+/// take does without long blocks, which are most of the code.
 macro_rules! in_blocks {
     ($set:ident, $wide:ty, $count:ident, |$first:ident, $n:ident| $block:expr) => {
         let mut $first = 0;
-        if 64 * size_of::<$wide>() <= $set::REGISTERS {
-            in_blocks!(64, $count, $first, $n, $block);
-        } else {
-            in_blocks!(32, $count, $first, $n, $block);
+        if $set::LONG_BLOCKS {
+            if 64 * size_of::<$wide>() <= $set::REGISTERS {
+                in_blocks!(64, $count, $first, $n, $block);
+            } else {
+                in_blocks!(32, $count, $first, $n, $block);
+            }
         }
         in_blocks!(8, $count, $first, $n, $block);
         in_blocks!(1, $count, $first, $n, $block);

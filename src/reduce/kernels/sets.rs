@@ -18,6 +18,8 @@ use half::f16;
 pub(super) trait Set: Copy {
     /// Bytes that all vector registers hold.
     const REGISTERS: usize;
+    /// Whether it has loops over long blocks, which are the quickest and the most code.
+    const LONG_BLOCKS: bool = true;
 
     /// `into[i] = a[i] op b[i]`.
     ///
@@ -74,6 +76,8 @@ macro_rules! set {
         $(#[$meta])*
         impl Set for $set {
             const REGISTERS: usize = $registers;
+            // On x86 others are in its place since 2013.
+            const LONG_BLOCKS: bool = cfg!(not(target_arch = "x86_64")) || $registers > 16 * 16;
 
             $(#[target_feature(enable = $features)])?
             unsafe fn combine<T: Copy, R: Rule<T>>(
