@@ -818,6 +818,11 @@ typedef struct {
 #define RF_INTERNAL 17
 
 /**
+ * Something that the machine is asked for is not there: a driver, a library, a device. Nothing was sent.
+ */
+#define RF_UNAVAILABLE 18
+
+/**
  * There is nothing to be done.
  */
 #define RF_KIND_NONE 0

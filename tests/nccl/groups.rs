@@ -280,7 +280,7 @@ fn ranks_that_call_different_things_are_told_what_differs() {
     differ("another length", "count", [long, |comm| reduce(comm, 999)]);
     differ(
         "another type",
-        "dtype",
+        "element type",
         [long, |comm| {
             comm.with(Options::new().staging(true)).all_reduce(&mut [1i32; 1000], ringfold::ReduceOp::Sum)
         }],

@@ -44,6 +44,8 @@ pub const RF_CONCURRENT: rf_status = 15;
 pub const RF_PENDING: rf_status = 16;
 /// The library has a fault. Release the handle, and report what stands on the standard error.
 pub const RF_INTERNAL: rf_status = 17;
+/// Something that the machine is asked for is not there: a driver, a library, a device. Nothing was sent.
+pub const RF_UNAVAILABLE: rf_status = 18;
 
 /// What can be done about a status. 6 to 255 are reserved.
 pub type rf_kind = i32;
@@ -151,7 +153,7 @@ const fn kind(status: rf_status) -> rf_kind {
         RF_OK | RF_PENDING => RF_KIND_NONE,
         RF_INVALID_ARGUMENT | RF_UNSUPPORTED | RF_CONCURRENT => RF_KIND_REFUSED,
         RF_CONFIGURATION | RF_BOOTSTRAP => RF_KIND_SETUP,
-        RF_IO => RF_KIND_SYSTEM,
+        RF_IO | RF_UNAVAILABLE => RF_KIND_SYSTEM,
         RF_INTERNAL => RF_KIND_INTERNAL,
         _ => RF_KIND_FAILED,
     }
@@ -237,6 +239,7 @@ impl From<Error> for Fault {
             ErrorKind::UserPanic => RF_USER_FAILURE,
             ErrorKind::Protocol => RF_PROTOCOL,
             ErrorKind::Internal => RF_INTERNAL,
+            ErrorKind::Unavailable => RF_UNAVAILABLE,
             // A kind that this crate does not know.
             _ => RF_INTERNAL,
         };
@@ -268,6 +271,7 @@ pub extern "C" fn rf_status_name(status: rf_status) -> *const c_char {
         RF_CONCURRENT => c"concurrent use",
         RF_PENDING => c"pending",
         RF_INTERNAL => c"internal",
+        RF_UNAVAILABLE => c"resources unavailable",
         _ => c"unknown",
     };
     name.as_ptr()

@@ -281,7 +281,9 @@ static void refusals(void) {
     rf_options staged = RF_OPTIONS_INIT;
     staged.staging = 1;
     staged.stream = in;
-    REFUSED(rf_all_reduce_dlpack(comm, one, other, RF_SUM, &staged, &error), RF_UNSUPPORTED, "CUDA device 0");
+    /* Where there is a driver it has no such device. */
+    a.managed.dl_tensor.device.device_id = 1000;
+    REFUSED(rf_all_reduce_dlpack(comm, one, other, RF_SUM, &staged, &error), RF_UNAVAILABLE, "CUDA");
     one = laid(&a, in, DENSE, BLOCK);
     a.shape[1] = -1;
     REFUSED(rf_all_reduce_dlpack(comm, one, other, RF_SUM, NULL, &error), RF_INVALID_ARGUMENT, "extent -1");
