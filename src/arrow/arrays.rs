@@ -1,7 +1,7 @@
 //! Verbs that reduce arrays and record batches.
 
 use super::account::{Asked, Brings, agree};
-use super::column::{Column, arrow_error, joined};
+use super::column::{Column, arrow_error};
 use super::reduce::{Goal, Reduced, block, reduce};
 use crate::communicator::{Communicator, Options, With};
 use crate::error::{Error, Result};
@@ -15,7 +15,11 @@ const ARRAY: &str = "the array";
 
 impl With<'_> {
     fn reduce_one(&self, goal: Goal, array: Result<&dyn Array>, op: Reduction) -> Result<Option<ArrayRef>> {
-        let columns = array.and_then(|array| Ok(vec![Column::new(ARRAY, array)?]));
+        self.reduce_column(goal, array.and_then(|array| Column::new(ARRAY, array)), op)
+    }
+
+    fn reduce_column(&self, goal: Goal, column: Result<Column>, op: Reduction) -> Result<Option<ArrayRef>> {
+        let columns = column.map(|column| vec![column]);
         let Some(reduced) = reduce(self, goal, op, &columns, None)? else { return Ok(None) };
         let mut arrays = reduced.rebuild(&columns?, |rows| self.own_rows(goal, rows))?;
         Ok(arrays.pop().map(make_array))
@@ -61,17 +65,14 @@ impl With<'_> {
         Ok(reduced.zip(leaf).and_then(|(Reduced { mut validity, .. }, leaf)| validity.swap_remove(leaf)))
     }
 
-    /// The chunks as one array: the only one as it is, else a copy.
-    fn joined(&self, chunks: &[ArrayRef]) -> Result<ArrayRef> {
-        match chunks {
-            [] => Err(Error::invalid("chunks of an array, and not one of them")
-                .remedy("pass a chunk of no rows, which says at least of what type it is")),
-            [one] => Ok(one.clone()),
-            many => {
-                let many: Vec<&dyn Array> = many.iter().map(|chunk| &**chunk).collect();
-                joined("the chunks", || arrow_select::concat::concat(&many))
-            }
+    /// The chunks as one column, whose numbers stay where they are.
+    fn chunked(&self, chunks: &[ArrayRef]) -> Result<Column> {
+        if chunks.is_empty() {
+            return Err(Error::invalid("chunks of an array, and not one of them")
+                .remedy("pass a chunk of no rows, which says at least of what type it is"));
         }
+        let columns = chunks.iter().map(|chunk| Column::new(ARRAY, chunk));
+        Column::of_chunks(columns.collect::<Result<_>>()?)
     }
 
     fn refuse_call(&self, verb: &'static str, error: Error) -> Error {
@@ -91,8 +92,7 @@ macro_rules! verbs {
 /// canonical fixed-shape tensor), lists of any length that are alike on all ranks, structs, and columns of record batches; points in time
 /// have a min and a max. What is no number is refused.
 ///
-/// An array is read where it is, whatever its offset; nothing is copied but where a rank has nulls that are to be skipped, and chunks of
-/// several, once. The result is new memory, of the input's type; large results use the memory of earlier ones again, once nobody
+/// An array is read where it is, whatever its offset; nothing is copied but where a rank has nulls that are to be skipped, and several chunks, once. The result is new memory, of the input's type; large results use the memory of earlier ones again, once nobody
 /// has them any more.
 ///
 /// The ranks first compare what they bring, and where that does not go together, or one of them cannot take part, every rank gets
@@ -126,16 +126,14 @@ impl $type {
     }
 
     /// [`all_reduce_array`](Self::all_reduce_array) of an array in chunks, which may be others on each rank, with one length in
-    /// all. Several are copied into one first.
+    /// all. Several are copied once.
     ///
     /// # Errors
     /// As [`all_reduce_array`](Self::all_reduce_array).
     pub fn all_reduce_chunks(&self, chunks: &[ArrayRef], op: impl Into<Reduction>) -> Result<ArrayRef> {
         let $this = self;
         let with = $with;
-        let joined = with.joined(chunks);
-        let array = joined.as_ref().map(|array| &**array).map_err(Error::clone);
-        Ok(with.reduce_one(Goal::All, array, op.into())?.expect("every rank has a result"))
+        Ok(with.reduce_column(Goal::All, with.chunked(chunks), op.into())?.expect("every rank has a result"))
     }
 
     /// [`all_reduce_array`](Self::all_reduce_array) into memory of the caller's, as many elements as the array has numbers. What

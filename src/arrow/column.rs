@@ -10,6 +10,7 @@ use arrow_data::ArrayData;
 use arrow_schema::{ArrowError, DataType};
 use rustc_hash::FxHasher;
 use std::hash::{Hash, Hasher};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// How deep arrays may be within arrays.
@@ -33,8 +34,8 @@ pub(super) struct Column {
 
 #[derive(Debug, Clone)]
 enum Form {
-    /// Numbers: as many as the array is long.
-    Numbers(DType, Buffer),
+    /// Numbers: as many as the array is long, in one buffer, and where they were chunks in others that follow it.
+    Numbers(DType, Buffer, Vec<Buffer>),
     /// Lists of one length.
     Fixed(usize, Box<Column>),
     /// Lists of any length, the same on every rank: their offsets, from 0 on, as Arrow has them.
@@ -48,7 +49,9 @@ enum Form {
 pub(super) struct Leaf<'a> {
     pub(super) column: &'a Column,
     pub(super) dtype: DType,
-    pub(super) values: &'a Buffer,
+    values: &'a Buffer,
+    /// What follows, where they were chunks.
+    rest: &'a [Buffer],
     /// How many there are for each row of the array that it is in; none where rows have different numbers.
     pub(super) per_row: Option<usize>,
 }
@@ -58,10 +61,22 @@ impl Leaf<'_> {
         self.column.len
     }
 
-    /// The numbers, where they lie.
-    pub(super) fn tensor(&self) -> TensorRef<'_> {
-        debug_assert_eq!(self.values.len(), self.count() * self.dtype.size());
-        TensorRef::from_bytes(self.values, self.dtype)
+    /// The numbers, where they lie; `None` where they do not lie one after another.
+    pub(super) fn tensor(&self) -> Option<TensorRef<'_>> {
+        self.rest.is_empty().then(|| TensorRef::from_bytes(self.values, self.dtype))
+    }
+
+    /// The bytes of some of its numbers, in the pieces in which they lie.
+    pub(super) fn pieces(&self, numbers: Range<usize>) -> impl Iterator<Item = &[u8]> {
+        let size = self.dtype.size();
+        let (mut skip, mut left) = (numbers.start * size, numbers.len() * size);
+        std::iter::once(self.values).chain(self.rest).filter_map(move |buffer| {
+            let from = skip.min(buffer.len());
+            skip -= from;
+            let piece = &buffer[from..][..left.min(buffer.len() - from)];
+            left -= piece.len();
+            (!piece.is_empty()).then_some(piece)
+        })
     }
 
     /// Fails unless the reduction is defined for what the numbers stand for.
@@ -171,6 +186,72 @@ impl Column {
         Column::within(path, array, None)
     }
 
+    /// Chunks of one array as one: their numbers stay where they are, and only offsets and validity are made anew.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where they are not of one type, or are too long together.
+    pub(super) fn of_chunks(mut chunks: Vec<Column>) -> Result<Self> {
+        if chunks.len() == 1 {
+            return Ok(chunks.remove(0));
+        }
+        let (path, data_type) = match chunks.first() {
+            Some(first) => (first.path.clone(), first.data_type.clone()),
+            None => return Err(Error::invalid("chunks of an array, and not one of them")),
+        };
+        if let Some(other) = chunks.iter().find(|chunk| chunk.data_type != data_type) {
+            return Err(broken(&path, format!("chunks of {data_type} and of {}", other.data_type)));
+        }
+        let too_long = || broken(&path, "its chunks are too long together");
+        let len =
+            chunks.iter().try_fold(0usize, |len, chunk| len.checked_add(chunk.len)).ok_or_else(too_long)?;
+        let nulls = chunks.iter().any(|chunk| chunk.nulls.is_some()).then(|| {
+            let mut bits = arrow_buffer::BooleanBufferBuilder::new(len);
+            for chunk in &chunks {
+                match &chunk.nulls {
+                    Some(nulls) => bits.append_buffer(nulls.inner()),
+                    None => bits.append_n(chunk.len, true),
+                }
+            }
+            NullBuffer::new(bits.finish())
+        });
+        let (nullable, extension) = (chunks[0].nullable, chunks[0].extension.clone());
+        let (mut pieces, mut within, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        let mut first = None;
+        for chunk in chunks {
+            match &chunk.form {
+                Form::Numbers(_, values, rest) => pieces.extend(std::iter::once(values).chain(rest).cloned()),
+                Form::Fixed(_, inner) => within.push(vec![(**inner).clone()]),
+                Form::Lists(offsets, inner) => {
+                    ends.push(offsets.clone());
+                    within.push(vec![(**inner).clone()]);
+                }
+                Form::Struct(columns) => within.push(columns.clone()),
+            }
+            first.get_or_insert(chunk.form);
+        }
+        let joined = |at: usize| {
+            let parts = within.iter().map(|parts: &Vec<Column>| parts[at].clone());
+            Column::of_chunks(parts.collect())
+        };
+        let form = match first.ok_or_else(too_long)? {
+            Form::Numbers(dtype, ..) => {
+                pieces.retain(|piece: &Buffer| !piece.is_empty());
+                let values = if pieces.is_empty() { Buffer::default() } else { pieces.remove(0) };
+                Form::Numbers(dtype, values, pieces)
+            }
+            Form::Fixed(width, _) => Form::Fixed(width, Box::new(joined(0)?)),
+            Form::Lists(..) => {
+                let offsets = match &data_type {
+                    DataType::List(_) => joined_offsets::<i32>(&ends),
+                    _ => joined_offsets::<i64>(&ends),
+                };
+                Form::Lists(offsets.ok_or_else(too_long)?, Box::new(joined(0)?))
+            }
+            Form::Struct(columns) => Form::Struct((0..columns.len()).map(joined).collect::<Result<_>>()?),
+        };
+        Ok(Column { path, data_type, len, nullable, extension, nulls, form })
+    }
+
     fn nullable(self, nullable: bool) -> Self {
         Column { nullable, ..self }
     }
@@ -223,7 +304,7 @@ impl Column {
             }
             other => {
                 let dtype = number(other).ok_or_else(|| unsupported(path, other))?;
-                Form::Numbers(dtype, numbers(path, &array.to_data(), dtype)?)
+                Form::Numbers(dtype, numbers(path, &array.to_data(), dtype)?, Vec::new())
             }
         };
         Ok(Column { path: path.to_owned(), data_type, len, nullable: true, extension: None, nulls, form })
@@ -243,8 +324,8 @@ impl Column {
 
     fn add_leaves<'a>(&'a self, per_row: Option<usize>, leaves: &mut Vec<Leaf<'a>>) {
         match &self.form {
-            Form::Numbers(dtype, values) => {
-                leaves.push(Leaf { column: self, dtype: *dtype, values, per_row })
+            Form::Numbers(dtype, values, rest) => {
+                leaves.push(Leaf { column: self, dtype: *dtype, values, rest, per_row })
             }
             Form::Fixed(width, within) => {
                 within.add_leaves(per_row.and_then(|per_row| per_row.checked_mul(*width)), leaves);
@@ -453,6 +534,19 @@ fn lists<O: OffsetSizeTrait>(path: &str, array: &GenericListArray<O>) -> Result<
     }
     let rebased: ScalarBuffer<O> = offsets.iter().map(|&offset| offset - first).collect();
     Ok((OffsetBuffer::new(rebased), values))
+}
+
+/// The offsets of lists that follow one another; `None` where they are more than the type can count.
+fn joined_offsets<O: OffsetSizeTrait>(all: &[Buffer]) -> Option<Buffer> {
+    let mut joined = vec![O::zero()];
+    for offsets in all {
+        let offsets = ScalarBuffer::<O>::from(offsets.clone());
+        let start = *joined.last()?;
+        for &end in offsets.iter().skip(1) {
+            joined.push(O::from_usize(start.as_usize().checked_add(end.as_usize())?)?);
+        }
+    }
+    Some(ScalarBuffer::from(joined).into_inner())
 }
 
 /// The validity of the values of lists, which are there where their list is.

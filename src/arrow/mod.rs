@@ -57,7 +57,7 @@
 //! |---|---|
 //! | arrays and batches that are reduced, without nulls, at any offset, in lists and structs too | zero copy: read where they are |
 //! | the offsets of lists that do not begin at 0 | copied, since the result has others |
-//! | an array in several chunks | one copy, into one array, before anything else; a single chunk is none |
+//! | an array in several chunks | without nulls one copy, into one; with nulls that are skipped, as the next line says; a single chunk is none |
 //! | with nulls that are skipped on any rank | one packing copy on every rank, with a neutral value for each null, in portions that stay in the caches: into the result's memory in `all_reduce`, else into memory beside it |
 //! | the result of a reduction | new memory, which becomes the array's without a copy; `all_reduce_array_into` writes to the caller's |
 //! | a table that is sent | one packing copy, into a message; validity that begins within a byte and offsets that do not begin at 0 are made anew before |

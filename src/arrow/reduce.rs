@@ -85,6 +85,8 @@ pub(super) struct Reducing<'w, 'a> {
     columns: &'w Vec<Column>,
     /// A leaf each.
     into: Vec<Into<'a>>,
+    /// Room for those leaves that lie in pieces and may be wanted in one; none where none does.
+    joined: Vec<Output>,
 }
 
 /// What comes out of a reduction: the memory of each leaf, and the validity of each array, in the order of
@@ -167,8 +169,23 @@ impl<'w, 'a> Reducing<'w, 'a> {
             let text = format!("root {root} in a group of {}", comm.world_size());
             return Err(Error::invalid(text).remedy(format!("pass a root below {}", comm.world_size())));
         }
-        let mut reducing =
-            Reducing { with, asked, goal, op, columns, into: Vec::with_capacity(leaves.len()) };
+        let mut reducing = Reducing {
+            with,
+            asked,
+            goal,
+            op,
+            columns,
+            into: Vec::with_capacity(leaves.len()),
+            joined: Vec::new(),
+        };
+        // Where this rank has nulls, all know that some are there.
+        let may_be_whole = !columns.iter().any(Column::has_nulls);
+        let any = leaves.iter().any(|leaf| leaf.tensor().is_none());
+        for leaf in leaves.iter().filter(|_| any) {
+            let in_pieces = may_be_whole && leaf.tensor().is_none();
+            let bytes = if in_pieces { leaf.count() * leaf.dtype.size() } else { 0 };
+            reducing.joined.push(Output::new(comm, bytes)?);
+        }
         if let Some(given) = given {
             reducing.check_given(&leaves, &given)?;
             reducing.into.push(Into::Given(given));
@@ -192,7 +209,15 @@ impl<'w, 'a> Reducing<'w, 'a> {
                 Goal::Root(root) => Call::Reduce(self.op.clone(), root),
                 Goal::Block => Call::ReduceScatter(Some(&counts), self.op.clone()),
             };
-            let tensors = Tensors::Apart(leaf.tensor(), self.into[index].tensor(leaf.dtype, own));
+            let joined = self.joined.get(index).map_or(&[][..], |joined| &joined[..]);
+            let input = leaf.tensor().unwrap_or_else(|| TensorRef::from_bytes(joined, leaf.dtype));
+            // Where chunks have nulls, their numbers go where the result does, which is as long.
+            let into = self.into[index].tensor(leaf.dtype, own);
+            let tensors = if input.count() == leaf.count() {
+                Tensors::Apart(input, into)
+            } else {
+                Tensors::InPlace(into)
+            };
             self.with.check_call(&call, tensors, alone)?;
         }
         Ok(())
@@ -265,11 +290,19 @@ impl<'w, 'a> Reducing<'w, 'a> {
         let counts: Vec<Vec<usize>> = leaves.iter().map(|leaf| self.counts(leaf)).collect();
         let own: Vec<usize> =
             leaves.iter().map(|leaf| self.count(leaf, with.communicator().rank())).collect();
-        let tensors = leaves
-            .iter()
-            .zip(&mut self.into)
-            .zip(own)
-            .map(|((leaf, into), own)| Tensors::Apart(leaf.tensor(), into.tensor(leaf.dtype, own)));
+        for (leaf, joined) in leaves.iter().zip(&mut self.joined) {
+            let mut rest = if leaf.tensor().is_none() { &mut joined[..] } else { &mut [] };
+            for piece in leaf.pieces(0..rest.len() / leaf.dtype.size()) {
+                rest.split_off_mut(..piece.len()).expect("there is room for all").copy_from_slice(piece);
+            }
+        }
+        let joined = &self.joined;
+        let tensors =
+            leaves.iter().enumerate().zip(&mut self.into).zip(own).map(|(((index, leaf), into), own)| {
+                let joined = joined.get(index).map_or(&[][..], |joined| &joined[..]);
+                let input = leaf.tensor().unwrap_or_else(|| TensorRef::from_bytes(joined, leaf.dtype));
+                Tensors::Apart(input, into.tensor(leaf.dtype, own))
+            });
         run(with, goal, &op, tensors.collect(), &counts)?;
         let arrays = self.columns.iter().map(|column| column.arrays().len()).sum();
         Ok(self.done(vec![None; arrays]))
@@ -438,17 +471,16 @@ impl<'w> Copies<'w> {
         for part in portion {
             let leaf = &leaves[part.leaf];
             let size = leaf.dtype.size();
-            let values = &leaf.values[part.from.start * size..part.from.end * size];
             let nulls = leaf.column.nulls.as_ref().map(|nulls| nulls.slice(part.from.start, part.from.len()));
             // Each leaf has one part in a portion, and they are in the leaves' order.
             let (_, into) = rest.find(|(index, _)| *index == part.leaf).expect("parts are in their order");
             let into = into.part(leaf.dtype, part.place(goal));
             tensors.push(if goal == Goal::All {
-                pack(values, nulls.as_ref(), summed, leaf.dtype, into);
+                fill(leaf, part, nulls.as_ref(), summed, into);
                 Tensors::InPlace(TensorMut::from_bytes(into, leaf.dtype))
             } else {
-                let copy = split(&mut copies, values.len());
-                pack(values, nulls.as_ref(), summed, leaf.dtype, copy);
+                let copy = split(&mut copies, part.from.len() * size);
+                fill(leaf, part, nulls.as_ref(), summed, copy);
                 Tensors::Apart(
                     TensorRef::from_bytes(copy, leaf.dtype),
                     TensorMut::from_bytes(into, leaf.dtype),
@@ -481,6 +513,18 @@ impl<'w> Copies<'w> {
             divide(into[part.leaf].part(dtype, part.place(goal)), dtype, counts, width);
         }
         Ok(())
+    }
+}
+
+/// Copies the numbers of a part, and puts neutral ones where there are none, as `nulls` of the part says.
+fn fill(leaf: &Leaf<'_>, part: &Part, nulls: Option<&NullBuffer>, op: ReduceOp, mut out: &mut [u8]) {
+    let (size, mut from) = (leaf.dtype.size(), 0);
+    for piece in leaf.pieces(part.from.clone()) {
+        let count = piece.len() / size;
+        let nulls = nulls.map(|nulls| nulls.slice(from, count));
+        let out = out.split_off_mut(..piece.len()).expect("there is room for a part");
+        pack(piece, nulls.as_ref(), op, leaf.dtype, out);
+        from += count;
     }
 }
 

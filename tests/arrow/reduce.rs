@@ -6,8 +6,8 @@ use ringfold::arrow::array::types::{
     Int16Type, Int32Type, Int64Type, TimestampMillisecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use ringfold::arrow::array::{
-    Array, ArrayRef, FixedSizeListArray, Float32Array, Int32Array, PrimitiveArray, RecordBatch,
-    cast::AsArray, record_batch,
+    Array, ArrayRef, FixedSizeListArray, Float32Array, Int32Array, Int64Array, ListArray, PrimitiveArray,
+    RecordBatch, StructArray, cast::AsArray, record_batch,
 };
 use ringfold::arrow::schema::{DataType, Field};
 use ringfold::{Communicator, ErrorKind, NullPolicy, Options, Order, ReduceOp};
@@ -275,6 +275,53 @@ fn chunks_are_one_array_whatever_their_lengths() {
         );
         assert!(comm.all_reduce_chunks(&[], ReduceOp::Sum).unwrap_err().to_string().contains("not one"));
     });
+}
+
+/// Chunks of lists, structs and numbers with nulls are what one array of them is, cut differently on each rank.
+#[test]
+fn chunks_of_everything_with_nulls_are_as_one_array() {
+    for seed in 0..20 {
+        on(Communicator::local(3), |comm| {
+            let skip = comm.with(Options::new().nulls(NullPolicy::Skip));
+            // The shape is the same on every rank, the numbers and the nulls of numbers are not.
+            let (mut shape, mut own) =
+                (fastrand::Rng::with_seed(seed), fastrand::Rng::with_seed(seed * 3 + comm.rank() as u64));
+            let rows = shape.usize(1..200);
+            let lengths: Vec<usize> = (0..rows).map(|_| shape.usize(0..4)).collect();
+            let mut number = || (own.u8(..4) > 0 || seed == 0).then(|| own.i64(-9..9));
+            let plain = Int64Array::from_iter((0..rows).map(|_| number()));
+            let lists = ListArray::from_iter_primitive::<Int64Type, _, _>(
+                lengths.iter().map(|&len| Some((0..len).map(|_| number()).collect::<Vec<_>>())),
+            );
+            let fixed = FixedSizeListArray::from_iter_primitive::<Int64Type, _, _>(
+                (0..rows).map(|_| Some([number(), number()])),
+                2,
+            );
+            let fields = [("plain", plain.data_type()), ("lists", lists.data_type())];
+            let fields: Vec<Field> =
+                fields.iter().map(|(name, of)| Field::new(*name, (*of).clone(), true)).collect();
+            let columns: Vec<ArrayRef> = vec![Arc::new(plain.clone()), Arc::new(lists.clone())];
+            let both = StructArray::new(fields.into(), columns, None);
+            let arrays: [ArrayRef; 4] = [Arc::new(plain), Arc::new(lists), Arc::new(fixed), Arc::new(both)];
+            for array in arrays {
+                let mut cuts: Vec<usize> =
+                    (0..comm.rank() * 2).map(|_| own.usize(..=rows)).chain([0, rows]).collect();
+                cuts.sort_unstable();
+                let chunks: Vec<ArrayRef> =
+                    cuts.windows(2).map(|ends| array.slice(ends[0], ends[1] - ends[0])).collect();
+                for op in [ReduceOp::Sum, ReduceOp::Max] {
+                    let of_chunks = skip.all_reduce_chunks(&chunks, op).unwrap();
+                    let of_one = skip.all_reduce_array(&array, op).unwrap();
+                    assert_eq!(&of_chunks, &of_one, "seed {seed}");
+                }
+            }
+            // What is of two types, or of two lengths, is told to every rank.
+            let odd: [ArrayRef; 2] =
+                [Arc::new(Int64Array::from(vec![1])), Arc::new(Float32Array::from(vec![1.0]))];
+            let error = skip.all_reduce_chunks(&odd, ReduceOp::Sum).unwrap_err();
+            assert!(error.to_string().contains("chunks of Int64 and of Float32"), "{error}");
+        });
+    }
 }
 
 #[test]

@@ -82,7 +82,7 @@ pub(crate) fn unlike() {
     let error = Communicator::connect(&config).unwrap_err();
     assert_eq!((error.kind(), error.culprit()), (ErrorKind::Configuration, Some(1)), "{error}");
     assert!(
-        error.to_string().contains("rank 0 asks for a backend over MPI, and rank 1 for another"),
+        error.to_string().contains("rank 0 asks for the backend mpi-p2p, and rank 1 for another"),
         "{error}"
     );
 }
