@@ -162,6 +162,7 @@ fn a_note_that_was_left_behind_is_seen_through() {
     let shared = Shared::new("stale");
     let dead = shared.waiting_rank_0(2);
     let pid = dead.pid();
+    eventually("what it wrote its note in is gone", || shared.names().len() == 1);
     dead.kill();
     assert_eq!(shared.names().len(), 1, "it could not take its note away");
     let error = shared.impatient(1, 2).error();
