@@ -67,6 +67,15 @@ struct Extras {
     landing: Option<Arc<nccl::Landing>>,
 }
 
+impl Drop for Extras {
+    fn drop(&mut self) {
+        // However it has ended, also where it was refused: nobody has to wait there any more.
+        if let Some(landing) = &self.landing {
+            landing.over();
+        }
+    }
+}
+
 /// The span of an operation that nobody listens to.
 static SILENT: tracing::Span = tracing::Span::none();
 

@@ -133,13 +133,15 @@ impl Accelerated {
         let id = if link.rank() == 0 { Some(library.unique_id()) } else { None };
         let id = id.map(|id| id.map_err(|error| error.to_string())).transpose();
         let message = match &id {
-            Ok(id) => id.map_or(Vec::new(), |id| id.to_bytes().to_vec()),
-            Err(why) => why.clone().into_bytes(),
+            Ok(id) => id.map_or(Vec::new(), |id| [&[1][..], &id.to_bytes()].concat()),
+            Err(why) => [&[0], why.as_bytes()].concat(),
         };
         let messages = link.all_gather(&message, left())?;
         let first = messages.first().map_or(&[][..], Vec::as_slice);
-        let id = <[u8; UniqueId::BYTES]>::try_from(first).map(UniqueId::from_bytes).map_err(|_| {
-            let text = format!("rank 0 has no name for the group: {}", String::from_utf8_lossy(first));
+        let named = first.strip_prefix(&[1]).and_then(|id| <[u8; UniqueId::BYTES]>::try_from(id).ok());
+        let id = named.map(UniqueId::from_bytes).ok_or_else(|| {
+            let why = String::from_utf8_lossy(first.get(1..).unwrap_or_default());
+            let text = format!("rank 0 has no name for the group: {why}");
             Error::new(ErrorKind::Bootstrap, text).blame(0).remedy("set NCCL_DEBUG=WARN on rank 0")
         })?;
         let numbers = (0..link.world()).collect();

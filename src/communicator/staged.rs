@@ -203,8 +203,15 @@ impl With<'_> {
         };
         let result = run();
         // Whatever has become of the call, its copies end before its memory is anybody else's.
-        let settled = (0..SLOTS).try_for_each(|turn| stage.settle(turn));
-        result.and_then(|()| settled.map_err(|error| comm.spoilt_by_copy(error)))
+        let mut settled = Ok(());
+        for turn in 0..SLOTS {
+            settled = settled.and(stage.settle(turn));
+        }
+        match (result, settled) {
+            (Ok(()), settled) => settled.map_err(|error| comm.spoilt_by_copy(error)),
+            (Err(error), Ok(())) => Err(error),
+            (Err(error), Err(also)) => Err(error.remedy(also.message().to_owned())),
+        }
     }
 }
 
@@ -326,17 +333,25 @@ impl Stage {
     fn settle(&mut self, turn: usize) -> Result<()> {
         let left = self.left();
         let (for_input, for_output) = &mut self.rooms[turn % SLOTS];
+        let mut first = Ok(());
         for room in [for_input, for_output] {
             let Some(mut moving) = room.moving.take() else { continue };
-            if !moving.finish(left)? {
+            let over = match moving.finish(left) {
+                Ok(over) => over,
+                Err(error) => {
+                    first = first.and(Err(error));
+                    true
+                }
+            };
+            if !over {
                 // It may still be touched: so it stays for ever.
                 std::mem::forget((moving, room.pinned.take()));
                 let text = "a copy between host and device was not over at the deadline; it may still be under way, so leave the \
                             device's memory alone until the device has been synchronised";
-                return Err(Error::new(ErrorKind::Deadline, text));
+                first = first.and(Err(Error::new(ErrorKind::Deadline, text)));
             }
         }
-        Ok(())
+        first
     }
 
     /// The memory of a turn's operation, which begins so many bytes into one tensor.

@@ -164,6 +164,16 @@ impl Context {
         unsafe { (self.driver.raw().stream_synchronize)(stream.as_raw()) };
     }
 
+    /// Whether a stream has come to the end of what is queued, or to a failure, after which nothing of it runs. Does not block.
+    ///
+    /// A stream that is gone has.
+    pub(crate) fn is_through(&self, stream: Stream) -> bool {
+        let Ok(_entered) = self.enter() else { return true };
+        // SAFETY: the stream of an operation is there until that is complete, as whoever made it promised.
+        let code = unsafe { (self.driver.raw().stream_query)(stream.as_raw()) };
+        code != NOT_READY
+    }
+
     /// Lets what is queued on a stream from now on wait for an event.
     ///
     /// # Safety

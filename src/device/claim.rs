@@ -232,17 +232,23 @@ pub(super) struct Gate {
 impl Gate {
     /// Waits for it, `patience` at most.
     pub(super) fn pass(directory: &Path, patience: Duration) -> Result<Gate> {
-        let until = Instant::now() + patience;
+        let begun = Instant::now();
         loop {
             // Anew each time: who has cleaned up may have taken it away.
             let opened = Directory::open(directory)?;
             let tried = match opened.keep()? {
-                Ok(kept) => opened.lock(GATE, FlockArg::LockExclusiveNonblock)?.map(|lock| (lock, kept)),
-                Err(processes) => Err(processes),
+                Ok(kept) => opened
+                    .lock(GATE, FlockArg::LockExclusiveNonblock)
+                    .map(|tried| tried.map(|lock| (lock, kept))),
+                Err(processes) => Ok(Err(processes)),
+            };
+            let tried = match tried {
+                Err(_) if !directory.exists() && begun.elapsed() < patience => continue,
+                tried => tried?,
             };
             match tried {
                 Ok((lock, kept)) => return Ok(Gate { _lock: lock, _directory: kept }),
-                Err(processes) if Instant::now() >= until => {
+                Err(processes) if begun.elapsed() >= patience => {
                     let holding =
                         Holding { device: format!("the lock of {}", opened.path().display()), processes };
                     return Err(Error::new(

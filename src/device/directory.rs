@@ -71,20 +71,36 @@ impl Directory<'_> {
         };
         let everybodys = parent_is_everybodys(path);
         let mode = if everybodys { EVERYBODY } else { 0o700 };
-        let mut looks = 0;
+        let (mut looks, mut made) = (0, false);
         loop {
             match fs::symlink_metadata(path) {
                 Ok(of) if !of.is_dir() => return Err(unfit(path, "is no directory of its own")),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(cannot)?;
+                    let made_now = DirBuilder::new().recursive(!everybodys).mode(mode).create(path);
+                    match made_now {
+                        Ok(()) => made = true,
+                        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                        Err(error) => return Err(cannot(error)),
+                    }
                 }
                 _ => {}
             }
-            let opened = open_directory(path).map_err(cannot)?;
+            let opened = match open_directory(path) {
+                Ok(opened) => opened,
+                // Somebody has cleaned up.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && looks < LOOKS.0 => {
+                    looks += 1;
+                    continue;
+                }
+                Err(error) => return Err(cannot(error)),
+            };
             let of = fstat(&opened).map_err(|error| cannot(error.into()))?;
             let user = nix::unistd::geteuid().as_raw();
-            // What the mask of a process of this user's took of the mode is given back; that it is sticky shows for whom it was made.
-            if everybodys && of.st_uid == user && of.st_mode & EVERYBODY & !0o777 != 0 {
+            // What the mask of a process of this user's took of the mode is given back, to what was made just now, or where it is known
+            // for whom it was made.
+            let is_sticky = of.st_mode & EVERYBODY & !0o777 != 0;
+            let for_all = made || path == super::default_directory();
+            if everybodys && of.st_uid == user && is_sticky && for_all {
                 fchmod(&opened, Mode::from_bits_truncate(EVERYBODY)).map_err(|error| cannot(error.into()))?;
                 return Ok(Directory { path, open: opened });
             }
@@ -103,7 +119,9 @@ impl Directory<'_> {
 
     /// Keeps others from cleaning the directory up; or the processes that are about to.
     pub(super) fn keep(&self) -> Result<Tried> {
-        let again = open_directory(self.path).map_err(|error| self.cannot("its own", error))?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let again = openat(&self.open, ".", flags, Mode::empty());
+        let again = again.map_err(|error| self.cannot("its own", error.into()))?.into();
         self.lock_file(again, "its own", FlockArg::LockSharedNonblock)
     }
 
@@ -112,11 +130,12 @@ impl Directory<'_> {
         let name = format!("{}.lock", file_name(key));
         loop {
             let tried = self.lock_file(self.file(&name)?, &name, how)?;
+            let Ok(Lock { file: Some(locked), .. }) = &tried else { return Ok(tried) };
             // What was taken away between opening and locking is nobody's lock.
-            let (Ok(Lock { file: Some(locked), .. }), Ok(there)) =
-                (&tried, fstatat(&self.open, &*name, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW))
-            else {
-                return Ok(tried);
+            let there = match fstatat(&self.open, &*name, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Ok(there) => there,
+                Err(Errno::ENOENT) => continue,
+                Err(error) => return Err(self.cannot(&name, error.into())),
             };
             let of = fstat(&**locked).map_err(|error| self.cannot(&name, error.into()))?;
             if (of.st_dev, of.st_ino) == (there.st_dev, there.st_ino) {
@@ -145,7 +164,13 @@ impl Directory<'_> {
                 // Somebody is between making it and letting others read it.
                 Err(Errno::EACCES) if looks < LOOKS.0 => std::thread::sleep(LOOKS.1),
                 opened => {
-                    return opened.map(File::from).map_err(|error| self.cannot(name, error.into()));
+                    let opened = opened.map_err(|error| self.cannot(name, error.into()))?;
+                    // Who was killed between making it and letting others read it was this user.
+                    let of = fstat(&opened).map_err(|error| self.cannot(name, error.into()))?;
+                    if of.st_uid == nix::unistd::geteuid().as_raw() && of.st_mode & 0o444 != 0o444 {
+                        fchmod(&opened, readable).map_err(|error| self.cannot(name, error.into()))?;
+                    }
+                    return Ok(opened.into());
                 }
             }
             looks += 1;

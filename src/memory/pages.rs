@@ -84,7 +84,7 @@ impl Pages {
     /// Private memory of this many bytes: in large pages where it fills them, but for a quarter of its length at most.
     pub(crate) fn of_fitting_size(len: usize) -> Result<Pages> {
         let over = len.checked_next_multiple_of(LARGE_PAGE).map_or(usize::MAX, |whole| whole - len);
-        if over <= len / 4 { Pages::large(len) } else { Pages::zeroed(len) }
+        if len > 0 && over <= len / 4 { Pages::large(len) } else { Pages::zeroed(len) }
     }
 
     /// The address of the first byte.

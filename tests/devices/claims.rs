@@ -353,11 +353,18 @@ fn a_directory_right_below_everybodys_is_for_everybody_whatever_the_mask() {
     assert_eq!((mode(&claims), mode(&claims.join("GPU-0.lock"))), (0o1777, 0o444));
     let refusal = Claim::take(&claims, &of(&machine, 1.0), Sharing::Exclusive).unwrap_err();
     assert_eq!(held(refusal), [("GPU-0".to_owned(), vec![other.child.id()])]);
-    // What one who was killed between making it and opening it to others has left is mended.
+    // What one who was killed between making it and opening it to others has left is mended by its user.
     drop(other);
-    fs::set_permissions(&claims, fs::Permissions::from_mode(0o1700)).unwrap();
+    fs::set_permissions(claims.join("GPU-0.lock"), fs::Permissions::from_mode(0o400)).unwrap();
     Claim::take(&claims, &of(&machine, 1.0), Sharing::Exclusive).unwrap();
-    assert_eq!(mode(&claims), 0o1777);
+    assert_eq!(mode(&claims.join("GPU-0.lock")), 0o444);
+    // A directory that somebody has closed to others stays so.
+    let group = home.path().join("group");
+    fs::DirBuilder::new().mode(0o1770).create(&group).unwrap();
+    fs::set_permissions(&group, fs::Permissions::from_mode(0o1770)).unwrap();
+    let refused = Claim::take(&group, &of(&machine, 1.0), Sharing::Exclusive).unwrap_err();
+    assert!(refused.to_string().contains("its mode is 1770"), "{refused}");
+    assert_eq!(mode(&group), 0o1770);
     // What its owner has closed is his alone.
     let own = home.path().join("own");
     fs::DirBuilder::new().mode(0o700).create(&own).unwrap();

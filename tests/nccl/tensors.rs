@@ -96,6 +96,20 @@ fn a_stream_waits_for_what_was_started_while_the_host_goes_on() {
 }
 
 #[test]
+fn a_stream_does_not_wait_for_what_was_refused() {
+    let stand_in = StandIn::new();
+    group(&stand_in, 1, same, |comm| {
+        let comm = comm.unwrap();
+        let begun = std::time::Instant::now();
+        let pending = comm.start_all_reduce(vec![1.0f32; 64], ReduceOp::Sum).unwrap();
+        // SAFETY: every device has a default stream, and it is there for ever.
+        let error = unsafe { pending.wait_on(ringfold::tensor::Stream::default()) }.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(begun.elapsed().as_secs() < 10, "its deadline was not waited for");
+    });
+}
+
+#[test]
 fn tensors_on_devices_go_over_backends_of_the_host_where_that_is_allowed() {
     let stand_in = StandIn::new();
     let driver = stand_in.driver();

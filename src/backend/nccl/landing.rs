@@ -24,6 +24,9 @@ pub struct Landing {
     changed: Condvar,
 }
 
+/// A wait that no clock can count to the end.
+const FOR_EVER: Duration = Duration::from_secs(3600);
+
 #[derive(Debug, Default)]
 enum State {
     /// Not queued on the device yet.
@@ -51,7 +54,7 @@ impl Landing {
     /// # Safety
     /// The stream must be one of the operation's device that lives.
     pub unsafe fn wait_on(&self, stream: Stream, timeout: Duration) -> Result<bool> {
-        let until = Instant::now() + timeout;
+        let until = Instant::now().checked_add(timeout);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             match &*state {
@@ -64,7 +67,7 @@ impl Landing {
                 }
                 State::Expected => {}
             }
-            let left = until.saturating_duration_since(Instant::now());
+            let left = until.map_or(FOR_EVER, |until| until.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 let text = format!("the operation was not queued on its device within {timeout:?}");
                 return Err(Error::new(ErrorKind::Deadline, text).remedy("wait for it on the host"));
@@ -79,7 +82,7 @@ impl Landing {
     }
 
     /// The operation is over, well or not.
-    pub(super) fn over(&self) {
+    pub(in crate::backend) fn over(&self) {
         self.set(State::Over);
     }
 

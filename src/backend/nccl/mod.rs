@@ -115,6 +115,14 @@ impl fmt::Debug for NcclSetup {
     }
 }
 
+impl Drop for NcclSetup {
+    fn drop(&mut self) {
+        if let Some(ledger) = &self.ledger {
+            ledger.leave();
+        }
+    }
+}
+
 impl NcclSetup {
     fn world(&self) -> usize {
         self.numbers.len()
@@ -284,6 +292,16 @@ impl NcclBackend {
 
     #[cold]
     fn over(setup: NcclSetup, comm: Comm) -> Result<NcclBackend> {
+        let token = DeviceMemory::new(&setup.context, 1);
+        let both = token.and_then(|token| Ok((token, OwnStream::following(&setup.context)?)));
+        let (token, stream) = match both {
+            Ok(both) => both,
+            Err(error) => {
+                let detail = format!("rank {} cannot use its device: {}", setup.me(), error.message());
+                (setup.report)(&setup.cause(CauseKind::Internal, setup.me(), 0, detail));
+                return Err(error);
+            }
+        };
         let bell = Arc::new(Bell::default());
         let sleeper: Weak<Bell> = Arc::downgrade(&bell);
         setup.poison.on_set(move || sleeper.upgrade().map(|bell| bell.ring()).is_some());
@@ -291,8 +309,8 @@ impl NcclBackend {
             tracer.communicator(setup.communicator, setup.rank, setup.world());
         }
         Ok(NcclBackend {
-            token: Some(DeviceMemory::new(&setup.context, 1)?),
-            stream: OwnStream::following(&setup.context)?,
+            token: Some(token),
+            stream,
             meter: Arc::new(Meter::traced(setup.world(), setup.tracer.clone())),
             comm: Arc::new(comm),
             staging: None,
@@ -412,11 +430,11 @@ impl NcclBackend {
     /// Lets the store know that the oldest operation is waited for.
     #[cold]
     fn tell_of_waiting(&mut self) {
-        self.told = true;
         let is_message = |queued: &Queued| queued.operation.request().collective == Collective::SendRecv;
         if let Some(ledger) = &self.setup.ledger
             && !self.queue.iter().any(is_message)
         {
+            self.told = true;
             ledger.wait(Awaited::Collective);
         }
     }
@@ -625,7 +643,9 @@ impl NcclBackend {
     fn is_quiet(&self) -> bool {
         let over = |queued: &Queued| match &queued.state {
             State::Queued(event) => event.is_over().unwrap_or(true),
-            State::Launching(_) => self.stream.is_done().unwrap_or(true),
+            State::Launching(stream) => {
+                self.setup.context.is_through(*stream) && self.stream.is_done().unwrap_or(true)
+            }
             State::Waiting | State::Staged(_) => true,
         };
         self.queue.iter().all(over) && self.staging.as_ref().is_none_or(Staging::is_quiet)
@@ -697,6 +717,8 @@ impl Backend for NcclBackend {
     fn submit(&mut self, operation: Operation) -> Result<Ticket> {
         self.check(&operation).map_err(|error| error.at_rank(self.setup.me()))?;
         self.note(&operation);
+        // What is noted takes back what was told of waiting.
+        self.told = false;
         let submitted = self.now();
         let deadline = submitted.after(operation.timeout());
         let ticket = Ticket(self.next_ticket);
@@ -785,9 +807,6 @@ impl Backend for NcclBackend {
 
 impl Drop for NcclBackend {
     fn drop(&mut self) {
-        if let Some(ledger) = &self.setup.ledger {
-            ledger.leave();
-        }
         if self.failure.is_some() {
             return;
         }
