@@ -105,10 +105,9 @@ impl Auditor {
     /// The rank that this one waits for, where it waits in a collective with this number: the first that has not begun it.
     pub(super) fn late(&self, rank: usize, sequence: u64) -> Option<usize> {
         let waits = |group: &&Group| {
-            group
-                .ranks
-                .get(&rank)
-                .is_some_and(|window| window.awaited == Some(Awaited::Collective) && window.begun > sequence)
+            group.ranks.get(&rank).is_some_and(|window| {
+                window.awaited == Some(Awaited::Collective) && window.begun == sequence.saturating_add(1)
+            })
         };
         self.groups.values().filter(waits).find_map(|group| {
             let members = group.ranks[&rank].members.iter().map(|&member| member as usize);
