@@ -241,7 +241,9 @@ impl<T: Transport> Planned<T> {
         let is_message = request.collective == Collective::SendRecv;
         if !is_message {
             self.remember(&fingerprint);
-            if let Some(memory) = self.transport.inner.host_memory() {
+            // Of a group that has failed nobody is shown another call: they might tell of that instead of the failure.
+            let is_sound = self.failure.is_none() && self.transport.verdict().is_none();
+            if is_sound && let Some(memory) = self.transport.inner.host_memory() {
                 memory.post(&fingerprint);
             }
         }
