@@ -45,7 +45,7 @@ impl Combiner {
         Ok(())
     }
 
-    /// `into` becomes the sources from left to right, `len` bytes each, by way of `staging` where it must.
+    /// `into` becomes the sources from left to right, or as a balanced tree, `len` bytes each, by way of `staging` where it must.
     ///
     /// # Safety
     /// As [`Kernels::fold`]; `staging` holds one element at least.
@@ -53,6 +53,7 @@ impl Combiner {
         &self,
         into: *mut u8,
         sources: &[*const u8],
+        balanced: bool,
         len: usize,
         element: usize,
         staging: &mut [u8],
@@ -60,12 +61,19 @@ impl Combiner {
         let custom = match self {
             // SAFETY: handed on to the caller.
             Combiner::Kernels(kernels) => unsafe {
-                kernels.fold(into, sources, len / element);
+                match balanced {
+                    true => kernels.fold_balanced(into, sources, len / element),
+                    false => kernels.fold(into, sources, len / element),
+                }
                 return Ok(());
             },
             Combiner::Custom(custom) => custom,
             Combiner::None => unreachable!("only collectives that reduce fold"),
         };
+        if balanced && sources.len() > 2 {
+            // SAFETY: handed on to the caller.
+            return unsafe { custom.fold_balanced(into, sources, len / element) };
+        }
         let room = staging.len() - staging.len() % element;
         let staging = staging.as_mut_ptr();
         for at in (0..len).step_by(room) {

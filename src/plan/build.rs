@@ -1,7 +1,7 @@
 //! What algorithms write plans with.
 
 use super::{Place, Plan, Region, Span, Step, Topology};
-use crate::collective::{Order, Request};
+use crate::collective::Request;
 use std::ops::Range;
 
 /// Collects the steps of one rank's plan.
@@ -173,40 +173,11 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Adds a fold, unless it is of nothing.
+    /// Adds a fold, unless it is of nothing. Sources in rank order make it that of fixed order, too.
     pub fn fold(&mut self, sources: Vec<Span>, into: Span) {
         if into.len > 0 {
             self.steps.push(Step::Fold { sources, into });
         }
-    }
-
-    /// Adds the fold of everybody's operand, in rank order; under fixed order as the balanced tree over that.
-    pub fn fold_all(&mut self, sources: &[Span], into: Span) {
-        if self.request.order == Order::Fixed && sources.len() > 2 {
-            // What is in between stays in a cache.
-            const TILE: usize = 4096;
-            for start in (0..into.len).step_by(TILE) {
-                let len = TILE.min(into.len - start);
-                let parts: Vec<Span> = sources.iter().map(|source| source.part(start, len)).collect();
-                self.with_scratch(|b| {
-                    b.fold_tree(&parts, Some(into.part(start, len)));
-                });
-            }
-        } else {
-            self.fold(sources.to_vec(), into);
-        }
-    }
-
-    /// The balanced tree over these operands, which ends in `into`, or else in scratch memory; where it does.
-    fn fold_tree(&mut self, sources: &[Span], into: Option<Span>) -> Span {
-        if let [source] = sources {
-            return *source;
-        }
-        let (low, high) = sources.split_at(sources.len().next_power_of_two() / 2);
-        let two = vec![self.fold_tree(low, None), self.fold_tree(high, None)];
-        let into = into.unwrap_or_else(|| self.scratch(sources[0].len));
-        self.fold(two, into);
-        into
     }
 
     /// Adds a signal.

@@ -121,7 +121,8 @@ pub enum Step {
         /// To where.
         into: Span,
     },
-    /// into = the reduction of all sources, from left to right, accumulated in `f32` or wider, rounded once.
+    /// into = the reduction of all sources: from left to right, accumulated in `f32` or wider, rounded once; under
+    /// [`Order::Fixed`](crate::Order::Fixed) as the balanced tree over them, rounded at every node.
     Fold {
         /// The operands, one at least.
         sources: Vec<Span>,

@@ -1,6 +1,7 @@
 //! Reductions that users write.
 
 use super::ReduceOp;
+use super::balanced::{self, BETWEEN, Buffers};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Element};
 use serde::{Deserialize, Serialize};
@@ -227,6 +228,31 @@ impl CustomOp {
     /// The element type of its tensors.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// `into` becomes the balanced tree over the sources, `count` values; else as [`combine`](Self::combine).
+    ///
+    /// # Safety
+    /// As for [`Kernels::fold`](super::Kernels::fold), by values of the signature's width; there are two sources or more.
+    pub(crate) unsafe fn fold_balanced(
+        &self,
+        into: *mut u8,
+        sources: &[*const u8],
+        count: usize,
+    ) -> std::result::Result<(), String> {
+        let element = self.signature.width as usize;
+        let portion = (BETWEEN / element).clamp(1, count.max(1));
+        let each = (portion * element).next_multiple_of(align_of::<u64>());
+        let mut between = vec![0u64; Buffers::needed(sources.len()) * each / size_of::<u64>()];
+        let buffers = Buffers { at: between.as_mut_ptr().cast(), each };
+        for first in (0..count).step_by(portion) {
+            let (at, now) = (first * element, portion.min(count - first));
+            // SAFETY: the operands are sources, of which the caller says that they have these values, or buffers, which have room for a
+            // portion and were written before; the target is a buffer or `into`, and an operand or apart from them.
+            let mut combine = |into, a, b| unsafe { self.combine(into, a, b, now) };
+            balanced::tree(sources, at, into.wrapping_add(at), buffers, &mut combine)?;
+        }
+        Ok(())
     }
 
     /// `into = a op b`, `count` values; the message of the panic where the user's function panics, and `into` is then

@@ -1,5 +1,6 @@
 //! How elements are combined: the operations, a scalar oracle, and kernels behind a run-time table.
 
+mod balanced;
 mod custom;
 mod kernels;
 mod nulls;

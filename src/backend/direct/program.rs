@@ -75,6 +75,8 @@ pub(in crate::backend) struct Program {
     pub(super) hears_all: bool,
     /// Of its reduction.
     pub(super) kernels: Option<&'static Kernels>,
+    /// Whether folds are balanced trees.
+    balanced: bool,
 }
 
 /// What an operation may run by.
@@ -153,9 +155,7 @@ impl Program {
         }
         let visits = actions.iter().any(|action| action.visits());
         let in_line = if visits { None } else { in_line(plan, &actions) };
-        // The fold of two is the tree of two.
-        let tree = request.order == Order::Fixed && request.world > 2;
-        let whole = matches!(request.collective, Collective::AllReduce | Collective::Barrier) && !tree;
+        let whole = matches!(request.collective, Collective::AllReduce | Collective::Barrier);
         Ok(Program {
             exchanged: (whole && in_line == Some(slot_bytes) && request.world > 1).then_some(plan.slot),
             in_line,
@@ -168,7 +168,23 @@ impl Program {
             slot_bytes,
             hears_all: !request.collective.is_rooted(),
             kernels: request.op.and_then(|op| kernels(op, request.dtype)),
+            balanced: request.order == Order::Fixed,
         })
+    }
+
+    /// Folds everybody's elements, in the order that is asked for.
+    ///
+    /// # Safety
+    /// As [`Kernels::fold`].
+    #[inline]
+    pub(super) unsafe fn fold(&self, kernels: &Kernels, into: *mut u8, sources: &[*const u8], count: usize) {
+        // SAFETY: handed on to the caller.
+        unsafe {
+            match self.balanced {
+                true => kernels.fold_balanced(into, sources, count),
+                false => kernels.fold(into, sources, count),
+            }
+        }
     }
 
     /// Whether it is over before anything but cache lines has moved.

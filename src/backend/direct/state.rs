@@ -275,7 +275,7 @@ impl Direct {
                 } else {
                     self.sources.clear();
                     self.sources.extend((0..world).map(operand));
-                    kernels.fold(output, &self.sources, count);
+                    program.fold(kernels, output, &self.sources, count);
                 }
                 kernels.finish(output, count, world);
             }
@@ -559,7 +559,7 @@ impl Direct {
         // else's, and longer than a tile.
         unsafe {
             let result = if streams { self.staging.as_mut_ptr() } else { to };
-            kernels.fold(result, &addresses, count);
+            program.fold(kernels, result, &addresses, count);
             if finish {
                 kernels.finish(result, count, world);
             }

@@ -8,7 +8,7 @@ use super::super::Operation;
 use super::super::combiner::Combiner;
 use super::compile::{Action, Address, Base, Compiled, Task};
 use super::knock::Knocks;
-use crate::collective::{Difference, Fingerprint};
+use crate::collective::{Difference, Fingerprint, Order};
 use crate::plan::lower::{Dependency, Lane};
 use crate::transport::{Channel, Direction, Interest, LinkFault, Transport};
 use std::io::IoSlice;
@@ -401,9 +401,11 @@ impl State {
             addresses.push(source.cast_const());
             len = len.min(together);
         }
+        let balanced = operation.request().order == Order::Fixed;
         // SAFETY: as in `compute`; lowering refuses operands that overlap but are not the same. The staging buffer is
         // nobody else's.
-        let folded = unsafe { self.combiner.fold(into, &addresses, len, self.element, &mut self.staging) };
+        let folded =
+            unsafe { self.combiner.fold(into, &addresses, balanced, len, self.element, &mut self.staging) };
         self.sources = addresses;
         folded.map(|()| len).map_err(Trouble::Panic)
     }

@@ -1,7 +1,7 @@
 //! Direct: every block goes straight from where it is to where it is wanted.
 //!
 //! One step. Who wants a reduction receives everybody's contribution and folds them in rank order, with one
-//! rounding. The least delay for very small messages and few ranks, and the plainest of all; bytes and memory
+//! rounding, or as the balanced tree of fixed order. The least delay for very small messages and few ranks, and the plainest of all; bytes and memory
 //! grow with n, except for gather, scatter and all_to_all, where nothing goes twice.
 //!
 //! Source: the definition of the collectives (MPI 4.1, chapter 6); named "linear" or "spread" elsewhere.
@@ -25,6 +25,7 @@ pub(super) const ENTRY: Entry = Entry {
         Collective::AllToAll,
         Collective::Barrier,
     ],
+    fixed_order: |_| true,
     generate,
     ..Entry::DEFAULT
 };

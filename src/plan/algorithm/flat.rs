@@ -197,6 +197,6 @@ fn fold(b: &mut Builder<'_>, input: Range<usize>, at: usize, output: Span, turn:
             false => b.peer(rank, Region::Slot, at..at + output.len),
         })
         .collect();
-    b.fold_all(&sources, output);
+    b.fold(sources, output);
     b.finish_range(output);
 }

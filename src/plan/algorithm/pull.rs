@@ -114,7 +114,7 @@ fn fold(b: &mut Builder<'_>, range: Range<usize>, into: Span) {
             false => b.peer(rank, Region::Input, range.clone()),
         })
         .collect();
-    b.fold_all(&sources, into);
+    b.fold(sources, into);
     b.finish_range(into);
 }
 

@@ -39,7 +39,7 @@ fn generate(b: &mut Builder<'_>) {
         b.with_scratch(|b| {
             // Read and written in a cache, it goes to all outputs from there.
             let result = b.scratch(portion.len());
-            b.fold_all(&sources, result);
+            b.fold(sources, result);
             b.finish_range(result);
             b.copy(result, b.output(portion.clone()));
             for to in b.others() {

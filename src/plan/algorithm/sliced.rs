@@ -93,7 +93,7 @@ fn fold(
         Collective::ReduceScatter => b.output(part.start - slices[own].start..part.end - slices[own].start),
         _ => b.slot(at..at + part.len()),
     };
-    b.fold_all(&sources, into);
+    b.fold(sources, into);
     b.finish_range(into);
 }
 

@@ -114,6 +114,16 @@ impl Expressions {
         Ok(id)
     }
 
+    /// The balanced tree over these.
+    fn tree(&mut self, ids: &[Id]) -> Result<Id, String> {
+        if let [id] = *ids {
+            return Ok(id);
+        }
+        let (low, high) = ids.split_at(ids.len().next_power_of_two() / 2);
+        let sides = [self.tree(low)?, self.tree(high)?];
+        self.combine(&sides)
+    }
+
     fn finish(&mut self, id: Id) -> Result<Id, String> {
         if let Some(&finished) = self.finishes.get(&id) {
             return Ok(finished);
@@ -128,16 +138,6 @@ impl Expressions {
         let finished = self.add(&contributors, true);
         self.finishes.insert(id, finished);
         Ok(finished)
-    }
-
-    /// The expression of `Order::Fixed` over these ranks.
-    fn balanced(&mut self, ranks: std::ops::Range<usize>) -> Id {
-        if ranks.len() == 1 {
-            return ranks.start as Id;
-        }
-        let middle = ranks.start + ranks.len().next_power_of_two() / 2;
-        let halves = [self.balanced(ranks.start..middle), self.balanced(middle..ranks.end)];
-        self.combine(&halves).expect("the halves have no rank in common")
     }
 
     fn describe(&self, id: Id) -> String {
@@ -231,7 +231,10 @@ impl<'s, 'a> Follower<'s, 'a> {
         if entry.action == Action::Finish {
             result.id = self.expressions.finish(result.id).map_err(wrong)?;
         } else if self.ids.len() > 1 {
-            result.id = self.expressions.combine(&self.ids).map_err(wrong)?;
+            let fixed = self.request(entry.rank as usize).order == Order::Fixed;
+            let combined =
+                if fixed { self.expressions.tree(&self.ids) } else { self.expressions.combine(&self.ids) };
+            result.id = combined.map_err(wrong)?;
         }
         if kind_of(memory) == Kind::Output
             && self.request(memory / 4).collective.reduces()
@@ -263,7 +266,8 @@ impl<'s, 'a> Follower<'s, 'a> {
         let mut first: Option<Vec<(usize, Id)>> = None;
         let fixed = self.request(0).order == Order::Fixed && self.request(0).collective.combines();
         let promised = fixed.then(|| {
-            let tree = self.expressions.balanced(0..self.system.ranks.len());
+            let ranks: Vec<Id> = (0..self.system.ranks.len() as Id).collect();
+            let tree = self.expressions.tree(&ranks).expect("no rank is there twice");
             self.expressions.finish(tree).expect("the tree has all ranks")
         });
         for rank in 0..self.system.ranks.len() {

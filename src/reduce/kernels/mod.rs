@@ -5,6 +5,10 @@
 //! every rule and type by one set, as plain function pointers ([`table`]). Whoever reduces looks the pointers up
 //! once a message, in the table of the best set that there is ([`dispatch`]), and never asks for the type again.
 
+use super::balanced::{self, BETWEEN, Buffers};
+use std::convert::Infallible;
+use std::mem::MaybeUninit;
+
 mod dispatch;
 mod halves;
 mod loops;
@@ -38,6 +42,8 @@ pub struct Kernels {
     combine: Combine,
     fold: Fold,
     finish: Option<Finish>,
+    /// Whether a fold has the same bits in whatever order.
+    any_order: bool,
 }
 
 impl Kernels {
@@ -106,6 +112,53 @@ impl Kernels {
             [a, b] => unsafe { (self.combine)(into, a, b, count) },
             // SAFETY: as above, and there is a source.
             _ => unsafe { (self.fold)(into, sources, count) },
+        }
+    }
+
+    /// `into[i]` becomes the balanced tree over the sources: of n the first 2^k are one side and the rest the other, with the
+    /// largest power of two below n, and each side is a tree in turn. 16-bit floats are rounded at every node, as they are by
+    /// [`combine`](Kernels::combine), so the bits are those of the same tree by messages. A single source is copied.
+    ///
+    /// ```
+    /// use ringfold::reduce::kernels;
+    /// use ringfold::{DType, ReduceOp};
+    /// let ranks = [1e8f32, -1e8, 3.0, 4.0];
+    /// let mut sum = 0f32;
+    /// let sources = ranks.each_ref().map(|rank| std::ptr::from_ref(rank).cast());
+    /// // SAFETY: every source is one f32, and `sum` is apart from them.
+    /// unsafe {
+    ///     kernels(ReduceOp::Sum, DType::F32).unwrap().fold_balanced((&raw mut sum).cast(), &sources, 1);
+    /// }
+    /// assert_eq!(sum, (1e8 - 1e8) + (3.0 + 4.0));
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Where there is no source.
+    ///
+    /// # Safety
+    ///
+    /// As for [`fold`](Kernels::fold).
+    pub unsafe fn fold_balanced(&self, into: *mut u8, sources: &[*const u8], count: usize) {
+        if sources.len() <= 2 || self.any_order {
+            // SAFETY: the caller's promise is the same.
+            return unsafe { self.fold(into, sources, count) };
+        }
+        let mut between = MaybeUninit::<[u8; BETWEEN]>::uninit();
+        // Whole vectors, and an element at least: of more operands than any group has.
+        let each = (BETWEEN / Buffers::needed(sources.len())) & !63;
+        let portion = each / self.size;
+        let buffers = Buffers { at: between.as_mut_ptr().cast(), each };
+        for first in (0..count).step_by(portion) {
+            let now = portion.min(count - first);
+            let at = first * self.size;
+            let mut combine = |into: *mut u8, a: *const u8, b: *const u8| {
+                // SAFETY: the operands are sources, of which the caller says that they have these elements, or buffers, which have room for
+                // a portion and were written before; the target is a buffer or `into`, and an operand or apart from them.
+                unsafe { (self.combine)(into, a, b, now) };
+                Ok::<(), Infallible>(())
+            };
+            let Ok(()) = balanced::tree(sources, at, into.wrapping_add(at), buffers, &mut combine);
         }
     }
 

@@ -51,6 +51,7 @@ const fn entry<S: Set>(op: ReduceOp, dtype: DType) -> Option<Kernels> {
                     combine: S::combine::<$t, rules::$rule>,
                     fold: S::fold::<$t, rules::$rule>,
                     finish: None,
+                    any_order: any_order(op, dtype),
                 }),)*
                 _ => None,
             }
@@ -82,6 +83,12 @@ const fn entry<S: Set>(op: ReduceOp, dtype: DType) -> Option<Kernels> {
         ReduceOp::BitOr => integers!(BitOr),
         ReduceOp::BitXor => integers!(BitXor),
     }
+}
+
+/// Floats are rounded, so sums and products of them depend on the order.
+const fn any_order(op: ReduceOp, dtype: DType) -> bool {
+    !matches!(op, ReduceOp::Sum | ReduceOp::Prod | ReduceOp::Mean)
+        || !matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
 }
 
 const fn finish<S: Set>(dtype: DType) -> Option<Finish> {

@@ -181,6 +181,15 @@ fn folded<T: Sample>(op: ReduceOp, values: &[T]) -> T {
     if values.len() == 1 { result } else { computed(op, result) }
 }
 
+/// The balanced tree, one node at a time.
+fn tree<T: Sample>(op: ReduceOp, values: &[T]) -> T {
+    if let [value] = values {
+        return *value;
+    }
+    let (low, high) = values.split_at(values.len().next_power_of_two() / 2);
+    combined(op, tree(op, low), tree(op, high))
+}
+
 fn finished<T: Sample>(op: ReduceOp, value: T, world: usize) -> T {
     let result = oracle::finish(op, value, world);
     if op == ReduceOp::Mean { computed(op, result) } else { result }
@@ -430,6 +439,11 @@ impl Check for Fold {
             unsafe { kernels.fold(apart.data(), &sources, count) };
             assert_same(op, &apart.elements::<T>(count), &wanted, &what);
 
+            let trees: Vec<T> = (0..count).map(|i| tree(op, &column(i))).collect();
+            // SAFETY: as above.
+            unsafe { kernels.fold_balanced(apart.data(), &sources, count) };
+            assert_same(op, &apart.elements::<T>(count), &trees, &what);
+
             for rank in 0..ranks {
                 let mut target = memory[rank].clone();
                 let data = target.data();
@@ -437,6 +451,12 @@ impl Check for Fold {
                 // SAFETY: as above; the target is one of the sources.
                 unsafe { kernels.fold(data, &sources, count) };
                 assert_same(op, &target.elements::<T>(count), &wanted, &what);
+                // SAFETY: as above; the target is as it was.
+                unsafe {
+                    data.copy_from(before, count * size_of::<T>());
+                    kernels.fold_balanced(data, &sources, count);
+                }
+                assert_same(op, &target.elements::<T>(count), &trees, &what);
                 sources[rank] = before;
             }
 
