@@ -22,6 +22,10 @@ const QUICK: u32 = 100;
 /// The same where ranks must share CPUs: for what another CPU is just about to write.
 const QUICK_SHARED: u32 = 2;
 
+/// How often such a rank then offers its CPU and looks again, before it turns to what costs more: mostly another rank has it for as long as
+/// that takes to do its part.
+const OFFERS: u32 = 16;
+
 /// How many of these looks come without a pause.
 const UNPAUSED: u32 = 20;
 
@@ -107,7 +111,8 @@ impl<T: Transport> Planned<T> {
         let fingerprint = self.group.fingerprint(self.history, plan, operation);
         self.history = fingerprint.history_after();
         self.direct.start(&programs, operation, self.history, shared);
-        let most = if self.transport.inner.shares_cpus() { QUICK_SHARED } else { QUICK };
+        let shares_cpus = self.transport.inner.shares_cpus();
+        let most = if shares_cpus { QUICK_SHARED + OFFERS } else { QUICK };
         let patience = if self.runs.is_multiple_of(TRIED_AGAIN) { most } else { self.patience };
         let looks = patience.clamp(QUICK_SHARED, most);
         let mut idle = 0;
@@ -154,7 +159,9 @@ impl<T: Transport> Planned<T> {
                         break None;
                     }
                     // An answer to little is there before a pause is over.
-                    if idle > UNPAUSED {
+                    if shares_cpus && idle > QUICK_SHARED {
+                        std::thread::yield_now();
+                    } else if idle > UNPAUSED {
                         std::hint::spin_loop();
                     }
                 }
