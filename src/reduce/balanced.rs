@@ -28,44 +28,68 @@ impl Buffers {
     }
 }
 
-/// The tree over two operands or more, from byte `at` of each on, into `into`, which may be one of them. `combine` takes a target and two
-/// operands, either of which may be the target.
+/// How nodes are worked out.
+pub(super) trait Nodes {
+    /// Why one cannot be.
+    type Error;
+
+    /// `into = a op b`; the target may be either operand.
+    fn two(&mut self, into: *mut u8, a: *const u8, b: *const u8) -> Result<(), Self::Error>;
+
+    /// `into = (a op b) op (c op d)` at once, and whether that can be done; the target may be any operand.
+    fn four(&mut self, _into: *mut u8, _operands: [*const u8; 4]) -> bool {
+        false
+    }
+}
+
+/// The tree over two operands or more, from byte `at` of each on, into `into`, which may be one of them.
 ///
 /// # Errors
-/// What `combine` returns; the rest is not done then.
-pub(super) fn tree<E>(
+/// That of the first node that cannot be worked out; the rest is not done then.
+pub(super) fn tree<N: Nodes>(
     operands: &[*const u8],
     at: usize,
     into: *mut u8,
     mut buffers: Buffers,
-    combine: &mut impl FnMut(*mut u8, *const u8, *const u8) -> Result<(), E>,
-) -> Result<(), E> {
+    nodes: &mut N,
+) -> Result<(), N::Error> {
+    if at_once(operands, at, into, nodes) {
+        return Ok(());
+    }
     let (low, high) = halves(operands);
     // The target may be an operand of the other side.
     let place = buffers.take();
-    let low = node(low, at, place, buffers, combine)?;
+    let low = node(low, at, place, buffers, nodes)?;
     let place = if high.len() > 1 { buffers.take() } else { into };
-    let high = node(high, at, place, buffers, combine)?;
-    combine(into, low, high)
+    let high = node(high, at, place, buffers, nodes)?;
+    nodes.two(into, low, high)
 }
 
 /// The tree over some operands; where it is: in `into`, which is none of them, or in the operand itself where there is one only.
-fn node<E>(
+fn node<N: Nodes>(
     operands: &[*const u8],
     at: usize,
     into: *mut u8,
     mut buffers: Buffers,
-    combine: &mut impl FnMut(*mut u8, *const u8, *const u8) -> Result<(), E>,
-) -> Result<*const u8, E> {
+    nodes: &mut N,
+) -> Result<*const u8, N::Error> {
     if let [operand] = operands {
         return Ok(operand.wrapping_add(at));
     }
-    let (low, high) = halves(operands);
-    let low = node(low, at, into, buffers, combine)?;
-    let place = if high.len() > 1 { buffers.take() } else { into };
-    let high = node(high, at, place, buffers, combine)?;
-    combine(into, low, high)?;
+    if !at_once(operands, at, into, nodes) {
+        let (low, high) = halves(operands);
+        let low = node(low, at, into, buffers, nodes)?;
+        let place = if high.len() > 1 { buffers.take() } else { into };
+        let high = node(high, at, place, buffers, nodes)?;
+        nodes.two(into, low, high)?;
+    }
     Ok(into)
+}
+
+/// Works out the tree over four operands, where that is what there are and can be done.
+fn at_once(operands: &[*const u8], at: usize, into: *mut u8, nodes: &mut impl Nodes) -> bool {
+    let Ok(four) = <[*const u8; 4]>::try_from(operands) else { return false };
+    nodes.four(into, four.map(|operand| operand.wrapping_add(at)))
 }
 
 fn halves<T>(operands: &[T]) -> (&[T], &[T]) {
@@ -92,29 +116,50 @@ mod tests {
         }
     }
 
+    /// Nodes of numbers, four at a time or not.
+    struct Mixing {
+        four: bool,
+    }
+
+    impl Nodes for Mixing {
+        type Error = Infallible;
+
+        fn two(&mut self, into: *mut u8, a: *const u8, b: *const u8) -> Result<(), Infallible> {
+            // SAFETY: every address is one of a number in one of the two lists of the test, which nobody else uses meanwhile.
+            unsafe {
+                let both = mix(a.cast::<u64>().read(), b.cast::<u64>().read());
+                into.cast::<u64>().write(both);
+            }
+            Ok(())
+        }
+
+        fn four(&mut self, into: *mut u8, operands: [*const u8; 4]) -> bool {
+            if self.four {
+                // SAFETY: as above.
+                let values = operands.map(|operand| unsafe { operand.cast::<u64>().read() });
+                // SAFETY: as above.
+                unsafe { into.cast::<u64>().write(expected(&values)) };
+            }
+            self.four
+        }
+    }
+
     #[test]
     fn every_number_of_operands_makes_its_tree_within_its_buffers() {
-        for operands in 2..70 {
-            for target in 0..=operands {
-                let mut values: Vec<u64> = (1..=operands as u64).chain([0]).collect();
-                let wanted = expected(&values[..operands]);
-                let needed = Buffers::needed(operands);
-                let mut room = vec![0xdead_u64; needed + 1];
-                let base = values.as_mut_ptr();
-                let sources: Vec<*const u8> =
-                    (0..operands).map(|i| base.wrapping_add(i).cast_const().cast()).collect();
-                let into = base.wrapping_add(target).cast::<u8>();
-                let buffers = Buffers { at: room.as_mut_ptr().cast(), each: 8 };
-                // SAFETY: every address is one of a number in one of the two lists, which nobody else uses meanwhile.
-                let mut combine = |into: *mut u8, a: *const u8, b: *const u8| unsafe {
-                    let both = mix(a.cast::<u64>().read(), b.cast::<u64>().read());
-                    into.cast::<u64>().write(both);
-                    Ok::<(), Infallible>(())
-                };
-                tree(&sources, 0, into, buffers, &mut combine).unwrap();
-                assert_eq!(values[target], wanted, "{operands} operands into {target}");
-                assert_eq!(room[needed], 0xdead, "{operands} operands");
-            }
+        let targets = (2..70).flat_map(|operands| (0..=operands).map(move |target| (operands, target)));
+        for ((operands, target), four) in targets.flat_map(|case| [(case, false), (case, true)]) {
+            let mut values: Vec<u64> = (1..=operands as u64).chain([0]).collect();
+            let wanted = expected(&values[..operands]);
+            let needed = Buffers::needed(operands);
+            let mut room = vec![0xdead_u64; needed + 1];
+            let base = values.as_mut_ptr();
+            let sources: Vec<*const u8> =
+                (0..operands).map(|i| base.wrapping_add(i).cast_const().cast()).collect();
+            let into = base.wrapping_add(target).cast::<u8>();
+            let buffers = Buffers { at: room.as_mut_ptr().cast(), each: 8 };
+            tree(&sources, 0, into, buffers, &mut Mixing { four }).unwrap();
+            assert_eq!(values[target], wanted, "{operands} operands into {target}");
+            assert_eq!(room[needed], 0xdead, "{operands} operands");
         }
     }
 }

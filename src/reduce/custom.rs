@@ -1,7 +1,7 @@
 //! Reductions that users write.
 
 use super::ReduceOp;
-use super::balanced::{self, BETWEEN, Buffers};
+use super::balanced::{self, BETWEEN, Buffers, Nodes};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Element};
 use serde::{Deserialize, Serialize};
@@ -247,10 +247,7 @@ impl CustomOp {
         let buffers = Buffers { at: between.as_mut_ptr().cast(), each };
         for first in (0..count).step_by(portion) {
             let (at, now) = (first * element, portion.min(count - first));
-            // SAFETY: the operands are sources, of which the caller says that they have these values, or buffers, which have room for a
-            // portion and were written before; the target is a buffer or `into`, and an operand or apart from them.
-            let mut combine = |into, a, b| unsafe { self.combine(into, a, b, now) };
-            balanced::tree(sources, at, into.wrapping_add(at), buffers, &mut combine)?;
+            balanced::tree(sources, at, into.wrapping_add(at), buffers, &mut Calls { op: self, count: now })?;
         }
         Ok(())
     }
@@ -299,6 +296,22 @@ impl CustomOp {
             .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
             .unwrap_or("without a message");
         format!("the reduction {:?} panicked: {message}", self.name)
+    }
+}
+
+/// The nodes of a tree over so many values each.
+struct Calls<'a> {
+    op: &'a CustomOp,
+    count: usize,
+}
+
+impl Nodes for Calls<'_> {
+    type Error = String;
+
+    fn two(&mut self, into: *mut u8, a: *const u8, b: *const u8) -> std::result::Result<(), String> {
+        // SAFETY: the operands are sources, of which the tree's maker says that they have these values, or buffers, which have room for
+        // as many and were written before; the target is a buffer or the fold's, and an operand or apart from them.
+        unsafe { self.op.combine(into, a, b, self.count) }
     }
 }
 

@@ -70,6 +70,24 @@ pub(super) unsafe fn fold<S: Set, T: Copy, R: Rule<T>>(
     in_blocks!(S, R::Wide, count, |first, N| unsafe { fold_block::<S, T, R, N>(set, into, sources, first) });
 }
 
+/// `into[i] = (a[i] op b[i]) op (c[i] op d[i])`.
+///
+/// # Safety
+///
+/// As for [`Set::fold_four`].
+#[inline(always)]
+pub(super) unsafe fn fold_four<S: Set, T: Copy, R: Rule<T>>(
+    set: S,
+    into: *mut u8,
+    sources: [*const u8; 4],
+    count: usize,
+) {
+    // SAFETY: every block is below `count`.
+    in_blocks!(S, R::Wide, count, |first, N| unsafe {
+        fold_four_block::<S, T, R, N>(set, into, sources, first);
+    });
+}
+
 /// `data[i] = data[i] / world`.
 ///
 /// # Safety
@@ -122,6 +140,32 @@ unsafe fn fold_block<S: Set, T: Copy, R: Rule<T>, const N: usize>(
     }
     // SAFETY: the caller promises these elements.
     unsafe { write(into, first, R::narrow(set, sum)) }
+}
+
+/// Folds `N` elements of four sources from the one with number `first`, which must all be there in each.
+#[inline(always)]
+unsafe fn fold_four_block<S: Set, T: Copy, R: Rule<T>, const N: usize>(
+    set: S,
+    into: *mut u8,
+    sources: [*const u8; 4],
+    first: usize,
+) {
+    // SAFETY: the caller promises these elements.
+    let [a, b, c, d] = sources.map(|source| unsafe { read::<T, N>(source, first) });
+    let low = combined::<S, T, R, N>(set, a, b);
+    let high = combined::<S, T, R, N>(set, c, d);
+    // SAFETY: the caller promises these elements.
+    unsafe { write(into, first, combined::<S, T, R, N>(set, low, high)) }
+}
+
+/// One node of a tree.
+#[inline(always)]
+fn combined<S: Set, T: Copy, R: Rule<T>, const N: usize>(set: S, a: [T; N], b: [T; N]) -> [T; N] {
+    let (mut a, b) = (R::widen::<S, N>(set, a), R::widen::<S, N>(set, b));
+    for i in 0..N {
+        a[i] = R::apply(a[i], b[i]);
+    }
+    R::narrow(set, a)
 }
 
 /// Reads `N` elements of plain data from the one with number `first`, which must all be there.

@@ -5,7 +5,7 @@
 //! every rule and type by one set, as plain function pointers ([`table`]). Whoever reduces looks the pointers up
 //! once a message, in the table of the best set that there is ([`dispatch`]), and never asks for the type again.
 
-use super::balanced::{self, BETWEEN, Buffers};
+use super::balanced::{self, BETWEEN, Buffers, Nodes};
 use std::convert::Infallible;
 use std::mem::MaybeUninit;
 
@@ -26,6 +26,7 @@ pub(crate) use select::select;
 
 type Combine = unsafe fn(into: *mut u8, a: *const u8, b: *const u8, count: usize);
 type Fold = unsafe fn(into: *mut u8, sources: &[*const u8], count: usize);
+type FoldFour = unsafe fn(into: *mut u8, sources: [*const u8; 4], count: usize);
 type Finish = unsafe fn(data: *mut u8, count: usize, world: usize);
 
 /// The kernels of one operation on one element type; [`kernels`] finds them.
@@ -42,8 +43,8 @@ pub struct Kernels {
     combine: Combine,
     fold: Fold,
     finish: Option<Finish>,
-    /// Whether a fold has the same bits in whatever order.
-    any_order: bool,
+    /// `(a op b) op (c op d)`, where a fold in another order has other bits.
+    fold_four: Option<FoldFour>,
 }
 
 impl Kernels {
@@ -140,10 +141,10 @@ impl Kernels {
     ///
     /// As for [`fold`](Kernels::fold).
     pub unsafe fn fold_balanced(&self, into: *mut u8, sources: &[*const u8], count: usize) {
-        if sources.len() <= 2 || self.any_order {
+        let Some(_) = self.fold_four.filter(|_| sources.len() > 2) else {
             // SAFETY: the caller's promise is the same.
             return unsafe { self.fold(into, sources, count) };
-        }
+        };
         let mut between = MaybeUninit::<[u8; BETWEEN]>::uninit();
         // Whole vectors, and an element at least: of more operands than any group has.
         let each = (BETWEEN / Buffers::needed(sources.len())) & !63;
@@ -152,13 +153,8 @@ impl Kernels {
         for first in (0..count).step_by(portion) {
             let now = portion.min(count - first);
             let at = first * self.size;
-            let mut combine = |into: *mut u8, a: *const u8, b: *const u8| {
-                // SAFETY: the operands are sources, of which the caller says that they have these elements, or buffers, which have room for
-                // a portion and were written before; the target is a buffer or `into`, and an operand or apart from them.
-                unsafe { (self.combine)(into, a, b, now) };
-                Ok::<(), Infallible>(())
-            };
-            let Ok(()) = balanced::tree(sources, at, into.wrapping_add(at), buffers, &mut combine);
+            let mut loops = Loops { kernels: self, count: now };
+            let Ok(()) = balanced::tree(sources, at, into.wrapping_add(at), buffers, &mut loops);
         }
     }
 
@@ -181,6 +177,30 @@ impl Kernels {
     #[inline]
     pub fn finishes(&self) -> bool {
         self.finish.is_some()
+    }
+}
+
+/// The nodes of a tree over so many elements each.
+struct Loops<'a> {
+    kernels: &'a Kernels,
+    count: usize,
+}
+
+impl Nodes for Loops<'_> {
+    type Error = Infallible;
+
+    fn two(&mut self, into: *mut u8, a: *const u8, b: *const u8) -> Result<(), Infallible> {
+        // SAFETY: the operands are sources, of which the tree's maker says that they have these elements, or buffers, which have room for
+        // as many and were written before; the target is a buffer or the fold's, and an operand or apart from them.
+        unsafe { (self.kernels.combine)(into, a, b, self.count) };
+        Ok(())
+    }
+
+    fn four(&mut self, into: *mut u8, operands: [*const u8; 4]) -> bool {
+        let Some(fold_four) = self.kernels.fold_four else { return false };
+        // SAFETY: as above.
+        unsafe { fold_four(into, operands, self.count) };
+        true
     }
 }
 

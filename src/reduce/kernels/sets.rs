@@ -37,6 +37,13 @@ pub(super) trait Set: Copy {
     /// elements, whatever their alignment. `into` is a source or does not overlap it.
     unsafe fn fold<T: Copy, R: Rule<T>>(into: *mut u8, sources: &[*const u8], count: usize);
 
+    /// `into[i] = (a[i] op b[i]) op (c[i] op d[i])`, rounded at every node, where the sources are a, b, c, d.
+    ///
+    /// # Safety
+    ///
+    /// As for [`fold`](Set::fold).
+    unsafe fn fold_four<T: Copy, R: Rule<T>>(into: *mut u8, sources: [*const u8; 4], count: usize);
+
     /// `data[i] = data[i] / world`.
     ///
     /// # Safety
@@ -98,6 +105,12 @@ macro_rules! set {
             ) {
                 // SAFETY: the caller's promise is passed on.
                 unsafe { loops::fold::<Self, T, R>($set(()), into, sources, count) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn fold_four<T: Copy, R: Rule<T>>(into: *mut u8, sources: [*const u8; 4], count: usize) {
+                // SAFETY: the caller's promise is passed on.
+                unsafe { loops::fold_four::<Self, T, R>($set(()), into, sources, count) }
             }
 
             $(#[target_feature(enable = $features)])?

@@ -51,7 +51,7 @@ const fn entry<S: Set>(op: ReduceOp, dtype: DType) -> Option<Kernels> {
                     combine: S::combine::<$t, rules::$rule>,
                     fold: S::fold::<$t, rules::$rule>,
                     finish: None,
-                    any_order: any_order(op, dtype),
+                    fold_four: if rounds(op, dtype) { Some(S::fold_four::<$t, rules::$rule>) } else { None },
                 }),)*
                 _ => None,
             }
@@ -85,10 +85,10 @@ const fn entry<S: Set>(op: ReduceOp, dtype: DType) -> Option<Kernels> {
     }
 }
 
-/// Floats are rounded, so sums and products of them depend on the order.
-const fn any_order(op: ReduceOp, dtype: DType) -> bool {
-    !matches!(op, ReduceOp::Sum | ReduceOp::Prod | ReduceOp::Mean)
-        || !matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
+/// Whether results are rounded, so that they depend on the order.
+const fn rounds(op: ReduceOp, dtype: DType) -> bool {
+    matches!(op, ReduceOp::Sum | ReduceOp::Prod | ReduceOp::Mean)
+        && matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
 }
 
 const fn finish<S: Set>(dtype: DType) -> Option<Finish> {
