@@ -136,7 +136,7 @@ impl With<'_> {
         };
         // SAFETY: the tensors are borrowed until this returns, which is after the operation's end; where it unwinds
         // instead, the backend is never driven again.
-        let mut operation = unsafe { self.communicator.again(slot, call, &mut tensors, &self.options) };
+        let mut operation = Some(unsafe { self.communicator.again(slot, call, &mut tensors, &self.options) });
         self.communicator.run(&mut operation)
     }
 
@@ -153,7 +153,7 @@ impl With<'_> {
         // The output of a rank that gets nothing is not looked at.
         let writes = comm.sequencer.borrow().recent.get(slot).request.output_len(comm.rank) > 0;
         // SAFETY: as in `execute`; the packed memory lives longer than the operation, too.
-        let mut operation = unsafe { comm.again(slot, call, &mut dense, &self.options) };
+        let mut operation = Some(unsafe { comm.again(slot, call, &mut dense, &self.options) });
         comm.run(&mut operation)?;
         drop(dense);
         if writes {
@@ -193,7 +193,7 @@ impl Communicator {
         operation
     }
 
-    /// The next operation in the order, where it stays until it is over: a call that has been [recalled](With::recall) just now.
+    /// The next operation in the order: a call that has been [recalled](With::recall) just now.
     ///
     /// # Safety
     /// Call and tensors are those of that recall. Until the operation is complete, the memory of the tensors must be left
@@ -205,18 +205,16 @@ impl Communicator {
         call: &Call<'_>,
         tensors: &mut Tensors<'_>,
         options: &Options,
-    ) -> Option<Operation> {
+    ) -> Operation {
         // SAFETY: the tensors are dense, and of the type and lengths that were checked when the call was made first,
         // since its key says so; else it has been checked just now. The rest is the caller's promise.
-        let mut operation = Some(unsafe { self.sequencer.borrow_mut().again(slot, tensors) });
-        if let Some(operation) = &mut operation {
-            self.equip(operation, call.custom(), Site::of(tensors, options));
-        }
+        let mut operation = unsafe { self.sequencer.borrow_mut().again(slot, tensors) };
+        self.equip(&mut operation, call.custom(), Site::of(tensors, options));
         operation
     }
 
     /// Gives an operation what it may have besides its request and memory.
-    #[inline(always)]
+    #[inline]
     fn equip(&self, operation: &mut Operation, custom: Option<&CustomOp>, site: Site) {
         if let Some(custom) = custom {
             operation.reduce_by(custom.clone());

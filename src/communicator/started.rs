@@ -21,7 +21,6 @@ impl With<'_> {
         // SAFETY: the buffer goes to the pending operation, which keeps it to the end, also where it is dropped; moving
         // it does not move its memory, and nobody can reach that before it is given back.
         let operation = unsafe { self.communicator.again(slot, call, &mut buffer.tensors(), &self.options) };
-        let operation = operation.expect("a recalled call becomes an operation");
         let mut operation = if B::OWNS {
             // SAFETY: see `Pending`, which forgets a buffer that is kept, and `Completion::keep`.
             unsafe { operation.owning() }

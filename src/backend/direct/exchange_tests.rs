@@ -161,6 +161,14 @@ fn whoever_is_waited_for_shows_and_all_agree_where() {
 }
 
 #[test]
+fn all_agree_that_nothing_goes_in_line_where_a_block_is_cut() {
+    let world = 100;
+    let mut request = Request::new(Collective::Scatter, world, DType::U16, 0);
+    request.counts = Counts::PerRank((0..world).map(|rank| if rank == 7 { 1000 } else { 0 }).collect());
+    assert!(programs(&request).iter().all(|program| program.in_line.is_none()));
+}
+
+#[test]
 fn an_order_that_goes_by_a_tree_has_no_short_form() {
     let request =
         |world| Request { order: Order::Fixed, ..Request::new(Collective::AllReduce, world, DType::F32, 2) };

@@ -5,7 +5,7 @@ use super::exchange::Exchange;
 use crate::collective::{Collective, Request};
 use crate::error::Result;
 use crate::plan::select::Table;
-use crate::plan::{Place, Plan, Region, SLOT, Span, Step};
+use crate::plan::{Algorithm, Place, Plan, Region, SLOT, Span, Step};
 use crate::reduce::{Kernels, kernels};
 use crate::transport::shm::HostMemory;
 
@@ -213,7 +213,15 @@ fn in_line(plan: &Plan, actions: &[Action]) -> Option<usize> {
     let signals = actions.iter().filter(|action| matches!(action, Action::Signal { .. })).count();
     let little = HostMemory::goes_in_line(Table::agreed_bytes(&plan.request))
         && plan.slot * plan.request.element_size() <= shown;
-    (plan.algorithm == "flat" && little && signals <= 1).then_some(shown)
+    (plan.algorithm == "flat" && little && signals <= 1 && !is_cut(&plan.request)).then_some(shown)
+}
+
+/// Whether one of many ranks has so much more than the others that its block goes in several turns: of which those who show nothing
+/// see nothing in their own plans.
+fn is_cut(request: &Request) -> bool {
+    let slice = Algorithm::named("flat").ok().and_then(|flat| flat.own_slice(request));
+    let blocks = if request.collective.has_blocks() { request.blocks() } else { Vec::new() };
+    slice.is_some_and(|slice| blocks.iter().any(|block| block.len() > slice))
 }
 
 /// The most bytes that any rank shows: all that it has for others.

@@ -46,14 +46,12 @@ pub(super) const ENTRY: Entry = Entry {
     ..Entry::DEFAULT
 };
 
-/// The most bytes that are shown in a turn: as many as there is room for, but where one shows and another takes, so few that both
-/// are at work most of the time.
+/// The most bytes that are shown in a turn: as many as there is room for, but where one rank shows and another takes, so few that
+/// both are at work most of the time. Of more ranks some may share a CPU, and each turn would cost its exchange.
 fn turn_bytes(request: &Request) -> usize {
     let most = SLOT / PLACES / 2;
-    if request.collective.is_rooted() {
-        // A block of little is never cut.
-        let least = FEWEST.max(parts(request) << 11).min(most);
-        (Table::agreed_bytes(request) / 16).clamp(least, most)
+    if request.collective.is_rooted() && request.world == 2 {
+        (Table::agreed_bytes(request) / 16).clamp(FEWEST, most)
     } else {
         most
     }
