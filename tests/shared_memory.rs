@@ -44,6 +44,83 @@ fn ranks_of_one_host_share_memory_unless_one_asks_for_tcp() {
     }
 }
 
+/// Rooted operations let ranks run ahead of each other, the others bring them together again.
+#[test]
+fn little_of_all_kinds_in_any_order_is_right() {
+    let ranks = connect(&[BackendChoice::Shm; 3]);
+    std::thread::scope(|scope| {
+        for comm in ranks {
+            scope.spawn(move || {
+                let comm = comm.unwrap();
+                let (rank, world) = (comm.rank() as u32, comm.world_size() as u32);
+                // The same on all ranks; whether one dawdles is its own affair.
+                let (mut order, mut own) =
+                    (fastrand::Rng::with_seed(3), fastrand::Rng::with_seed(rank.into()));
+                for turn in 0..4000u32 {
+                    let (root, len) = (order.usize(..3), order.usize(1..90));
+                    let value = |of: u32| turn * 10 + of;
+                    let all: u32 = (0..world).map(value).sum();
+                    let mine = vec![value(rank); len];
+                    let mut out = vec![0; len];
+                    match order.u32(..8) {
+                        0 => {
+                            comm.all_reduce_into(&mine, &mut out, ReduceOp::Sum).unwrap();
+                            assert!(out.iter().all(|sum| *sum == all), "{turn}");
+                        }
+                        1 => {
+                            comm.reduce_into(&mine, &mut out, ReduceOp::Sum, root).unwrap();
+                            let here = if root == rank as usize { all } else { 0 };
+                            assert!(out.iter().all(|sum| *sum == here), "{turn}");
+                        }
+                        2..=4 => {
+                            let mut data = mine;
+                            comm.broadcast(&mut data, root).unwrap();
+                            assert!(data.iter().all(|one| *one == value(root as u32)), "{turn}");
+                        }
+                        5 => {
+                            let mut all = vec![0; 3 * len];
+                            comm.all_gather(&mine, &mut all).unwrap();
+                            let ranks = all.chunks(len).zip(0..);
+                            ranks.for_each(|(block, of)| assert!(block.iter().all(|one| *one == value(of))));
+                        }
+                        6 => {
+                            let blocks: Vec<u32> =
+                                (0..3).flat_map(|to| vec![value(rank) + to; len]).collect();
+                            comm.scatter(&blocks, &mut out, root).unwrap();
+                            assert!(out.iter().all(|one| *one == value(root as u32) + rank), "{turn}");
+                        }
+                        _ => comm.barrier().unwrap(),
+                    }
+                    if own.u8(..) == 0 {
+                        std::thread::sleep(std::time::Duration::from_micros(50));
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn what_somebody_did_who_has_run_ahead_is_still_told() {
+    let ranks = connect(&[BackendChoice::Shm; 2]);
+    std::thread::scope(|scope| {
+        for comm in ranks {
+            scope.spawn(move || {
+                let comm = comm.unwrap();
+                let error = if comm.rank() == 0 {
+                    std::thread::sleep(std::time::Duration::from_millis(100));
+                    comm.reduce(&mut [1.0f32; 4], ReduceOp::Sum, 0).unwrap_err()
+                } else {
+                    let calls = std::iter::repeat_with(|| comm.reduce(&mut [1.0f32; 3], ReduceOp::Sum, 0));
+                    calls.take(100).find_map(Result::err).unwrap()
+                };
+                assert_eq!(error.kind(), ErrorKind::Mismatch);
+                assert!(error.to_string().contains("count differs: 4 on rank 0, 3 on rank 1"), "{error}");
+            });
+        }
+    });
+}
+
 #[test]
 fn who_insists_on_shared_memory_is_told_who_does_not_want_it() {
     let ranks = connect(&[BackendChoice::Shm, BackendChoice::Tcp]);

@@ -188,6 +188,13 @@ impl Meter {
         kind.nanos.add(time.as_nanos() as u64);
     }
 
+    /// An operation that was counted as ended well before it was over has not ended yet.
+    pub(crate) fn has_not_ended(&self, collective: Collective, bytes: u64) {
+        let kind = &self.operations[collective as usize];
+        kind.completed.add(1u64.wrapping_neg());
+        kind.bytes.add(bytes.wrapping_neg());
+    }
+
     /// Bytes have gone to a rank.
     #[inline]
     pub fn sent(&self, to: usize, bytes: usize) {

@@ -49,6 +49,8 @@ pub struct Operation {
     strict: bool,
     /// Whether its memory belongs to it.
     owned: bool,
+    /// Others of its backend with the same number have the same request and schedule; 0 where that is not known.
+    number: u64,
     timeout: Duration,
     buffers: Buffers,
     extras: Option<Box<Extras>>,
@@ -101,7 +103,36 @@ impl Operation {
         timeout: Duration,
         buffers: Buffers,
     ) -> Self {
-        Operation { request, schedule, sequence, strict, owned: false, timeout, buffers, extras: None }
+        // SAFETY: the caller's promise; nothing is said of the number.
+        unsafe { Operation::numbered(0, request, schedule, sequence, strict, timeout, buffers) }
+    }
+
+    /// The same with a number that says, where it is not 0, that request and schedule are those of whatever operation of the same
+    /// backend has it, too.
+    ///
+    /// # Safety
+    /// As [`new`](Operation::new), and the number is true.
+    #[inline(always)]
+    pub(crate) unsafe fn numbered(
+        number: u64,
+        request: Request,
+        schedule: Schedule,
+        sequence: u64,
+        strict: bool,
+        timeout: Duration,
+        buffers: Buffers,
+    ) -> Self {
+        Operation {
+            request,
+            schedule,
+            sequence,
+            strict,
+            owned: false,
+            number,
+            timeout,
+            buffers,
+            extras: None,
+        }
     }
 
     /// The same over the tensors of a batch instead of its buffers: of an all_reduce, reduce or broadcast, whose input

@@ -44,6 +44,22 @@ pub struct Fingerprint {
     pub history: u32,
 }
 
+/// The part of a history that operations have which are asked for alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Footing(u64);
+
+impl Footing {
+    /// The history after an operation with this place and history, whose fingerprint is else the one that this is of: little, since
+    /// it is between two small operations.
+    #[inline]
+    pub(crate) fn history_after(self, sequence: u64, history: u32) -> u32 {
+        let place = sequence.wrapping_mul(FACTORS[Fingerprint::SEQUENCE]);
+        let before = (u64::from(history) << 32).wrapping_mul(FACTORS[Fingerprint::HISTORY]);
+        let sum = self.0.wrapping_add(place).wrapping_add(before);
+        ((sum ^ sum >> 29).wrapping_mul(FACTORS[0]) >> 32) as u32
+    }
+}
+
 /// Where two fingerprints differ: the first field in order of importance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
@@ -82,6 +98,10 @@ impl Fingerprint {
     /// The word that only the two ends of a link agree on.
     const PAIR_COUNT: usize = 5;
 
+    /// The words of the place and, in its upper half, of the history.
+    const SEQUENCE: usize = 1;
+    const HISTORY: usize = 7;
+
     /// Stands for a reduction of the user's.
     pub const CUSTOM: u8 = 255;
 
@@ -119,12 +139,18 @@ impl Fingerprint {
     /// The history of the operation after this one: this one's with everything in it that all ranks agree on.
     #[inline]
     pub fn history_after(&self) -> u32 {
-        // Multiplied each for itself, so that no product waits for another: this is between two small operations.
+        self.footing().history_after(0, 0)
+    }
+
+    /// What it adds to the history, whenever that is: of operations that differ in their place and history only, those of one whose
+    /// place and history are 0 suffice.
+    #[inline]
+    pub(crate) fn footing(&self) -> Footing {
+        // Multiplied each for itself, so that no product waits for another.
         let mut words = self.words();
         words[Self::PAIR_COUNT] = 0;
         let products = words.iter().zip(FACTORS).map(|(word, factor)| word.wrapping_mul(factor));
-        let sum = products.fold(0, u64::wrapping_add);
-        ((sum ^ sum >> 29).wrapping_mul(FACTORS[0]) >> 32) as u32
+        Footing(products.fold(0, u64::wrapping_add))
     }
 
     /// The bytes on the wire, eight to a word.
@@ -292,6 +318,9 @@ mod tests {
         let (mine, theirs) = (mine.history_after(), theirs.history_after());
         assert_ne!(mine, theirs);
         let next = |history| Fingerprint { history, sequence: 8, ..sample() };
+        let footing = Fingerprint { history: 0, sequence: 0, ..sample() }.footing();
+        assert_eq!(footing.history_after(8, mine), next(mine).history_after());
+        assert_ne!(footing.history_after(9, mine), next(mine).history_after());
         assert_ne!(next(mine).history_after(), next(theirs).history_after());
         assert!(next(mine).difference(&next(theirs)).unwrap().field.starts_with("an earlier collective"));
     }

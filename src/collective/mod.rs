@@ -3,5 +3,6 @@
 mod fingerprint;
 mod request;
 
+pub(crate) use fingerprint::Footing;
 pub use fingerprint::{Difference, Fingerprint};
 pub use request::{Collective, Counts, Order, Request};

@@ -9,6 +9,7 @@ use crate::collective::{Collective, Counts, Order, Request};
 use crate::error::{Error, Result};
 use crate::reduce::{CustomOp, Reduction};
 use crate::tensor::DType;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// Counts as a caller gives them: `None` where every block is as long as this rank's.
@@ -104,7 +105,7 @@ impl Call<'_> {
 
     /// What it is known by when it comes again, where it can be remembered.
     #[inline]
-    pub(super) fn key(&self, tensors: &Tensors<'_>, options: &Options) -> Option<Key> {
+    pub(super) fn key<'k>(&'k self, tensors: &Tensors<'_>, options: &'k Options) -> Option<Key<'k>> {
         let (op, custom) = match self.reduction() {
             None => (None, None),
             Some(Reduction::Named(op)) => (Some(*op), None),
@@ -113,22 +114,13 @@ impl Call<'_> {
             }
             Some(Reduction::Custom(_)) => return None,
         };
-        let (root, peers) = match self {
-            Call::AllReduce(_)
-            | Call::ReduceScatter(None, _)
-            | Call::AllGather(None)
-            | Call::AllToAll(None)
-            | Call::Barrier => (0, (None, None)),
-            Call::Reduce(_, root)
-            | Call::Broadcast(root)
-            | Call::Gather(None, root)
-            | Call::Scatter(None, root) => (*root, (None, None)),
-            Call::Messages { to, from } => (0, (*to, *from)),
-            Call::ReduceScatter(Some(_), _)
-            | Call::AllGather(Some(_))
-            | Call::Gather(Some(_), _)
-            | Call::Scatter(Some(_), _)
-            | Call::AllToAll(Some(_)) => return None,
+        let (root, peers, counts) = match self {
+            Call::AllReduce(_) | Call::AllToAll(None) | Call::Barrier => (0, (None, None), None),
+            Call::ReduceScatter(counts, _) | Call::AllGather(counts) => (0, (None, None), *counts),
+            Call::Reduce(_, root) | Call::Broadcast(root) => (*root, (None, None), None),
+            Call::Gather(counts, root) | Call::Scatter(counts, root) => (*root, (None, None), *counts),
+            Call::Messages { to, from } => (0, (*to, *from), None),
+            Call::AllToAll(Some(_)) => return None,
         };
         Some(Key {
             lens: tensors.lens(),
@@ -139,7 +131,8 @@ impl Call<'_> {
             one_tensor: tensors.is_in_place(),
             root,
             peers,
-            options: options.clone(),
+            counts: counts.map(Cow::Borrowed),
+            options: Cow::Borrowed(options),
         })
     }
 
@@ -168,9 +161,9 @@ impl Call<'_> {
                 (Some(counts), Some(custom)) => {
                     let counts: Result<Vec<usize>> =
                         counts.iter().map(|&count| values(custom, dtype, count)).collect();
-                    Counts::PerRank(lists.shared(&counts?))
+                    per_rank(&counts?, world, lists)
                 }
-                (Some(counts), None) => Counts::PerRank(lists.shared(counts)),
+                (Some(counts), None) => per_rank(counts, world, lists),
                 (None, _) if whole && !len.is_multiple_of(world) => {
                     let text = format!("{len} elements are no {world} blocks of one length");
                     return Err(Error::invalid(text).remedy(format!(
@@ -215,6 +208,16 @@ impl Call<'_> {
             None => {}
         }
         Ok(request)
+    }
+}
+
+/// The counts of a list: one for all where they are all one, which is the same call.
+fn per_rank(counts: &[usize], world: usize, lists: &mut Lists) -> Counts {
+    match counts {
+        [first, rest @ ..] if counts.len() == world && rest.iter().all(|count| count == first) => {
+            Counts::Same(*first)
+        }
+        _ => Counts::PerRank(lists.shared(counts)),
     }
 }
 

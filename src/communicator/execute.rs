@@ -111,7 +111,7 @@ impl With<'_> {
 
     /// Checks a call that repeats none, and remembers what becomes of it.
     #[cold]
-    fn learn(&self, call: &Call<'_>, key: Option<Key>, tensors: &mut Tensors<'_>) -> Result<Slot> {
+    fn learn(&self, call: &Call<'_>, key: Option<Key<'_>>, tensors: &mut Tensors<'_>) -> Result<Slot> {
         let Checked { mut request, .. } = self.check(call, tensors)?;
         let course = self.course(&mut request)?;
         let offsets = offsets(&request, self.communicator.rank);
@@ -137,9 +137,7 @@ impl With<'_> {
         // SAFETY: the tensors are borrowed until this returns, which is after the operation's end; where it unwinds
         // instead, the backend is never driven again.
         let mut operation = Some(unsafe { self.communicator.again(slot, call, &mut tensors, &self.options) });
-        let result = self.communicator.run(&mut operation);
-        drop(tensors);
-        result
+        self.communicator.run(&mut operation)
     }
 
     /// Carries out a call that was refused, over packed tensors, where it was refused for its strides and the options say so.
@@ -200,7 +198,7 @@ impl Communicator {
     /// # Safety
     /// Call and tensors are those of that recall. Until the operation is complete, the memory of the tensors must be left
     /// to it: it is borrowed or owned for that long.
-    #[inline]
+    #[inline(always)]
     pub(super) unsafe fn again(
         &self,
         slot: Slot,

@@ -131,8 +131,17 @@ impl Line {
     /// Where there is no operation.
     #[inline]
     pub(super) fn run(&self, operation: &mut Option<Operation>) -> Result<()> {
-        let span = operation.as_ref().expect("an operation to run").span().clone();
-        let _entered = (!span.is_none()).then(|| span.enter());
+        let span = operation.as_ref().expect("an operation to run").span();
+        if !span.is_none() {
+            let span = span.clone();
+            return span.in_scope(|| self.run_here(operation));
+        }
+        self.run_here(operation)
+    }
+
+    /// The same where its span is entered, if it has one.
+    #[inline]
+    fn run_here(&self, operation: &mut Option<Operation>) -> Result<()> {
         let mut driven = self.driven()?;
         let result = driven.backend().run(operation);
         drop(driven);

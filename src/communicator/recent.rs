@@ -6,11 +6,12 @@ use super::sequencer::Course;
 use crate::collective::{Collective, Request};
 use crate::reduce::{ReduceOp, Signature};
 use crate::tensor::DType;
+use std::borrow::Cow;
 
 /// All of a call that its request and its course depend on, on one rank of one communicator. The memory itself is not
-/// of it, nor is the function of a reduction of the user's. A call that has a list of counts has none.
+/// of it, nor is the function of a reduction of the user's. A call that has counts between pairs has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Key {
+pub(super) struct Key<'c> {
     /// The lengths of input and output, in elements.
     pub(super) lens: (usize, usize),
     pub(super) collective: Collective,
@@ -23,7 +24,17 @@ pub(super) struct Key {
     pub(super) root: usize,
     /// Whom a message goes to, and whom one comes from.
     pub(super) peers: (Option<usize>, Option<usize>),
-    pub(super) options: Options,
+    /// How long the blocks of the ranks are, where there is a list.
+    pub(super) counts: Option<Cow<'c, [usize]>>,
+    pub(super) options: Cow<'c, Options>,
+}
+
+impl Key<'_> {
+    /// The same, to be kept.
+    fn into_owned(self) -> Key<'static> {
+        let counts = self.counts.map(|counts| Cow::Owned(counts.into_owned()));
+        Key { counts, options: Cow::Owned(self.options.into_owned()), ..self }
+    }
 }
 
 /// A call that can be made again with other memory of the same lengths.
@@ -46,7 +57,7 @@ const REMEMBERED: usize = 16;
 /// The calls that were made lately. A call without a key is kept until the next one of that kind.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
-    calls: Vec<(Option<Key>, Known)>,
+    calls: Vec<(Option<Key<'static>>, Known)>,
     /// Where the latest call was: loops make their calls in the same order each time.
     latest: usize,
     /// The oldest one, when all places are taken.
@@ -56,8 +67,8 @@ pub(super) struct Recent {
 impl Recent {
     /// The call that this one repeats.
     #[inline]
-    pub(super) fn find(&mut self, key: &Key) -> Option<Slot> {
-        let is_it = |(known, _): &(Option<Key>, Known)| known.as_ref() == Some(key);
+    pub(super) fn find(&mut self, key: &Key<'_>) -> Option<Slot> {
+        let is_it = |(known, _): &(Option<Key<'_>>, Known)| known.as_ref() == Some(key);
         if !self.calls.get(self.latest).is_some_and(is_it) {
             let (before, after) = self.calls.split_at(self.latest);
             self.latest = match after.iter().position(is_it) {
@@ -69,7 +80,8 @@ impl Recent {
     }
 
     /// Keeps a call, in the place of the oldest where there is no other.
-    pub(super) fn put(&mut self, key: Option<Key>, known: Known) -> Slot {
+    pub(super) fn put(&mut self, key: Option<Key<'_>>, known: Known) -> Slot {
+        let key = key.map(Key::into_owned);
         let without_key = self.calls.iter().position(|(key, _)| key.is_none());
         let slot = match without_key.filter(|_| key.is_none()) {
             Some(slot) => slot,
@@ -102,7 +114,7 @@ mod tests {
     use crate::{Check, Order};
     use std::time::Duration;
 
-    fn key(len: usize) -> Key {
+    fn key(len: usize) -> Key<'static> {
         Key {
             lens: (len, len),
             collective: Collective::Reduce,
@@ -112,17 +124,18 @@ mod tests {
             one_tensor: true,
             root: 1,
             peers: (None, None),
-            options: Options::new(),
+            counts: None,
+            options: Cow::Owned(Options::new()),
         }
     }
 
     fn known(len: usize) -> Known {
         let schedule = Schedule::whole(Algorithm::all().next().unwrap());
-        let course = Course { schedule, strict: false, timeout: Duration::from_secs(1) };
+        let course = Course { number: 1, schedule, strict: false, timeout: Duration::from_secs(1) };
         Known { request: Request::new(Collective::Reduce, 2, DType::F32, len), course, offsets: (0, 0) }
     }
 
-    fn found(recent: &mut Recent, key: &Key) -> Option<usize> {
+    fn found(recent: &mut Recent, key: &Key<'_>) -> Option<usize> {
         let slot = recent.find(key)?;
         Some(recent.get(slot).request.whole())
     }
@@ -132,7 +145,8 @@ mod tests {
         let mut recent = Recent::default();
         recent.put(Some(key(3)), known(3));
         let signature = Signature { name: 1, width: 4, commutative: true };
-        let with = |options| Key { options, ..key(3) };
+        let with = |options| Key { options: Cow::Owned(options), ..key(3) };
+        let by = |counts: &'static [usize]| Key { counts: Some(counts.into()), ..key(3) };
         let others = [
             Key { lens: (3, 4), ..key(3) },
             Key { lens: (4, 3), ..key(3) },
@@ -146,6 +160,8 @@ mod tests {
             Key { root: 0, ..key(3) },
             Key { peers: (Some(0), None), ..key(3) },
             Key { peers: (None, Some(0)), ..key(3) },
+            by(&[]),
+            by(&[3, 0]),
             with(Options::new().order(Order::Default)),
             with(Options::new().check(Check::Auto)),
             with(Options::new().deadline(Duration::from_secs(1))),

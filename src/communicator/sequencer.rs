@@ -9,6 +9,7 @@ use crate::collective::{Collective, Order, Request};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::select::Table;
 use crate::plan::{Algorithm, Reach, Schedule, Topology};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ const STRICT_FROM: usize = 64 << 10;
 /// How a request is carried out: what the table and the options make of it. They stay as they are, so it does, too.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Course {
+    /// No other course of the communicator has it, so that who meets it again knows request and schedule.
+    pub(super) number: u64,
     pub(super) schedule: Schedule,
     pub(super) strict: bool,
     pub(super) timeout: Duration,
@@ -34,6 +37,8 @@ pub(super) struct Sequencer {
     defaults: Options,
     deadline: Duration,
     sequence: u64,
+    /// How many courses there have been.
+    courses: Cell<u64>,
     /// The calls that were made lately.
     pub(super) recent: Recent,
     /// Lists of counts, shared by requests.
@@ -52,6 +57,7 @@ impl Sequencer {
             defaults,
             deadline,
             sequence: 0,
+            courses: Cell::new(0),
             recent: Recent::default(),
             lists: Lists::default(),
             pieces: Vec::new(),
@@ -160,7 +166,9 @@ impl Sequencer {
                 helps && !heard && Table::agreed_bytes(request) > STRICT_FROM
             }
         };
-        Ok(Course { schedule, strict, timeout: options.deadline.unwrap_or(self.deadline) })
+        let number = self.courses.get() + 1;
+        self.courses.set(number);
+        Ok(Course { number, schedule, strict, timeout: options.deadline.unwrap_or(self.deadline) })
     }
 
     /// The operation that a request with its course becomes, with the next place in the order.
@@ -175,9 +183,9 @@ impl Sequencer {
         buffers: Buffers,
     ) -> Operation {
         let sequence = take_place(&mut self.sequence, request);
-        let Course { schedule, strict, timeout } = *course;
-        // SAFETY: handed on to the caller of this function.
-        unsafe { Operation::new(request.clone(), schedule, sequence, strict, timeout, buffers) }
+        let Course { number, schedule, strict, timeout } = *course;
+        // SAFETY: handed on to the caller of this function; a course has one request.
+        unsafe { Operation::numbered(number, request.clone(), schedule, sequence, strict, timeout, buffers) }
     }
 
     /// The same of a call that is remembered, over the memory of these tensors.
@@ -188,10 +196,10 @@ impl Sequencer {
     pub(super) unsafe fn again(&mut self, slot: Slot, tensors: &mut Tensors<'_>) -> Operation {
         let Known { request, course, offsets } = self.recent.get(slot);
         let sequence = take_place(&mut self.sequence, request);
-        let Course { schedule, strict, timeout } = *course;
+        let Course { number, schedule, strict, timeout } = *course;
         let buffers = tensors.buffers(*offsets);
-        // SAFETY: handed on to the caller of this function.
-        unsafe { Operation::new(request.clone(), schedule, sequence, strict, timeout, buffers) }
+        // SAFETY: handed on to the caller of this function; a course has one request.
+        unsafe { Operation::numbered(number, request.clone(), schedule, sequence, strict, timeout, buffers) }
     }
 
     /// Takes note of what has become of the latest operation: where the backend refused it, its place is free again.

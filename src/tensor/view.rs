@@ -184,6 +184,7 @@ impl<'a> TensorRef<'a> {
     }
 
     /// Fails unless its elements stand one after another.
+    #[inline]
     pub(crate) fn check_dense(&self) -> Result<()> {
         self.layout.check_dense("input")
     }
@@ -277,6 +278,7 @@ impl<'a> TensorMut<'a> {
     }
 
     /// Fails unless its elements stand one after another.
+    #[inline]
     pub(crate) fn check_dense(&self) -> Result<()> {
         self.layout.check_dense("output")
     }

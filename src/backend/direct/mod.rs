@@ -5,6 +5,7 @@
 //! messages are one sequence, with one history, one deadline and one way to fail.
 //!
 //! - [`program`]: a plan with byte addresses, as it is run;
+//! - [`exchange`]: its short form, where there is little to move;
 //! - [`state`]: how far the running one is;
 //! - `memory::stream`: copies past the caches.
 //!
@@ -16,9 +17,11 @@
 //! have told theirs, and then runs the program for shared tensors if all are; else, and on a rank whose are not, the
 //! program is the same whatever they are. So those who share nothing wait for nothing.
 //!
-//! An operation may write where the one before the last did when all ranks have ended that. A rank that has heard from
-//! all others in the last one knows it: they had begun the last. Else it looks (the *guard*).
+//! An operation may write where the one before the last did (in line: the fourth before it) when all ranks have ended that. A rank
+//! that has heard from all others in the last one knows it: they had begun the last. Else it looks (the *guard*); who shows
+//! nothing writes nothing, and need not.
 
+mod exchange;
 mod program;
 mod state;
 

@@ -1,10 +1,11 @@
 //! A plan in shared memory in the form that it is run in.
 
 use super::super::cannot;
-use crate::collective::{Collective, Order};
+use super::exchange::Exchange;
+use crate::collective::{Collective, Request};
 use crate::error::Result;
 use crate::plan::select::Table;
-use crate::plan::{Place, Plan, Region, SLOT, Span, Step};
+use crate::plan::{Algorithm, Place, Plan, Region, SLOT, Span, Step};
 use crate::reduce::{Kernels, kernels};
 use crate::transport::shm::HostMemory;
 
@@ -61,10 +62,12 @@ pub(in crate::backend) struct Program {
     pub(super) element: usize,
     pub(super) scratch_bytes: usize,
     pub(super) slot_bytes: usize,
-    /// Where slots go in line: the bytes of all of them, of which all ranks know.
+    /// Where slots go in line: the most bytes that any rank shows, of which all know.
     pub(super) in_line: Option<usize>,
-    /// The elements of each rank's operand, where all that is done is to show it in line and fold everybody's.
-    pub(super) exchanged: Option<usize>,
+    /// The short form of what goes in line.
+    pub(super) exchange: Option<Exchange>,
+    /// Whether this rank shows anything.
+    pub(super) shows: bool,
     /// The bytes of the rank's operands, as they are counted.
     pub(in crate::backend) bytes: u64,
     /// How many bytes are read of each rank's memory, and written to it.
@@ -155,10 +158,14 @@ impl Program {
         }
         let visits = actions.iter().any(|action| action.visits());
         let in_line = if visits { None } else { in_line(plan, &actions) };
-        let whole = matches!(request.collective, Collective::AllReduce | Collective::Barrier);
+        let exchange = in_line.and_then(|_| Exchange::of(&actions, plan.rank, request.world, element));
         Ok(Program {
-            exchanged: (whole && in_line == Some(slot_bytes) && request.world > 1).then_some(plan.slot),
             in_line,
+            exchange: match request.collective {
+                Collective::Barrier => exchange.map(Exchange::without_bytes),
+                _ => exchange,
+            },
+            shows: actions.iter().any(|action| matches!(action, Action::Signal { .. })),
             bytes: request.bytes(plan.rank) as u64,
             moved: moved(&actions, request.world),
             streams: !request.in_place && request.output_len(plan.rank) * element >= STREAMED,
@@ -217,13 +224,37 @@ impl Action {
     }
 }
 
-/// The bytes of the operation, where slots go in line. Whether they do must be the same on all ranks, so that it is said by what
-/// all of them know.
+/// The most bytes that any rank shows, where slots go in line. Whether they do must be the same on all ranks, so that it is said by
+/// what all of them know.
 fn in_line(plan: &Plan, actions: &[Action]) -> Option<usize> {
-    let agreed = Table::agreed_bytes(&plan.request);
+    let shown = shown(&plan.request);
     let signals = actions.iter().filter(|action| matches!(action, Action::Signal { .. })).count();
-    let little = HostMemory::goes_in_line(agreed) && plan.slot * plan.request.element_size() <= agreed;
-    (plan.algorithm == "flat" && little && signals <= 1).then_some(agreed)
+    let little = HostMemory::goes_in_line(Table::agreed_bytes(&plan.request))
+        && plan.slot * plan.request.element_size() <= shown;
+    (plan.algorithm == "flat" && little && signals <= 1 && !is_cut(&plan.request)).then_some(shown)
+}
+
+/// Whether one of many ranks has so much more than the others that its block goes in several turns: of which those who show nothing
+/// see nothing in their own plans.
+fn is_cut(request: &Request) -> bool {
+    let slice = Algorithm::named("flat").ok().and_then(|flat| flat.own_slice(request));
+    let blocks = if request.collective.has_blocks() { request.blocks() } else { Vec::new() };
+    slice.is_some_and(|slice| blocks.iter().any(|block| block.len() > slice))
+}
+
+/// The most bytes that any rank shows: all that it has for others.
+fn shown(request: &Request) -> usize {
+    let elements = match request.collective {
+        Collective::AllGather | Collective::Gather => {
+            request.blocks().iter().map(ExactSizeIterator::len).max().unwrap_or(0)
+        }
+        Collective::ReduceScatter | Collective::Scatter => {
+            request.blocks_end() - request.blocks().iter().map(ExactSizeIterator::len).min().unwrap_or(0)
+        }
+        Collective::AllToAll => (request.world - 1) * request.send_block(0, 0).len(),
+        _ => request.whole(),
+    };
+    elements * request.element_size()
 }
 
 /// The bytes that are read of each rank's memory, and written to it.

@@ -5,6 +5,7 @@
 //! may be read or written when is what the plan's flags say, which the verifier proves free of races.
 
 use super::super::Operation;
+use super::exchange::{self, Exchange};
 use super::program::{Action, Base, Operand, Program, Programs};
 use crate::memory::stream;
 use crate::plan::Region;
@@ -56,8 +57,8 @@ pub(in crate::backend) struct Direct {
     shared: Option<(u64, u64)>,
     /// Whether all ranks' are.
     all_shared: bool,
-    /// The elements of an operand, where the operation is a mere exchange.
-    exchanges: Option<usize>,
+    /// Whether it runs in the short form.
+    exchanges: bool,
 }
 
 // SAFETY: the addresses in `sources` are used only while a fold runs, which writes them anew; everything else is plain
@@ -66,7 +67,7 @@ unsafe impl Send for Direct {}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Until all have ended the epoch before the last.
+    /// Until all have ended the epoch in which this rank last wrote where it is about to.
     Guarded,
     /// Of a rank with shared tensors: until all have said where theirs are.
     Entered,
@@ -109,7 +110,7 @@ impl Direct {
             streamed: false,
             shared: None,
             all_shared: false,
-            exchanges: None,
+            exchanges: false,
         }
     }
 
@@ -124,7 +125,7 @@ impl Direct {
     ) {
         let program = programs.base;
         (self.shared, self.all_shared) = (shared, false);
-        self.exchanges = program.exchanged.filter(|_| operation.pieces().is_none());
+        self.exchanges = program.exchange.is_some() && operation.pieces().is_none();
         self.stamp = Stamp { epoch: self.stamp.epoch + 1, hash };
         self.phase = Phase::Guarded;
         (self.at, self.done) = (0, 0);
@@ -162,13 +163,13 @@ impl Direct {
         memory: &mut HostMemory,
     ) -> Result<Step, Stop> {
         if self.phase == Phase::Guarded {
-            if let Some(rank) = self.guarded_by(memory) {
-                return blocked(memory, rank, |memory| memory.has_ended(rank, self.stamp.epoch - 2));
+            if let Some((rank, epoch)) = self.guarded_by(programs.base, memory) {
+                return blocked(memory, rank, |memory| memory.has_ended(rank, epoch));
             }
             self.enter(programs.base, operation, memory)?;
         }
-        if let Some(count) = self.exchanges {
-            return self.exchange(programs.base, count, operation, memory);
+        if let (true, Some(exchange)) = (self.exchanges, &programs.base.exchange) {
+            return self.exchange(programs.base, exchange, operation, memory);
         }
         if self.phase == Phase::Entered
             && let Some(rank) = self.hear_of_operands(memory)?
@@ -226,78 +227,87 @@ impl Direct {
         Ok(Step::Over)
     }
 
-    /// The quickest form of what is most often asked for: an all_reduce, or a barrier, whose operand goes in line. It does what
-    /// the program does, without going through it. `at` counts the ranks that were heard.
+    /// Runs a program in its short form. `at` counts the ranks that were heard, from 1 on.
     #[inline]
     fn exchange(
         &mut self,
         program: &Program,
-        count: usize,
+        exchange: &Exchange,
         operation: &Operation,
         memory: &mut HostMemory,
     ) -> Result<Step, Stop> {
-        let (world, own) = (memory.world(), memory.rank());
+        let (own, stamp) = (memory.rank(), self.stamp);
         let (input, output) = (operation.buffers().input, operation.buffers().output);
-        let bytes = program.slot_bytes;
+        let bytes = program.in_line.unwrap_or_default();
         // Whoever comes back has nothing else to do.
         let mut looks = LOOKS;
         if self.at == 0 {
-            // SAFETY: the operation's maker vouches for so many bytes of input, which nobody writes meanwhile; the slot has room
-            // for them, and nobody looks at it (the guard).
-            unsafe { memory.in_line(own, self.stamp, bytes).copy_from_nonoverlapping(input, bytes) };
-            memory.show(self.stamp);
+            if exchange.tells {
+                let slot = memory.in_line(own, stamp, bytes);
+                for part in &exchange.shows {
+                    // SAFETY: the operation's maker vouches for so many bytes of input, which nobody writes meanwhile; the slot
+                    // has room for them, and nobody looks at it (the guard).
+                    unsafe { exchange::copy(input.add(part.from), slot.add(part.into), part.bytes) };
+                }
+                memory.show(stamp);
+            }
             self.at = 1;
-            looks = 1;
-        } else if self.at < world {
-            memory.fetch_little(self.at_rank(memory), self.stamp, bytes);
+            looks = 0;
+        } else if let Some(rank) = exchange.hears.get(self.at - 1) {
+            memory.fetch_little(*rank, stamp, bytes);
         }
-        while self.at < world {
-            let rank = self.at_rank(memory);
-            match (0..looks).map(|_| memory.shown(rank, self.stamp)).find(|seen| *seen != Seen::NotYet) {
-                Some(Seen::There) => self.at += 1,
-                Some(_) => return Err(Stop::Disagrees(rank)),
-                None => {
-                    return blocked(memory, rank, |memory| memory.shown(rank, self.stamp) != Seen::NotYet);
+        while let Some(&rank) = exchange.hears.get(self.at - 1) {
+            match memory.shown(rank, stamp) {
+                Seen::There => self.at += 1,
+                Seen::Other => return Err(Stop::Disagrees(rank)),
+                Seen::NotYet if looks == 0 => {
+                    return blocked(memory, rank, |memory| memory.shown(rank, stamp) != Seen::NotYet);
+                }
+                Seen::NotYet => {
+                    looks -= 1;
+                    memory.pause();
                 }
             }
         }
-        if let Some(kernels) = program.kernels {
-            let stamp = self.stamp;
-            let operand = |rank| match rank == own {
-                true => input,
-                false => memory.in_line(rank, stamp, bytes).cast_const(),
-            };
-            // SAFETY: each holds so many bytes, which nobody writes before this rank ends the epoch; the output is writable for as
-            // many, and the input itself or apart from it, says the operation's maker.
+        let operand = |rank, from| match rank == own {
+            true => input.wrapping_add(from),
+            false => memory.in_line(rank, stamp, bytes).wrapping_add(from).cast_const(),
+        };
+        for part in &exchange.takes {
+            // SAFETY: what a rank shows nobody writes before this one ends the epoch; the plan's spans are checked against the
+            // request's lengths, for which the operation's maker vouches.
+            unsafe { exchange::copy(operand(part.rank, part.from), output.add(part.into), part.bytes) };
+        }
+        if let (Some(fold), Some(kernels)) = (&exchange.fold, program.kernels) {
+            let into = output.wrapping_add(fold.into);
+            // SAFETY: as above; the output is one of the sources or apart from them.
             unsafe {
-                if world == 2 {
-                    kernels.fold(output, &[operand(0), operand(1)], count);
-                } else {
-                    self.sources.clear();
-                    self.sources.extend((0..world).map(operand));
-                    program.fold(kernels, output, &self.sources, count);
+                match *fold.from {
+                    [a, b] => kernels.fold(into, &[operand(0, a), operand(1, b)], fold.count),
+                    _ => {
+                        self.sources.clear();
+                        self.sources
+                            .extend(fold.from.iter().enumerate().map(|(rank, &at)| operand(rank, at)));
+                        program.fold(kernels, into, &self.sources, fold.count);
+                    }
                 }
-                kernels.finish(output, count, world);
+                if fold.finish {
+                    kernels.finish(into, fold.count, memory.world());
+                }
             }
         }
-        memory.end(self.stamp.epoch, false);
-        self.heard = self.stamp.epoch;
+        memory.end(stamp.epoch, !program.hears_all);
+        if program.hears_all {
+            self.heard = stamp.epoch;
+        }
         Ok(Step::Over)
-    }
-
-    /// The rank whose turn it is in an exchange: they follow this one, round the end.
-    #[inline]
-    fn at_rank(&self, memory: &HostMemory) -> usize {
-        let rank = memory.rank() + self.at;
-        if rank < memory.world() { rank } else { rank - memory.world() }
     }
 
     /// Whether a step would do something, or end.
     pub(in crate::backend) fn may_go_on(&mut self, programs: &Programs<'_>, memory: &mut HostMemory) -> bool {
-        let exchanges = self.exchanges.is_some();
         let rank = match (self.phase, self.program(programs).actions.get(self.at)) {
-            (Phase::Guarded, _) => self.guarded_by(memory),
-            (Phase::Running, _) if exchanges => self.not_heard(memory),
+            (Phase::Guarded, _) => self.guarded_by(programs.base, memory).map(|(rank, _)| rank),
+            (Phase::Running, _) if self.exchanges => self.not_heard(programs.base, memory),
             (Phase::Entered, _) => match self.hear_of_operands(memory) {
                 Ok(rank) => rank,
                 Err(_) => return true,
@@ -317,32 +327,46 @@ impl Direct {
         programs: &Programs<'_>,
         memory: &HostMemory,
     ) -> Option<usize> {
-        let exchanges = self.exchanges.is_some();
         match (self.phase, self.program(programs).actions.get(self.at)) {
-            (Phase::Guarded, _) => self.guarded_by(memory),
-            (Phase::Running, _) if exchanges => self.not_heard(memory),
+            (Phase::Guarded, _) => self.guarded_by(programs.base, memory).map(|(rank, _)| rank),
+            (Phase::Running, _) if self.exchanges => self.not_heard(programs.base, memory),
             (Phase::Entered, _) => self.hear_of_operands(memory).ok().flatten(),
             (Phase::Running, Some(Action::Wait { rank, .. })) => Some(*rank),
             _ => None,
         }
     }
 
-    /// A rank that may still look at what this one is about to write over.
+    /// A rank that may still look at what this one is about to write over, and the epoch that it has to end first.
     #[inline]
-    fn guarded_by(&self, memory: &HostMemory) -> Option<usize> {
+    fn guarded_by(&self, program: &Program, memory: &HostMemory) -> Option<(usize, u64)> {
         let Stamp { epoch, .. } = self.stamp;
-        // Who has begun the last epoch has ended the one before.
-        if epoch <= 2 || self.heard + 1 == epoch {
+        let before = if program.is_in_line() { HostMemory::IN_LINE } else { 2 };
+        // Who has begun an epoch has ended the one before.
+        if self.heard + before > epoch || epoch <= before {
             return None;
         }
-        (0..memory.world()).find(|&rank| rank != memory.rank() && !memory.has_ended(rank, epoch - 2))
+        self.guarded_by_who_is_behind(program, epoch - before, memory)
+    }
+
+    /// The same where it has to be looked at.
+    fn guarded_by_who_is_behind(
+        &self,
+        program: &Program,
+        ended: u64,
+        memory: &HostMemory,
+    ) -> Option<(usize, u64)> {
+        // Who shows nothing writes nothing that others look at.
+        if program.is_in_line() && !program.shows && !HostMemory::renews(self.stamp.epoch) {
+            return None;
+        }
+        let mut others = (0..memory.world()).filter(|&rank| rank != memory.rank());
+        others.find(|&rank| !memory.has_ended(rank, ended)).map(|rank| (rank, ended))
     }
 
     /// The rank that an exchange waits for, where it waits for one.
-    fn not_heard(&self, memory: &HostMemory) -> Option<usize> {
-        let rank = self.at_rank(memory);
-        let waits = self.at > 0 && self.at < memory.world();
-        (waits && memory.shown(rank, self.stamp) == Seen::NotYet).then_some(rank)
+    fn not_heard(&self, program: &Program, memory: &HostMemory) -> Option<usize> {
+        let rank = *program.exchange.as_ref()?.hears.get(self.at.checked_sub(1)?)?;
+        (memory.shown(rank, self.stamp) == Seen::NotYet).then_some(rank)
     }
 
     fn enter(

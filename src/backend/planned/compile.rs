@@ -2,7 +2,7 @@
 
 use super::super::direct::Program;
 use super::super::{Meter, cannot};
-use crate::collective::{Collective, Counts, Fingerprint, Request};
+use crate::collective::{Collective, Counts, Fingerprint, Footing, Request};
 use crate::error::{Error, Result};
 use crate::plan::lower::{Dependency, Lane, Lowered, lower};
 use crate::plan::{Place, Plan, Reach, Schedule, Span, Step, Topology};
@@ -157,7 +157,24 @@ pub(super) struct Plans {
     cache: LruCache<(Request, Schedule), Arc<Compiled>, rustc_hash::FxBuildHasher>,
     /// The last one: training loops ask for few things again and again.
     last: Option<(Request, Schedule, Arc<Compiled>)>,
+    /// Those of operations that may be run at once, by their numbers; and of the latest without a number.
+    quick: [Option<Quick>; QUICK + 1],
 }
+
+/// What is known of operations of one number, which may be run at once.
+pub(super) struct Quick {
+    number: u64,
+    pub(super) plan: Arc<Compiled>,
+    /// What they add to the history.
+    pub(super) footing: Footing,
+}
+
+/// Where a [`Quick`] is, until another is remembered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Spot(usize);
+
+/// As many as there are calls that a communicator remembers.
+const QUICK: usize = 16;
 
 /// How many plans are kept: a large model's gradients have fewer different sizes.
 const KEPT: NonZeroUsize = NonZeroUsize::new(256).unwrap();
@@ -169,7 +186,29 @@ impl Plans {
             topology: Topology::default(),
             cache: LruCache::with_hasher(KEPT, rustc_hash::FxBuildHasher),
             last: None,
+            quick: Default::default(),
         }
+    }
+
+    /// What is known of operations of this number, where that is known and they may be run at once.
+    #[inline]
+    pub(super) fn quick(&self, number: u64) -> Option<Spot> {
+        let place = number as usize % QUICK;
+        let known = self.quick[place].as_ref().is_some_and(|quick| quick.number == number);
+        (known && number != 0).then_some(Spot(place))
+    }
+
+    /// What is known there.
+    #[inline]
+    pub(super) fn at(&self, spot: Spot) -> &Quick {
+        self.quick[spot.0].as_ref().expect("spots are told of what is there")
+    }
+
+    /// Operations of this number may be run at once, by this plan; where the number is 0, just this one.
+    pub(super) fn may_run(&mut self, number: u64, plan: Arc<Compiled>, footing: Footing) -> Spot {
+        let place = if number == 0 { QUICK } else { number as usize % QUICK };
+        self.quick[place] = Some(Quick { number, plan, footing });
+        Spot(place)
     }
 
     /// The plan for a request, made if it is not there.
@@ -188,14 +227,6 @@ impl Plans {
             self.last = Some((request.clone(), schedule, plan));
         }
         Ok(&self.last.as_ref().expect("it is there now").2)
-    }
-
-    /// The plan that was asked for last.
-    ///
-    /// # Panics
-    /// Where none was.
-    pub(super) fn latest(&self) -> Arc<Compiled> {
-        Arc::clone(&self.last.as_ref().expect("a plan was asked for").2)
     }
 
     /// The same where it is not the last one.

@@ -2,7 +2,7 @@
 
 use super::super::direct::{Direct, Program, Programs, Step, Stop};
 use super::super::{Operation, Progress};
-use super::compile::Compiled;
+use super::compile::{self, Compiled};
 use super::state::{Moved, Trouble};
 use super::watched::Watched;
 use super::{Planned, Queued, Running};
@@ -80,36 +80,40 @@ impl<T: Transport> Planned<T> {
     /// can be done while it waits itself is done then.
     #[inline]
     pub(super) fn run_quickly(&mut self, operation: &Operation) -> Quick {
-        let Operation { request, schedule, strict, .. } = operation;
         let alone = self.running.is_none() && self.queue.is_empty();
-        if !alone
-            || schedule.algorithm.needs() == Reach::Messages
-            || self.reach == Reach::Messages
-            || *strict
-            || request.world < 2
-            || request.collective == Collective::SendRecv
-            || self.transport.meter.tracer.is_some()
-            || request.world != self.transport.inner.world()
-            || self.failure.is_some()
-            || self.transport.inner.verdict().is_some()
-            || operation.check(self.name).is_err()
-        {
+        if !alone || self.failure.is_some() || self.transport.inner.verdict().is_some() {
             return Quick::No;
         }
-        let Ok((shared, variant)) = self.shared(operation) else { return Quick::No };
-        let plan = match self.plans.get(request, *schedule, &self.transport.meter) {
-            // To count its users costs as much as all else that is done with it.
-            Ok(plan) if plan.program.is_some() => &**plan,
-            _ => return Quick::No,
+        let known = if operation.extras.is_none() { self.plans.quick(operation.number) } else { None };
+        let place = match known {
+            Some(place) => {
+                self.transport.meter.plans_found.add(1);
+                place
+            }
+            None => match self.may_run(operation) {
+                Some(place) => place,
+                None => return Quick::No,
+            },
         };
-        let program = plan.program.as_ref().expect("it has one");
+        let in_line = self.plans.at(place).plan.program.as_ref().is_some_and(Program::is_in_line);
+        let (shared, variant) = match in_line {
+            true => (None, None),
+            false => match self.shared(operation) {
+                Ok(shared) => shared,
+                Err(_) => return Quick::No,
+            },
+        };
+        // To count its users costs as much as all else that is done with it.
+        let compile::Quick { plan, footing, .. } = self.plans.at(place);
+        let program = plan.program.as_ref().expect("what may be run at once runs in shared memory");
+        let collective = operation.request.collective;
         let programs =
             Programs { base: program, shared: variant.as_ref().and_then(|variant| variant.program.as_ref()) };
         self.runs = self.runs.wrapping_add(1);
-        let timed = !program.is_in_line() || self.runs.is_multiple_of(TIMED);
+        let timed = !in_line || self.runs.is_multiple_of(TIMED);
         let submitted = if timed { self.transport.inner.now() } else { Time::NEVER };
-        let fingerprint = self.group.fingerprint(self.history, plan, operation);
-        self.history = fingerprint.history_after();
+        let before = self.history;
+        self.history = footing.history_after(operation.sequence, before);
         self.direct.start(&programs, operation, self.history, shared);
         let shares_cpus = self.transport.inner.shares_cpus();
         let most = if shares_cpus { QUICK_SHARED + OFFERS } else { QUICK };
@@ -123,8 +127,13 @@ impl<T: Transport> Planned<T> {
             if !posted {
                 // Not before the others have what they wait for.
                 posted = true;
+                let fingerprint = self.group.fingerprint(before, plan, operation);
                 memory.post(&fingerprint);
                 remember(&mut self.recent, &fingerprint);
+                if !timed {
+                    // While others are waited for there is time, and none afterwards.
+                    self.transport.meter.ended(collective, program.bytes, Duration::ZERO, true);
+                }
             }
             match step {
                 Ok(Step::Over) => {
@@ -135,16 +144,13 @@ impl<T: Transport> Planned<T> {
                         self.patience = looks.saturating_mul(2);
                     }
                     count(&mut self.transport, self.direct.program(&programs));
-                    let time = match submitted {
-                        Time::NEVER => Duration::ZERO,
-                        submitted => {
-                            let time = self.transport.inner.now().since(submitted);
-                            if program.is_in_line() { time * TIMED } else { time }
-                        }
-                    };
-                    let meter = &self.transport.meter;
-                    meter.ended(request.collective, program.bytes, time, true);
-                    meter.scratch_bytes.set((self.state.held() + self.direct.held()) as u64);
+                    if timed {
+                        let time = self.transport.inner.now().since(submitted);
+                        let time = if in_line { time * TIMED } else { time };
+                        let meter = &self.transport.meter;
+                        meter.ended(collective, program.bytes, time, true);
+                        meter.scratch_bytes.set((self.state.held() + self.direct.held()) as u64);
+                    }
                     return Quick::Over;
                 }
                 Ok(Step::More) => {
@@ -165,13 +171,42 @@ impl<T: Transport> Planned<T> {
                         std::hint::spin_loop();
                     }
                 }
-                Err(stop) => break Some(trouble(stop, &fingerprint, memory)),
+                Err(stop) => {
+                    let fingerprint = self.group.fingerprint(before, plan, operation);
+                    break Some(trouble(stop, &fingerprint, memory));
+                }
             }
         };
+        if !timed {
+            self.transport.meter.has_not_ended(collective, program.bytes);
+        }
         // Who has waited in vain may have a CPU that another needs.
         self.patience = self.patience.min(looks) / 2;
-        let plan = self.plans.latest();
-        Quick::Begun(Begun { plan, shared, variant, submitted, fingerprint, stopped })
+        let fingerprint = self.group.fingerprint(before, plan, operation);
+        Quick::Begun(Begun { plan: Arc::clone(plan), shared, variant, submitted, fingerprint, stopped })
+    }
+
+    /// Whether an operation may be run at once as far as it is one that may, and what is known of those of its number.
+    #[cold]
+    fn may_run(&mut self, operation: &Operation) -> Option<compile::Spot> {
+        let Operation { request, schedule, strict, .. } = operation;
+        if schedule.algorithm.needs() == Reach::Messages
+            || self.reach == Reach::Messages
+            || *strict
+            || request.world < 2
+            || request.collective == Collective::SendRecv
+            || self.transport.meter.tracer.is_some()
+            || request.world != self.transport.inner.world()
+            || operation.check(self.name).is_err()
+        {
+            return None;
+        }
+        let plan = self.plans.get(request, *schedule, &self.transport.meter).ok()?;
+        let plan = Arc::clone(plan);
+        plan.program.as_ref()?;
+        let bare = Fingerprint { sequence: 0, ..self.group.fingerprint(0, &plan, operation) };
+        let number = if operation.extras.is_none() { operation.number } else { 0 };
+        Some(self.plans.may_run(number, plan, bare.footing()))
     }
 
     /// Takes an operation over that has begun, to be driven further; its result where it is over with that.
@@ -326,9 +361,8 @@ fn memory_of(transport: &mut impl Transport) -> &mut HostMemory {
 
 /// How the collective that a peer has posted differs from this rank's, where it is at the same place in the order.
 fn posted_difference(mine: &Fingerprint, peer: usize, memory: &HostMemory) -> Option<Difference> {
-    let theirs = memory.posted(peer)?;
-    let comparable = Fingerprint { pair_count: theirs.pair_count, ..*mine };
-    if theirs.sequence == mine.sequence { comparable.difference(&theirs) } else { None }
+    let theirs = memory.posted(peer, mine.sequence)?;
+    Fingerprint { pair_count: theirs.pair_count, ..*mine }.difference(&theirs)
 }
 
 #[cold]

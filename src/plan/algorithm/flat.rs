@@ -15,6 +15,7 @@
 //! Source: the "flat" shared-memory collectives of R. L. Graham, G. Shipman, "MPI support for multi-core architectures:
 //! optimized shared memory collectives", EuroPVM/MPI 2008.
 
+use super::super::select::Table;
 use super::{Entry, Reach, SLOT};
 use crate::collective::{Collective, Counts, Request};
 use crate::plan::{Builder, Region, Span};
@@ -40,10 +41,24 @@ pub(super) const ENTRY: Entry = Entry {
         unknown.then_some("where blocks lie in others' slots is not known where counts are pairwise")
     },
     needs: Reach::Slots,
-    slice_bytes: |request| Some(SLOT / PLACES / 2 / parts(request)),
+    slice_bytes: |request| Some(turn_bytes(request) / parts(request)),
     generate,
     ..Entry::DEFAULT
 };
+
+/// The most bytes that are shown in a turn: as many as there is room for, but where one rank shows and another takes, so few that
+/// both are at work most of the time. Of more ranks some may share a CPU, and each turn would cost its exchange.
+fn turn_bytes(request: &Request) -> usize {
+    let most = SLOT / PLACES / 2;
+    if request.collective.is_rooted() && request.world == 2 {
+        (Table::agreed_bytes(request) / 16).clamp(FEWEST, most)
+    } else {
+        most
+    }
+}
+
+/// The fewest bytes of a turn that are worth raising a flag for.
+const FEWEST: usize = 16 << 10;
 
 /// How many blocks a slot has room for.
 fn parts(request: &Request) -> usize {
@@ -104,9 +119,10 @@ fn needed(collective: Collective, portion: &[Range<usize>]) -> usize {
     }
 }
 
-/// Where the parts of a portion begin in a slot that shows all of them.
-fn offset(portion: &[Range<usize>], part: usize) -> usize {
-    portion[..part].iter().map(ExactSizeIterator::len).sum()
+/// Where a part of a portion begins in the slot of an owner who shows all of them but its own.
+fn offset(portion: &[Range<usize>], owner: usize, part: usize) -> usize {
+    let before = portion[..part].iter().enumerate().filter(|(rank, _)| *rank != owner);
+    before.map(|(_, part)| part.len()).sum()
 }
 
 /// Copies what others want of this rank into its slot.
@@ -120,7 +136,7 @@ fn show(b: &mut Builder<'_>, blocks: &[Range<usize>], portion: &[Range<usize>], 
         }
         Collective::ReduceScatter | Collective::Scatter | Collective::AllToAll => {
             for to in (0..b.world()).filter(|&to| to != rank) {
-                let at = place + offset(portion, to);
+                let at = place + offset(portion, rank, to);
                 let (input, slot) = (b.input(portion[to].clone()), b.slot(at..at + portion[to].len()));
                 b.copy(input, slot);
             }
@@ -157,7 +173,7 @@ fn take(b: &mut Builder<'_>, blocks: &[Range<usize>], portion: &[Range<usize>], 
                 b.copy(b.input(portion[rank].clone()), output);
             } else {
                 b.wait(root, FILLED, turn);
-                let at = place + offset(portion, rank);
+                let at = place + offset(portion, root, rank);
                 b.copy(b.peer(root, Region::Slot, at..at + output.len), output);
             }
         }
@@ -174,27 +190,33 @@ fn take(b: &mut Builder<'_>, blocks: &[Range<usize>], portion: &[Range<usize>], 
         Collective::AllToAll => {
             b.wait_for_all(FILLED, turn);
             b.copy(b.input(portion[rank].clone()), b.output(portion[rank].clone()));
-            let at = place + offset(portion, rank);
             for from in b.others() {
+                let at = place + offset(portion, from, rank);
                 let shown = b.peer(from, Region::Slot, at..at + portion[rank].len());
                 b.copy(shown, b.output(portion[from].clone()));
             }
         }
         Collective::ReduceScatter => {
             let output = b.output(within(&portion[rank], &blocks[rank]));
-            fold(b, portion[rank].clone(), place + offset(portion, rank), output, turn);
+            fold(b, portion[rank].clone(), |from| place + offset(portion, from, rank), output, turn);
         }
-        _ => fold(b, portion[0].clone(), place, b.output(portion[0].clone()), turn),
+        _ => fold(b, portion[0].clone(), |_| place, b.output(portion[0].clone()), turn),
     }
 }
 
-/// Folds this rank's input with what the others show from `at` on.
-fn fold(b: &mut Builder<'_>, input: Range<usize>, at: usize, output: Span, turn: usize) {
+/// Folds this rank's input with what each of the others shows from `at` on.
+fn fold(
+    b: &mut Builder<'_>,
+    input: Range<usize>,
+    at: impl Fn(usize) -> usize,
+    output: Span,
+    turn: usize,
+) {
     b.wait_for_all(FILLED, turn);
     let sources: Vec<Span> = (0..b.world())
         .map(|rank| match rank == b.rank() {
             true => b.input(input.clone()),
-            false => b.peer(rank, Region::Slot, at..at + output.len),
+            false => b.peer(rank, Region::Slot, at(rank)..at(rank) + output.len),
         })
         .collect();
     b.fold(sources, output);

@@ -2,7 +2,7 @@
 
 use super::flag::{self, RENEWED, Seen, Stamp};
 use super::ground::Ground;
-use super::layout::{FLAG_COUNT, IN_LINE_BYTES, LINE, PRESENT, Seat};
+use super::layout::{FLAG_COUNT, IN_LINE_BYTES, IN_LINE_SLOTS, LINE, PRESENT, Seat};
 use super::shown::Contents;
 use super::sync::{Ordering, compiler_fence, fence};
 use crate::collective::Fingerprint;
@@ -11,8 +11,10 @@ use crate::memory::{Block, PAGE};
 use crate::plan::SLOT;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
+use std::cell::Cell;
 use std::io::IoSliceMut;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Where a rank's operands are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,8 +32,13 @@ pub struct HostMemory {
     rank: usize,
     seats: Vec<Seat>,
     ground: Arc<Ground>,
-    /// Whose bells may be rung without a fence.
+    /// Whose bells may be rung without a fence, and whether all may.
     quick: Vec<bool>,
+    all_quick: bool,
+    /// The last epoch that each is known to have ended.
+    ended: Vec<Cell<u64>>,
+    /// Whether the processor pauses for less than it takes to pass a line on.
+    short_pauses: bool,
     /// This rank's slots, once it needs any.
     slots: Option<Block>,
     /// Where the others' are, as far as that is known.
@@ -51,6 +58,9 @@ impl HostMemory {
     /// How many flags a rank has.
     pub const FLAGS: usize = FLAG_COUNT;
 
+    /// After how many epochs a slot in line is written again; what else there is after two.
+    pub const IN_LINE: u64 = IN_LINE_SLOTS as u64;
+
     /// The largest number that a flag can be raised to.
     pub const MOST: u32 = flag::MOST;
 
@@ -66,6 +76,9 @@ impl HostMemory {
             seats,
             ground,
             quick: vec![false; world],
+            all_quick: false,
+            ended: vec![Cell::new(0); world],
+            short_pauses: pauses_are_short(),
             slots: None,
             others: vec![None; world],
             processes,
@@ -94,21 +107,27 @@ impl HostMemory {
     /// Wakes whoever sleeps, after something was done for all.
     #[inline]
     fn ring_all(&mut self) {
-        if !self.quick.iter().enumerate().all(|(rank, quick)| *quick || rank == self.rank) {
-            fence(Ordering::SeqCst);
-            // Whoever has said so by now need not be fenced for the next time.
-            if self.ground.fenced_by_others() {
-                for (quick, seat) in self.quick.iter_mut().zip(&self.seats) {
-                    *quick = seat.fences().load(Ordering::Acquire) != 0;
-                }
-            }
-        } else {
+        if self.all_quick {
             compiler_fence(Ordering::SeqCst);
+        } else {
+            self.fence();
         }
         for (rank, seat) in self.seats.iter().enumerate() {
             if rank != self.rank {
                 seat.bell().ring_after_fence();
             }
+        }
+    }
+
+    /// Passes the fence, and looks who passes it for the ringers the next time.
+    #[cold]
+    fn fence(&mut self) {
+        fence(Ordering::SeqCst);
+        if self.ground.fenced_by_others() {
+            for (quick, seat) in self.quick.iter_mut().zip(&self.seats) {
+                *quick = seat.fences().load(Ordering::Acquire) != 0;
+            }
+            self.all_quick = self.quick.iter().enumerate().all(|(rank, quick)| *quick || rank == self.rank);
         }
     }
 
@@ -120,13 +139,19 @@ impl HostMemory {
         bell.ring();
     }
 
+    /// Whether words are written when an epoch begins, that others may still look at where they have not ended those before.
+    #[inline]
+    pub fn renews(epoch: u64) -> bool {
+        epoch % RENEWED < IN_LINE_SLOTS as u64
+    }
+
     /// Begins an epoch: every so often all words are written again that others might take for new ones.
+    #[inline]
     pub fn begin(&mut self, stamp: Stamp) {
-        if stamp.epoch % RENEWED < 2 {
-            let parity = (stamp.epoch & 1) as usize;
+        if HostMemory::renews(stamp.epoch) {
             let own = &self.seats[self.rank];
             let before = Stamp { epoch: stamp.epoch - 1, hash: stamp.hash };
-            flag::show(own.in_line(parity), before);
+            flag::show(own.in_line(stamp.epoch), before);
             for flag in 0..FLAG_COUNT {
                 own.flag(flag).store(flag::raised(stamp, 0), Ordering::Release);
             }
@@ -165,20 +190,29 @@ impl HostMemory {
     /// Where they are more than go [in line](Self::goes_in_line).
     #[inline]
     pub fn in_line(&self, rank: usize, stamp: Stamp, bytes: usize) -> *mut u8 {
-        self.seats[rank].slot_in_line((stamp.epoch & 1) as usize, bytes)
+        self.seats[rank].slot_in_line(stamp.epoch, bytes)
     }
 
     /// Shows what this rank has written in line, and wakes whoever waits for it.
     #[inline]
     pub fn show(&mut self, stamp: Stamp) {
-        flag::show(self.seats[self.rank].in_line((stamp.epoch & 1) as usize), stamp);
+        flag::show(self.seats[self.rank].in_line(stamp.epoch), stamp);
         self.ring_all();
     }
 
     /// Whether a rank shows something in line.
     #[inline]
     pub fn shown(&self, rank: usize, stamp: Stamp) -> Seen {
-        flag::shown(self.seats[rank].in_line((stamp.epoch & 1) as usize), stamp)
+        flag::shown(self.seats[rank].in_line(stamp.epoch), stamp)
+    }
+
+    /// Pauses between two looks, where pauses are short: whoever looks all the time takes the line from its writer, who has to
+    /// have it back first.
+    #[inline]
+    pub fn pause(&self) {
+        if self.short_pauses {
+            std::hint::spin_loop();
+        }
     }
 
     /// Has the lines fetched in which a rank shows so many bytes, if they are few, before it is known whether they are shown:
@@ -225,9 +259,13 @@ impl HostMemory {
         }
     }
 
-    /// Whether a rank has ended an epoch.
+    /// Whether a rank has ended an epoch. What was seen before is not looked at again.
     pub fn has_ended(&self, rank: usize, epoch: u64) -> bool {
-        self.seats[rank].done().load(Ordering::Acquire) >= epoch
+        let known = &self.ended[rank];
+        if known.get() < epoch {
+            known.set(self.seats[rank].done().load(Ordering::Acquire));
+        }
+        known.get() >= epoch
     }
 
     /// Makes this rank's slots, if they are not there, and says where they are.
@@ -332,25 +370,38 @@ impl HostMemory {
     /// Tells whoever looks which collective this rank is at.
     #[inline]
     pub fn post(&self, fingerprint: &Fingerprint) {
-        let (version, board) = self.seats[self.rank].board();
+        let (version, board) = self.seats[self.rank].board(fingerprint.sequence);
         flag::post(version, board, &fingerprint.words());
     }
 
-    /// Which collective a rank is at, or was last.
-    pub fn posted(&self, rank: usize) -> Option<Fingerprint> {
-        let (version, board) = self.seats[rank].board();
+    /// Which collective a rank has at this place in the order, if it has come so far and is not much further.
+    pub fn posted(&self, rank: usize, sequence: u64) -> Option<Fingerprint> {
+        let (version, board) = self.seats[rank].board(sequence);
         let words = flag::posted(version, board)?;
         let mut bytes = [0; Fingerprint::SIZE];
         for (part, word) in bytes.chunks_mut(8).zip(words) {
             part.copy_from_slice(&word.to_le_bytes());
         }
-        Fingerprint::decode(&bytes)
+        Fingerprint::decode(&bytes).filter(|posted| posted.sequence == sequence)
     }
 
     /// This rank leaves, and shows nothing more. Whoever has not left may still look there.
     pub(super) fn take_slots(&mut self) -> Option<Block> {
         self.slots.take()
     }
+}
+
+/// Whether a pause takes less than a line takes from one cache to another: so it is on AMD's processors (20 ns) and on older ones of
+/// Intel's, on newer ones it takes twice as long.
+fn pauses_are_short() -> bool {
+    const PAUSES: u32 = 32;
+    const LONG: Duration = Duration::from_nanos(30);
+    // This thread may be interrupted.
+    (0..8).any(|_| {
+        let begun = Instant::now();
+        (0..PAUSES).for_each(|_| std::hint::spin_loop());
+        begun.elapsed() < LONG * PAUSES
+    })
 }
 
 /// Has a line fetched, to be read. A hint, at whatever address.

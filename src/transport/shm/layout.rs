@@ -6,6 +6,7 @@
 use super::bell::Bell;
 use super::sync::{AtomicU32, AtomicU64};
 use crate::memory::{APART, Segment};
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 /// The streams of a pair: collectives and messages.
@@ -14,35 +15,54 @@ pub(super) const CHANNELS: usize = 2;
 /// A place in the segment, with atomics at fixed distances.
 #[derive(Clone)]
 struct Part {
-    segment: Arc<Segment>,
-    offset: usize,
+    /// Keeps it mapped.
+    _segment: Arc<Segment>,
+    /// Where it begins in this process: asked for once, since flags are looked at more often than anything else.
+    start: NonNull<u8>,
+    len: usize,
 }
+
+// SAFETY: a part is a place in a segment, which is Send and Sync; what lies there is reached by atomics and raw pointers.
+unsafe impl Send for Part {}
+// SAFETY: as above.
+unsafe impl Sync for Part {}
 
 impl Part {
     /// A part of this length, where it lies within the segment as it must.
     fn new(segment: &Arc<Segment>, offset: usize, len: usize) -> Option<Part> {
         let fits =
             offset.is_multiple_of(APART) && offset.checked_add(len).is_some_and(|end| end <= segment.len());
-        fits.then(|| Part { segment: Arc::clone(segment), offset })
+        let start = NonNull::new(segment.address(fits.then_some(offset)?))?;
+        Some(Part { _segment: Arc::clone(segment), start, len })
     }
 
+    /// The address of a byte of it.
+    #[inline]
+    fn address(&self, at: usize) -> *mut u8 {
+        debug_assert!(at < self.len);
+        self.start.as_ptr().wrapping_add(at)
+    }
+
+    #[inline]
     fn word(&self, at: usize) -> &AtomicU32 {
         debug_assert!(at.is_multiple_of(4));
         // SAFETY: the address is in the mapping, which lives as long as `self`, and aligned: the part's offset is, and so
-        // is `at`. An atomic may change at any time.
-        unsafe { AtomicU32::from_ptr(self.segment.address(self.offset + at).cast()) }
+        // is `at`, which is within the part: whoever has made it for what it is has asked for so many bytes. An atomic may
+        // change at any time.
+        unsafe { AtomicU32::from_ptr(self.address(at).cast()) }
     }
 
+    #[inline]
     fn long(&self, at: usize) -> &AtomicU64 {
         debug_assert!(at.is_multiple_of(8));
         // SAFETY: as in `word`.
-        unsafe { AtomicU64::from_ptr(self.segment.address(self.offset + at).cast()) }
+        unsafe { AtomicU64::from_ptr(self.address(at).cast()) }
     }
 
     fn longs<const N: usize>(&self, at: usize) -> &[AtomicU64; N] {
         debug_assert!(at.is_multiple_of(8));
         // SAFETY: as in `word`; a part ends where a seat does, which all of them lie in.
-        unsafe { &*self.segment.address(self.offset + at).cast() }
+        unsafe { &*self.address(at).cast() }
     }
 }
 
@@ -57,11 +77,11 @@ impl Part {
 /// | 136 | the offset of its slots and 1, or 0 where there are none | itself |
 /// | 256 | how many of the others have left | the others |
 /// | 384 | the last epoch that it has ended | itself |
-/// | 512 | its board: a version, and the fingerprint of the collective that it is at | itself |
-/// | 640 + 128 p | where its operands of an epoch of parity p are: stamp, addresses, offsets in the segment and 1 | itself |
-/// | 896 + 128 f | flag f | itself |
-/// | 1920 + 2176 p | the slot in line of an epoch of parity p: stamp, 56 bytes, 2048 bytes | itself |
-/// | 6272 + 8 (2 r + c) | the offset of the ring from rank r on channel c and 1, or 0 where there is none | rank r |
+/// | 512 + 128 b | its boards: a version, and the fingerprint of the collective that it is at, or of one before | itself |
+/// | 1536 + 128 p | where its operands of an epoch of parity p are: stamp, addresses, offsets in the segment and 1 | itself |
+/// | 1792 + 128 f | flag f | itself |
+/// | 2816 + 2176 t | the slot in line of the epochs that leave t when divided by [`IN_LINE_SLOTS`]: stamp, 56 bytes, 2048 bytes | itself |
+/// | 11520 + 8 (2 r + c) | the offset of the ring from rank r on channel c and 1, or 0 where there is none | rank r |
 #[derive(Clone)]
 pub(super) struct Seat {
     part: Part,
@@ -75,13 +95,19 @@ pub(super) const LEFT: u32 = 1;
 
 const DONE: usize = 3 * APART;
 const BOARD: usize = 4 * APART;
-const ENTRIES: usize = 5 * APART;
-const FLAGS: usize = 7 * APART;
+const ENTRIES: usize = BOARD + BOARDS * APART;
+const FLAGS: usize = ENTRIES + 2 * APART;
 const IN_LINE: usize = FLAGS + FLAG_COUNT * APART;
-const TABLE: usize = IN_LINE + 2 * IN_LINE_LEN;
+const TABLE: usize = IN_LINE + IN_LINE_SLOTS * IN_LINE_LEN;
 
+/// How many boards a rank has, for as many collectives in a row: whoever comes later than others can be further still finds what they
+/// did.
+const BOARDS: usize = 8;
 /// How many flags a rank has.
 pub(super) const FLAG_COUNT: usize = 8;
+/// How many slots in line a rank has, for as many epochs in a row: who shows something need not wait until the others have
+/// taken what it showed in the last of them.
+pub(super) const IN_LINE_SLOTS: usize = 4;
 /// How many bytes a slot in line holds. With 4 KiB, calls that followed each other with something between them took as often
 /// 2.2 us as 1.5, which slots elsewhere took.
 pub(super) const IN_LINE_BYTES: usize = 2 << 10;
@@ -122,9 +148,10 @@ impl Seat {
         self.part.long(DONE)
     }
 
-    /// The board's version and contents.
-    pub(super) fn board(&self) -> (&AtomicU64, &[AtomicU64; 8]) {
-        (self.part.long(BOARD), self.part.longs(BOARD + 8))
+    /// The version and contents of the board for this place in the order.
+    pub(super) fn board(&self, sequence: u64) -> (&AtomicU64, &[AtomicU64; 8]) {
+        let board = BOARD + sequence as usize % BOARDS * APART;
+        (self.part.long(board), self.part.longs(board + 8))
     }
 
     pub(super) fn entry(&self, parity: usize) -> &[AtomicU64; 5] {
@@ -139,18 +166,17 @@ impl Seat {
 
     /// The stamp of what is shown in line.
     #[inline]
-    pub(super) fn in_line(&self, parity: usize) -> &AtomicU64 {
-        assert!(parity < 2);
-        self.part.long(IN_LINE + parity * IN_LINE_LEN)
+    pub(super) fn in_line(&self, epoch: u64) -> &AtomicU64 {
+        self.part.long(in_line_at(epoch))
     }
 
     /// Where so many bytes are shown in line: behind the stamp, if they fit into the same line of memory, else in the lines
     /// that follow.
     #[inline]
-    pub(super) fn slot_in_line(&self, parity: usize, bytes: usize) -> *mut u8 {
-        assert!(parity < 2 && bytes <= IN_LINE_BYTES);
+    pub(super) fn slot_in_line(&self, epoch: u64, bytes: usize) -> *mut u8 {
+        assert!(bytes <= IN_LINE_BYTES);
         let behind = if bytes <= BEHIND_STAMP { size_of::<u64>() } else { LINE };
-        self.part.segment.address(self.part.offset + IN_LINE + parity * IN_LINE_LEN + behind)
+        self.part.address(in_line_at(epoch) + behind)
     }
 
     pub(super) fn presence(&self) -> &AtomicU32 {
@@ -165,6 +191,12 @@ impl Seat {
         assert!(rank < self.world && channel < CHANNELS);
         self.part.long(TABLE + 8 * (rank * CHANNELS + channel))
     }
+}
+
+/// Where in a seat the slot in line of an epoch begins.
+#[inline]
+fn in_line_at(epoch: u64) -> usize {
+    IN_LINE + epoch as usize % IN_LINE_SLOTS * IN_LINE_LEN
 }
 
 /// The word that says whether a process lives: its states are told of in `sentinel.rs`.
@@ -254,7 +286,7 @@ impl Ring {
         assert!(len <= self.capacity);
         let start = (at as usize) & (self.capacity - 1);
         let first = len.min(self.capacity - start);
-        let address = |from| self.part.segment.address(self.part.offset + BYTES + from);
+        let address = |from| self.part.address(BYTES + from);
         [(address(start), first), (address(0), len - first)]
     }
 

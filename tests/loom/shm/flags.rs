@@ -30,17 +30,20 @@ struct Seat {
     done: AtomicU64,
     flag: AtomicU64,
     /// loom's cells fail where one thread writes while another reads, or where nothing orders the two.
-    slots: [UnsafeCell<u64>; 2],
-    stamps: [AtomicU64; 2],
+    slots: [UnsafeCell<u64>; MOST],
+    stamps: [AtomicU64; MOST],
 }
+
+/// The most slots of a rank in a play. What the library has more of them takes longer rows, and no other rule.
+const MOST: usize = 3;
 
 impl Seat {
     fn new() -> Seat {
         Seat {
             done: AtomicU64::new(0),
             flag: AtomicU64::new(0),
-            slots: [UnsafeCell::new(0), UnsafeCell::new(0)],
-            stamps: [AtomicU64::new(0), AtomicU64::new(0)],
+            slots: std::array::from_fn(|_| UnsafeCell::new(0)),
+            stamps: std::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
 }
@@ -52,8 +55,10 @@ pub(super) struct Play {
     pub(super) operations: &'static [Op],
     /// Ranks wait until what they write over is not looked at any more.
     pub(super) guarded: bool,
-    /// What is shown lies elsewhere every other time.
-    pub(super) parity: bool,
+    /// After how many epochs what was shown is written over, as ranks believe.
+    pub(super) depth: u64,
+    /// How many slots there are in fact.
+    pub(super) slots: usize,
     /// The flag comes after what it tells of.
     pub(super) data_first: bool,
     /// How that an epoch has ended is told.
@@ -71,7 +76,8 @@ impl Play {
             form,
             operations,
             guarded: true,
-            parity: true,
+            depth: 2,
+            slots: 2,
             data_first: true,
             ending: Ordering::Release,
             looks: None,
@@ -110,12 +116,13 @@ impl Play {
         for (ended, op) in self.operations.iter().enumerate() {
             let epoch = ended as u64 + 1;
             let stamp = Stamp { epoch, hash: 0x0700_0000 };
-            // Who was heard in the last epoch had begun it, and ended the one before.
-            let known = epoch <= 2 || heard + 1 == epoch || !self.guarded;
-            if !known && !self.wait(|| theirs.done.load(Ordering::Acquire) >= epoch - 2) {
+            let shows = *op == Op::Both || *op == Op::Only(own);
+            // Who was heard in an epoch had begun it, and ended the one before. Who shows nothing writes over nothing.
+            let known = epoch <= self.depth || heard + self.depth > epoch || !self.guarded || !shows;
+            if !known && !self.wait(|| theirs.done.load(Ordering::Acquire) >= epoch - self.depth) {
                 return ended;
             }
-            if *op == Op::Both || *op == Op::Only(own) {
+            if shows {
                 self.show(mine, stamp, shown(own, epoch));
             }
             if *op == Op::Both || *op == Op::Only(1 - own) {
@@ -144,7 +151,7 @@ impl Play {
     }
 
     fn place(&self, stamp: Stamp) -> usize {
-        if self.parity { (stamp.epoch & 1) as usize } else { 0 }
+        stamp.epoch as usize % self.slots
     }
 
     fn show(&self, seat: &Seat, stamp: Stamp, value: u64) {
@@ -211,6 +218,18 @@ fn operations_of_both_kinds_may_follow_each_other() {
     for row in ROWS {
         for form in [Form::Slots, Form::Lines] {
             assert!(Play::new(form, row).check() > 0, "{row:?}");
+        }
+    }
+}
+
+/// The more slots there are, the later a root has to look.
+#[test]
+fn slots_may_be_more_than_two() {
+    const ROWS: [&[Op]; 3] =
+        [&[Only(0); 5], &[Both, Both, Both, Both], &[Only(0), Both, Only(0), Only(1), Only(0)]];
+    for row in ROWS {
+        for form in [Form::Slots, Form::Lines] {
+            assert!(Play { depth: 3, slots: 3, ..Play::new(form, row) }.check() > 0, "{row:?}");
         }
     }
 }

@@ -62,6 +62,8 @@ pub(super) struct Case<T: Value> {
     /// The block of each rank in the whole message; they differ by one element at most.
     blocks: Vec<Range<usize>>,
     counts: Vec<usize>,
+    /// How many elements this rank swaps with each: symmetric, so that all_to_all works in place too.
+    pair_counts: Vec<usize>,
     whole: usize,
     input: Memory<T>,
     output: Memory<T>,
@@ -88,6 +90,8 @@ impl<T: Value> Case<T> {
                 end - count..end
             })
             .collect();
+        let (base, longer) = (whole / world, whole % world);
+        let pair_counts = (0..world).map(|peer| base + usize::from((peer + rank) % world < longer)).collect();
         let mut case = Case {
             collective,
             op,
@@ -97,6 +101,7 @@ impl<T: Value> Case<T> {
             operands: Operands::new(world, op),
             blocks,
             counts,
+            pair_counts,
             whole,
             input: Memory::Plain(Vec::new()),
             output: Memory::Plain(Vec::new()),
@@ -119,7 +124,7 @@ impl<T: Value> Case<T> {
             Collective::AllGather | Collective::Gather => self.own().len(),
             Collective::Broadcast | Collective::Scatter if !self.is_root() => 0,
             // Pairs of ranks may exchange blocks of two lengths: the block of the larger rank number.
-            Collective::AllToAll => self.pair_counts().iter().sum(),
+            Collective::AllToAll => self.pair_counts.iter().sum(),
             Collective::Barrier => 0,
             _ => self.whole,
         }
@@ -129,16 +134,10 @@ impl<T: Value> Case<T> {
         match self.collective {
             Collective::ReduceScatter | Collective::Scatter => self.own().len(),
             Collective::Reduce | Collective::Gather if !self.is_root() => 0,
-            Collective::AllToAll => self.pair_counts().iter().sum(),
+            Collective::AllToAll => self.pair_counts.iter().sum(),
             Collective::Barrier => 0,
             _ => self.whole,
         }
-    }
-
-    /// How many elements this rank swaps with each: symmetric, so that all_to_all works in place too.
-    fn pair_counts(&self) -> Vec<usize> {
-        let (base, longer) = (self.whole / self.world, self.whole % self.world);
-        (0..self.world).map(|peer| base + usize::from((peer + self.rank) % self.world < longer)).collect()
     }
 
     /// Where this rank's input begins in the buffer of an operation in place.
@@ -189,7 +188,6 @@ impl<T: Value> Case<T> {
 
     /// One operation.
     pub(super) fn run(&mut self, comm: &With<'_>, in_place: bool) -> Result<()> {
-        let pair_counts = (self.collective == Collective::AllToAll).then(|| self.pair_counts());
         let (buffer_len, output_len) = (self.buffer_len(), self.output_len());
         let tensors: Tensors<'_> = if in_place {
             TensorMut::from_slice(&mut self.output[..buffer_len]).into()
@@ -207,10 +205,10 @@ impl<T: Value> Case<T> {
             Collective::Gather => comm.gather_dyn(tensors, counts, root),
             Collective::Scatter => comm.scatter_dyn(tensors, counts, root),
             Collective::AllToAll => {
-                let pairs = pair_counts.unwrap_or_default();
+                let pairs = &self.pair_counts[..];
                 // Blocks of one length need no list of counts, and some algorithms want it so.
                 let differ = pairs.iter().any(|&count| count != pairs[0]);
-                comm.all_to_all_dyn(tensors, differ.then_some((&pairs, &pairs)))
+                comm.all_to_all_dyn(tensors, differ.then_some((pairs, pairs)))
             }
             _ => comm.barrier(),
         }
@@ -242,7 +240,7 @@ impl<T: Value> Case<T> {
                 // What a peer sends here begins, in its input, after what it sends to the ranks before.
                 let mut at = 0;
                 let mut wrong = 0;
-                for (peer, count) in self.pair_counts().into_iter().enumerate() {
+                for (peer, &count) in self.pair_counts.iter().enumerate() {
                     let theirs = Case::<T>::pair_start(self.whole, self.world, peer, self.rank);
                     wrong += operands.wrong_copies(&output[at..at + count], peer, theirs, sample);
                     at += count;
