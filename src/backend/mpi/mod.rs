@@ -490,13 +490,15 @@ impl MpiCollectives {
         turn: &mut Turn,
     ) -> std::result::Result<Course, (Trouble, bool)> {
         let in_place = self.setup.mpi.in_place();
+        // MPICH 4.0 follows the address that stands for "in place" where a root other than 0 passes it to MPI_Reduce.
+        let to_one = operation.request().collective == Collective::Reduce || matches!(round, Round::Part(..));
         let mut means = Means {
             rank: self.rank,
             operation,
             memory: self.holding.memory(),
             // MPI gives it back before anybody sees it again, unless it fails.
             direct: operation.owns_memory() || !operation.reuses_memory(),
-            in_place: in_place.is_some(),
+            in_place: in_place.is_some() && !to_one,
             limit: self.setup.limit,
             turn,
         };
