@@ -23,8 +23,8 @@ ls /usr/lib/*/libclang*.so* /usr/lib/llvm*/lib/libclang*.so* >/dev/null 2>&1 || 
 for mpi in openmpi mpich; do
     printf '\n== MPI: %s\n' "$mpi"
     export MPICC="mpicc.$mpi"
-    build=(--target-dir "target/mpi-$mpi" --no-default-features --features mpi)
-    cargo clippy -p ringfold --lib --test mpi --bench mpi "${build[@]}" -- -D warnings
+    build=(--target-dir "target/mpi-$mpi" --no-default-features --features cli,mpi)
+    cargo clippy -p ringfold --lib --bin ringfold --test mpi --bench mpi "${build[@]}" -- -D warnings
     cargo test -p ringfold --lib "${build[@]}" -- mpi
     cargo test -p ringfold --test mpi "${build[@]}" -- --test-threads=1
 done

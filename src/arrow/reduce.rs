@@ -122,6 +122,7 @@ pub(super) fn reduce<'a>(
     columns: &Result<Vec<Column>>,
     given: Option<TensorMut<'a>>,
 ) -> Result<Option<Reduced<'a>>> {
+    let with = &with.over_own_memory();
     let asked = goal.asked(&op, with.null_policy());
     let ready = match columns {
         Ok(columns) => Reducing::new(with, &asked, goal, op, columns, given),

@@ -112,7 +112,7 @@ impl With<'_> {
         let mut all = self.memory(&asked, total as usize, total)?;
         let start: usize = lengths[..comm.rank()].iter().sum();
         message.write(&mut all[start..start + lengths[comm.rank()]]);
-        self.all_gather_dyn(all.tensor(DType::U8, total as usize), Some(&lengths))?;
+        self.over_own_memory().all_gather_dyn(all.tensor(DType::U8, total as usize), Some(&lengths))?;
         self.read(all.into_buffer(), &lengths, Some(batch), &[])
     }
 
@@ -138,7 +138,8 @@ impl With<'_> {
             let total: usize = counts.iter().sum();
             writer.write(&mut memory[start..start + counts[rank]]);
             let even = counts.iter().all(|&count| count == PORTION);
-            self.all_gather_dyn(memory.tensor(DType::U8, total), (!even).then_some(&counts[..]))?;
+            self.over_own_memory()
+                .all_gather_dyn(memory.tensor(DType::U8, total), (!even).then_some(&counts[..]))?;
             let (mut parts, mut rest) = (&memory[..total], &mut *all);
             for (peer, (&len, &count)) in lengths.iter().zip(&counts).enumerate() {
                 let part = parts.split_off(..count).expect("the parts are as long as was said");
@@ -165,7 +166,7 @@ impl With<'_> {
         let start: usize = if is_root { lengths[..root].iter().sum() } else { 0 };
         message.write(&mut memory[start..start + message.len()]);
         let bytes = memory.len();
-        self.gather_dyn(memory.tensor(DType::U8, bytes), Some(&lengths), root)?;
+        self.over_own_memory().gather_dyn(memory.tensor(DType::U8, bytes), Some(&lengths), root)?;
         if is_root {
             Ok(Some(self.read(memory.into_buffer(), &lengths, Some(batch), &[])?))
         } else {
@@ -200,7 +201,7 @@ impl With<'_> {
         if let Some(message) = &message {
             message.write(&mut memory);
         }
-        self.broadcast_dyn(memory.tensor(DType::U8, bytes as usize), root)?;
+        self.over_own_memory().broadcast_dyn(memory.tensor(DType::U8, bytes as usize), root)?;
         match batch {
             Some(batch) if comm.rank() == root => Ok(batch.clone()),
             _ => decode(memory.into_buffer())
@@ -247,7 +248,7 @@ impl With<'_> {
         }
         let outgoing = outgoing.into_buffer();
         let tensors = Tensors::Apart(TensorRef::from_slice(&outgoing), incoming.tensor(DType::U8, into));
-        self.all_to_all_dyn(tensors, Some((&send, &receive)))?;
+        self.over_own_memory().all_to_all_dyn(tensors, Some((&send, &receive)))?;
         let batches = batches?;
         self.read(incoming.into_buffer(), &receive, Some(&batches[rank]), &[])
     }

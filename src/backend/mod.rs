@@ -51,6 +51,10 @@ pub struct Operation {
     owned: bool,
     /// Others of its backend with the same number have the same request and schedule; 0 where that is not known.
     number: u64,
+    /// Whether its memory is the library's, and used for something else after its end, however it ends.
+    reused: bool,
+    /// Whether whoever made it waits for its end, and makes no other meanwhile.
+    blocking: bool,
     timeout: Duration,
     buffers: Buffers,
     extras: Option<Box<Extras>>,
@@ -129,6 +133,8 @@ impl Operation {
             strict,
             owned: false,
             number,
+            reused: false,
+            blocking: false,
             timeout,
             buffers,
             extras: None,
@@ -167,6 +173,26 @@ impl Operation {
         self
     }
 
+    /// The same with memory of this library's own, which is used for something else after its end, however it ends: no other library may keep
+    /// it, whatever is [allowed](crate::Config::with_mpi_direct) otherwise.
+    pub fn reusing(mut self) -> Self {
+        self.reused = true;
+        self
+    }
+
+    /// The same for a caller that waits for its end and submits nothing meanwhile, on every rank: a library may carry it out by a call that
+    /// comes back at its end only.
+    pub fn blocking(mut self) -> Self {
+        self.block();
+        self
+    }
+
+    /// Says that the caller waits for its end.
+    #[inline]
+    pub(crate) fn block(&mut self) {
+        self.blocking = true;
+    }
+
     /// The same with its memory, both input and output, on a device.
     pub fn on_device(mut self, device: Device) -> Self {
         self.extras().device = device;
@@ -184,6 +210,11 @@ impl Operation {
     pub fn staged(mut self) -> Self {
         self.extras().staged = true;
         self
+    }
+
+    /// Says that its memory is this library's own.
+    pub(crate) fn reuse(&mut self) {
+        self.reused = true;
     }
 
     /// Says where its memory is, which stream it follows, and whether it may be staged.
@@ -221,6 +252,16 @@ impl Operation {
     /// Whether its memory belongs to it, and can be left to a library for ever.
     pub fn owns_memory(&self) -> bool {
         self.owned
+    }
+
+    /// Whether its memory is this library's own, and no other library may keep it.
+    pub fn reuses_memory(&self) -> bool {
+        self.reused
+    }
+
+    /// Whether the caller waits for its end, and so does every other rank's.
+    pub fn is_blocking(&self) -> bool {
+        self.blocking
     }
 
     /// How long it may take from its submission.

@@ -6,6 +6,7 @@
 //! [`Config::init_deadline`].
 
 mod callback;
+mod cpus;
 mod directory;
 mod host;
 mod interface;
@@ -15,10 +16,13 @@ mod rendezvous;
 mod store;
 
 pub use callback::{CallbackExchange, Gathered};
+pub use cpus::CpuSet;
 pub use host::Shared;
 pub use reading::{Landmark, Sight};
 pub use record::Peer;
 pub use store::{StoreExchange, host_and_hear, host_for_launch};
+
+pub(crate) use cpus::suffice;
 
 use crate::backend::choose::{Agreed, Ask};
 use crate::config::Config;

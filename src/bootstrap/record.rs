@@ -1,5 +1,6 @@
 //! What every rank tells all others of itself.
 
+use super::cpus::CpuSet;
 use crate::backend::choose::{Agreed, Ask, agree};
 use crate::collective::Collective;
 use crate::error::{Error, ErrorKind, Result};
@@ -25,6 +26,8 @@ pub struct Peer {
     pub pid: u32,
     /// Where it listens for data.
     pub address: SocketAddr,
+    /// The CPUs of its host that it may use; none where it does not tell.
+    pub cpus: CpuSet,
 }
 
 /// A [`Peer`] on the wire, with what makes sure that it belongs to the group.
@@ -55,6 +58,9 @@ pub(super) struct Record {
     /// Why it cannot have that one; where it listens is nothing to go by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     obstacle: Option<String>,
+    /// The CPUs that it may use.
+    #[serde(default, skip_serializing_if = "CpuSet::is_empty")]
+    cpus: CpuSet,
 }
 
 impl Record {
@@ -85,6 +91,7 @@ impl Record {
             table: (!is_default).then(|| table.to_string()),
             backend: choice.to_string(),
             obstacle,
+            cpus: CpuSet::of_this_thread(),
         }
     }
 
@@ -163,6 +170,7 @@ pub(super) fn peers(
             host_id: record.host_id,
             pid: record.pid,
             address: record.address,
+            cpus: record.cpus,
         });
     }
     agree_on_tables(&peers, &tables).map_err(|error| error.in_generation(generation))?;
@@ -288,6 +296,7 @@ mod tests {
         let peers = read(&records(2)).unwrap();
         assert_eq!(peers[1].rank, 1);
         assert_eq!(peers[0].pid, std::process::id());
+        assert!(!peers[0].cpus.is_empty() && peers[0].cpus == peers[1].cpus);
         assert_eq!(peers[0].host_id, peers[1].host_id);
     }
 

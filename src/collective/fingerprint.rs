@@ -37,6 +37,8 @@ pub struct Fingerprint {
     pub algorithm: u16,
     /// Whether the group agrees before it starts, in a round of its own.
     pub strict: bool,
+    /// Whether a library carries it out by a call that comes back at its end only, which matches no other.
+    pub blocking: bool,
     /// The elements of one slice of the schedule (saturating); 0 where there is no schedule.
     pub slice: u32,
     /// A hash of all operations before this one, so that a difference which no link has shown is found at the next
@@ -131,6 +133,7 @@ impl Fingerprint {
             pair_count: 0,
             algorithm: 0,
             strict: false,
+            blocking: false,
             slice: 0,
             history: 0,
         }
@@ -158,6 +161,7 @@ impl Fingerprint {
     pub fn words(&self) -> [u64; Self::SIZE / 8] {
         let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
         let Fingerprint { collective, op, dtype, order, .. } = *self;
+        let flags = u32::from(self.strict) | u32::from(self.blocking) << 1;
         [
             pair(u32::from_le_bytes(MAGIC), self.generation),
             self.sequence,
@@ -165,7 +169,7 @@ impl Fingerprint {
             self.count,
             self.counts_hash,
             self.pair_count,
-            pair(self.root, u32::from(self.algorithm) | u32::from(self.strict) << 16),
+            pair(self.root, u32::from(self.algorithm) | flags << 16),
             pair(self.slice, self.history),
         ]
     }
@@ -201,10 +205,10 @@ impl Fingerprint {
         let pair_count = u64_of(take(8));
         let root = u32_of(take(4));
         let algorithm = u16::from_le_bytes(take(2).try_into().expect("2 bytes"));
-        let [strict, zero] = take(2).try_into().expect("2 bytes");
+        let [flags, zero] = take(2).try_into().expect("2 bytes");
         let slice = u32_of(take(4));
         let history = u32_of(take(4));
-        if strict > 1 || zero != 0 {
+        if flags > 3 || zero != 0 {
             return None;
         }
         Some(Fingerprint {
@@ -220,7 +224,8 @@ impl Fingerprint {
             counts_hash,
             pair_count,
             algorithm,
-            strict: strict == 1,
+            strict: flags & 1 != 0,
+            blocking: flags & 2 != 0,
             slice,
             history,
         })
@@ -266,6 +271,11 @@ impl Fingerprint {
             .or_else(|| {
                 differ("check", self.strict, t.strict, |s| if *s { "strict" } else { "normal" }.to_owned())
             })
+            .or_else(|| {
+                differ("way of calling", self.blocking, t.blocking, |blocking| {
+                    if *blocking { "blocking" } else { "started, batched or strict" }.to_owned()
+                })
+            })
             .or_else(|| differ("algorithm (number)", self.algorithm, t.algorithm, u16::to_string))
             .or_else(|| differ("slice", self.slice, t.slice, u32::to_string))
             .or_else(|| {
@@ -294,6 +304,7 @@ mod tests {
             generation: 2,
             algorithm: 3,
             strict: true,
+            blocking: true,
             slice: 9,
             ..Fingerprint::of(&request)
         }

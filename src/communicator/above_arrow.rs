@@ -30,8 +30,13 @@ impl<'a> With<'a> {
 
     /// The same with options that hold for any operation: for those that a call needs besides its own.
     pub(crate) fn beside(&self) -> With<'a> {
-        let options = Options { deadline: self.options.deadline, ..Options::default() };
+        let options = Options { deadline: self.options.deadline, reused: true, ..Options::default() };
         With { communicator: self.communicator, options }
+    }
+
+    /// The same for calls whose tensors are the library's own, all or some: no other library may keep them after the call.
+    pub(crate) fn over_own_memory(&self) -> With<'a> {
+        With { communicator: self.communicator, options: Options { reused: true, ..self.options.clone() } }
     }
 
     /// Fails where a call with these tensors would be refused before it is sent; with others of its kind as pieces of one operation, where

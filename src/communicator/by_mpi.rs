@@ -57,17 +57,29 @@ struct Found {
     /// Whether collectives are to be MPI's.
     #[serde(default)]
     collectives: bool,
+    /// Whether those are to be MPI's blocking ones, where callers wait.
+    #[serde(default)]
+    blocking: bool,
 }
 
 type Said = std::result::Result<Found, String>;
 
 /// What this rank finds.
-fn look(given: Option<Mpi>, collectives: bool) -> Result<Found> {
+fn look(given: Option<Mpi>, config: &Config) -> Result<Found> {
     let (rank, size) = match given {
         Some(mpi) => (mpi.rank(), mpi.size()),
         None => Mpi::look()?,
     };
-    Ok(Found { rank, size, group: Mpi::next_group()?, collectives })
+    let collectives = config.backend == BackendChoice::Mpi;
+    let blocking = collectives && config.mpi_blocking;
+    if blocking && !Mpi::allows_calls_at_once()? {
+        // Else whoever is in a call would keep all other groups of its process from theirs, which others may wait for.
+        let text = "mpi_blocking with an MPI whose thread level is below MPI_THREAD_MULTIPLE";
+        return Err(Error::unsupported(text).remedy(
+            "begin MPI by MPI_Init_thread with MPI_THREAD_MULTIPLE, or leave RINGFOLD_MPI_BLOCKING out",
+        ));
+    }
+    Ok(Found { rank, size, group: Mpi::next_group()?, collectives, blocking })
 }
 
 /// The ranks' numbers in MPI, in rank order, and the number of their group, from what all have said.
@@ -94,6 +106,17 @@ fn agree(said: &[Said]) -> Result<(Arc<[usize]>, usize)> {
                 word(found.collectives)
             );
             return wrong(rank, text, "set the same RINGFOLD_BACKEND on every rank");
+        }
+        if let Some(Ok(first)) = said.first()
+            && first.blocking != found.blocking
+        {
+            let word = |blocking: bool| if blocking { "yes" } else { "no" };
+            let text = format!(
+                "rank 0 has mpi_blocking {}, and rank {rank} {}",
+                word(first.blocking),
+                word(found.blocking)
+            );
+            return wrong(rank, text, "set the same RINGFOLD_MPI_BLOCKING on every rank");
         }
         if found.size != said.len() {
             let text = format!(
@@ -131,11 +154,12 @@ pub(super) fn meet(
     config: &Config,
 ) -> Result<(Box<dyn Backend>, Arc<dyn Kind>)> {
     let collectives = config.backend == BackendChoice::Mpi;
-    let Met { mpi, numbers, group } = agree_on_mpi(link, given, collectives, config.init_deadline)?;
+    let Met { mpi, numbers, group } = agree_on_mpi(link, given, config)?;
     let (rank, topology, tracer) = (link.rank(), world.topology.clone(), world.tracer.clone());
     if collectives {
         let mpi = mpi.subgroup(&numbers, group, config.init_deadline)?;
-        let kind = Callers { world, mpi, timeout: config.init_deadline, direct: config.mpi_direct };
+        let (direct, blocking) = (config.mpi_direct, config.mpi_blocking);
+        let kind = Callers { world, mpi, timeout: config.init_deadline, direct, blocking };
         let backend = kind.backend(mpi, 0, (0..numbers.len()).collect())?;
         return Ok((Box::new(backend), Arc::new(kind)));
     }
@@ -157,10 +181,10 @@ struct Met {
 
 /// The MPI of a world that has met. Each says what it finds before any waits for another in MPI, so that all have an error where one
 /// cannot.
-fn agree_on_mpi(link: &ControlLink, given: Option<Mpi>, collectives: bool, timeout: Duration) -> Result<Met> {
-    let until = after(timeout);
+fn agree_on_mpi(link: &ControlLink, given: Option<Mpi>, config: &Config) -> Result<Met> {
+    let until = after(config.init_deadline);
     let left = || until.saturating_duration_since(Instant::now());
-    let found = look(given, collectives);
+    let found = look(given, config);
     let mine: Said = found.as_ref().map(|found| Found { ..*found }).map_err(Error::to_string);
     // Numbers and text: nothing that JSON could refuse.
     let messages = link.all_gather(&serde_json::to_vec(&mine).unwrap_or_default(), left())?;
@@ -237,6 +261,7 @@ struct Callers {
     /// How long it may take to make one.
     timeout: Duration,
     direct: bool,
+    blocking: bool,
 }
 
 impl Callers {
@@ -251,6 +276,7 @@ impl Callers {
             shares_cpus: self.world.spins == 0,
             spins: self.world.spins,
             direct: self.direct,
+            blocking: self.blocking,
             limit: CollectivesSetup::LIMIT,
             tracer: self.world.tracer.clone(),
         })
@@ -285,7 +311,7 @@ mod tests {
 
     #[test]
     fn what_ranks_say_of_mpi_is_compared() {
-        let found = |rank, size, group| Ok(Found { rank, size, group, collectives: false });
+        let found = |rank, size, group| Ok(Found { rank, size, group, collectives: false, blocking: false });
         let (numbers, group) = agree(&[found(2, 3, 5), found(0, 3, 9), found(1, 3, 0)]).unwrap();
         assert_eq!((&numbers[..], group), (&[2, 0, 1][..], 17));
         let wrong = |said: &[Said]| {
@@ -296,9 +322,11 @@ mod tests {
         assert!(culprit == Some(1) && text.contains("it is away"), "{text}");
         let (culprit, text) = wrong(&[found(0, 1, 0), found(0, 1, 0)]);
         assert!(culprit == Some(0) && text.contains("one of 1 processes"), "{text}");
-        let other = Ok(Found { rank: 1, size: 2, group: 0, collectives: true });
-        let (culprit, text) = wrong(&[found(0, 2, 0), other]);
+        let other = |collectives, blocking| Ok(Found { rank: 1, size: 2, group: 0, collectives, blocking });
+        let (culprit, text) = wrong(&[found(0, 2, 0), other(true, false)]);
         assert!(culprit == Some(1) && text.contains("mpi-p2p, and rank 1 for mpi"), "{text}");
+        let (culprit, text) = wrong(&[other(true, false), other(true, true)]);
+        assert!(culprit == Some(1) && text.contains("mpi_blocking no, and rank 1 yes"), "{text}");
         let (culprit, text) = wrong(&[found(0, 2, 0), found(0, 2, 0)]);
         assert!(culprit == Some(1) && text.contains("both process 0"), "{text}");
     }

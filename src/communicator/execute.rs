@@ -152,14 +152,25 @@ impl With<'_> {
         let slot = self.recall(call, &mut dense)?;
         // The output of a rank that gets nothing is not looked at.
         let writes = comm.sequencer.borrow().recent.get(slot).request.output_len(comm.rank) > 0;
+        let options = Options { reused: true, ..self.options.clone() };
         // SAFETY: as in `execute`; the packed memory lives longer than the operation, too.
-        let mut operation = Some(unsafe { comm.again(slot, call, &mut dense, &self.options) });
+        let mut operation = Some(unsafe { comm.again(slot, call, &mut dense, &options) });
         comm.run(&mut operation)?;
         drop(dense);
         if writes {
             packed.unpack();
         }
         Ok(())
+    }
+}
+
+#[cold]
+fn place(operation: &mut Operation, site: Site) {
+    if site.reused {
+        operation.reuse();
+    }
+    if (Site { reused: false, ..site }) != Site::default() {
+        operation.place_at(site.device, site.stream, site.staged);
     }
 }
 
@@ -220,7 +231,7 @@ impl Communicator {
             operation.reduce_by(custom.clone());
         }
         if site != Site::default() {
-            operation.place_at(site.device, site.stream, site.staged);
+            place(operation, site);
         }
         self.tell(operation);
     }
@@ -229,6 +240,9 @@ impl Communicator {
     #[inline]
     pub(super) fn run(&self, operation: &mut Option<Operation>) -> Result<()> {
         self.check_origin()?;
+        if let Some(operation) = operation {
+            operation.block();
+        }
         if self.line.is_busy() {
             return self.run_behind(operation);
         }

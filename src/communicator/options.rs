@@ -52,6 +52,8 @@ pub struct Options {
     pub(super) pack: Option<bool>,
     pub(super) stream: Option<Stream>,
     pub(super) staging: Option<bool>,
+    /// Whether the tensors are the library's own, and used for something else after the call.
+    pub(super) reused: bool,
 }
 
 impl Options {
@@ -176,6 +178,7 @@ impl Options {
             pack: self.pack.or(base.pack),
             stream: self.stream.or(base.stream),
             staging: self.staging.or(base.staging),
+            reused: self.reused || base.reused,
         }
     }
 }

@@ -12,13 +12,20 @@ pub(super) struct Site {
     pub(super) device: Device,
     pub(super) stream: Option<Stream>,
     pub(super) staged: bool,
+    /// Whether it is the library's own, and used for something else after the call.
+    pub(super) reused: bool,
 }
 
 impl Site {
     /// The site of a call over tensors that have been [checked](Tensors::check_places).
     #[inline]
     pub(super) fn of(tensors: &Tensors<'_>, options: &Options) -> Self {
-        Site { device: tensors.device(), stream: options.stream, staged: options.staging.unwrap_or_default() }
+        Site {
+            device: tensors.device(),
+            stream: options.stream,
+            staged: options.staging.unwrap_or_default(),
+            reused: options.reused,
+        }
     }
 }
 

@@ -121,7 +121,7 @@ impl Communicator {
         let mut tensors = (mine, all).into();
         let Checked { mut request, buffers, .. } = with.check(&Call::AllGather(None), &mut tensors)?;
         let course = with.course(&mut request)?;
-        let site = Site { staged: true, ..Site::default() };
+        let site = Site { staged: true, reused: true, ..Site::default() };
         // SAFETY: the tensors were checked just now, and are borrowed until this returns, which is after the operation's end;
         // where it unwinds instead, the backend is never driven again.
         let operation = unsafe { self.next(&request, &course, buffers, None, site) };

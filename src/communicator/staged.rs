@@ -10,7 +10,7 @@ use super::execute::{Checked, offsets};
 use super::packed::Packed;
 use super::site::Site;
 use super::tensors::Tensors;
-use super::{Communicator, With};
+use super::{Communicator, Options, With};
 use crate::backend::Buffers;
 use crate::collective::{Counts, Request};
 use crate::cuda::Reach;
@@ -92,7 +92,8 @@ impl With<'_> {
             let mut packed = Packed::new(tensors).map_err(|error| comm.line.complete(error))?;
             let mut dense = packed.tensors();
             let writes = self.check_dense(call, &mut dense)?.request.output_len(comm.rank) > 0;
-            self.execute_staged(call, dense)?;
+            let options = Options { reused: true, ..self.options.clone() };
+            With { communicator: comm, options }.execute_staged(call, dense)?;
             if writes {
                 packed.unpack();
             }
@@ -188,11 +189,11 @@ impl With<'_> {
                 course.timeout = stage.left();
                 let at = offsets(&request, comm.rank);
                 let buffers = stage.buffers(turn, &spans[turn], at);
+                let site = Site { reused: true, ..Site::default() };
                 // SAFETY: the memory is the stage's, or borrowed by the caller, as long as the request says, and left to the
                 // operation until it is complete, which `run` waits for.
-                let operation = unsafe {
-                    comm.next(&request, &course, buffers, checked.custom.as_ref(), Site::default())
-                };
+                let operation =
+                    unsafe { comm.next(&request, &course, buffers, checked.custom.as_ref(), site) };
                 comm.run(&mut Some(operation))?;
                 if writes {
                     // SAFETY: as above.

@@ -8,7 +8,7 @@ use super::sequencer::Sequencer;
 use super::{Check, Communicator, Options};
 use crate::backend::choose::{PassedOver, passed_over};
 use crate::backend::{Backend, Planned, STAGING};
-use crate::bootstrap::{self, Joined, Peer, Shared};
+use crate::bootstrap::{self, Joined, Peer, Shared, suffice};
 use crate::config::{BackendChoice, Config};
 use crate::cuda::Reach;
 use crate::error::{Error, ErrorKind, Result};
@@ -292,9 +292,10 @@ pub(super) fn formed(joined: Joined, terms: Terms<'_>) -> Result<Communicator> {
 
 /// Ranks that must share CPUs leave them to each other when they wait.
 fn spins(rank: usize, peers: &[Peer]) -> u32 {
-    let here = peers.iter().filter(|peer| peer.host_id == peers[rank].host_id).count();
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    if here <= cpus { SPINS } else { 0 }
+    let here = peers.iter().filter(|peer| peer.rank != rank && peer.host_id == peers[rank].host_id);
+    let others: Vec<_> = here.map(|peer| &peer.cpus).collect();
+    let limit = std::thread::available_parallelism().map_or(1, usize::from);
+    if suffice(&peers[rank].cpus, &others, limit) { SPINS } else { 0 }
 }
 
 /// What the configuration says for all calls.

@@ -65,6 +65,8 @@ pub const ALGORITHM: &str = "RINGFOLD_ALGORITHM";
 pub const BACKEND: &str = "RINGFOLD_BACKEND";
 /// Whether MPI gets memory that calls have borrowed.
 pub const MPI_DIRECT: &str = "RINGFOLD_MPI_DIRECT";
+/// Whether verbs that block call MPI's blocking collectives.
+pub const MPI_BLOCKING: &str = "RINGFOLD_MPI_BLOCKING";
 /// How strictly ranks agree before an operation.
 pub const CHECK: &str = "RINGFOLD_CHECK";
 /// The directory for claims on devices.

@@ -60,6 +60,18 @@ fn time(of: Duration) -> Option<String> {
     Some(if of.subsec_nanos() == 0 { format!("{}s", of.as_secs()) } else { format!("{}ms", of.as_millis()) })
 }
 
+fn yes_or_no(name: &str, text: &str) -> Result<bool> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err(bad(name, text, "yes or no")),
+    }
+}
+
+fn word(yes: bool) -> String {
+    if yes { "yes" } else { "no" }.to_owned()
+}
+
 const WHOLE: &str = "a whole number from 0";
 
 /// All of them.
@@ -304,14 +316,23 @@ pub const KEYS: &[Key] = &[
         default: "no",
         meaning: "Whether the backend mpi gives memory that calls have borrowed to MPI itself, yes or no. Yes saves a copy each way, and means: after an error that keeps memory (a deadline or an abort that came while MPI was at work) MPI may write there for as long as the process lives, and the program must not use that memory any more.",
         set: |c, name, text| {
-            c.mpi_direct = match text {
-                "yes" => true,
-                "no" => false,
-                _ => return Err(bad(name, text, "yes or no")),
-            };
+            c.mpi_direct = yes_or_no(name, text)?;
             Ok(())
         },
-        show: |c| Some(if c.mpi_direct { "yes" } else { "no" }.to_owned()),
+        show: |c| Some(word(c.mpi_direct)),
+    },
+    Key {
+        name: "mpi_blocking",
+        environment: names::MPI_BLOCKING,
+        builder: "with_mpi_blocking",
+        call: None,
+        default: "no",
+        meaning: "Whether the backend mpi carries out verbs that block by MPI's blocking collectives, straight on the caller's memory, yes or no; the same on every rank. Yes is as quick as MPI itself, and means: such a call returns when MPI does, whatever its deadline, aborts and failures of others; the log says who has not come. Needs MPI_THREAD_MULTIPLE.",
+        set: |c, name, text| {
+            c.mpi_blocking = yes_or_no(name, text)?;
+            Ok(())
+        },
+        show: |c| Some(word(c.mpi_blocking)),
     },
     Key {
         name: "check",

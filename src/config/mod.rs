@@ -67,6 +67,8 @@ pub struct Config {
     pub backend: BackendChoice,
     /// Whether the backend `mpi` gives memory that calls have borrowed to MPI itself.
     pub mpi_direct: bool,
+    /// Whether the backend `mpi` calls MPI's blocking collectives where a caller waits. The same on every rank.
+    pub mpi_blocking: bool,
     /// How strictly ranks agree before an operation.
     pub check: Option<String>,
     /// The directory for traces, where some are wanted: see [`observe::trace`](crate::observe::trace).
@@ -138,6 +140,7 @@ impl Default for Config {
             algorithm: None,
             backend: BackendChoice::Auto,
             mpi_direct: false,
+            mpi_blocking: false,
             check: None,
             trace: None,
             devices: None,
@@ -366,6 +369,23 @@ impl Config {
     /// end.
     pub fn with_mpi_direct(mut self, direct: bool) -> Self {
         self.mpi_direct = direct;
+        self
+    }
+
+    /// Sets whether the backend `mpi` carries out verbs that block by MPI's blocking collectives (`MPI_Allreduce`), straight on the caller's
+    /// memory: as quick as MPI itself. The same on every rank, which is compared when the group forms. It needs an MPI with the thread level
+    /// `MPI_THREAD_MULTIPLE`.
+    ///
+    /// What is given up is that such a call comes back from a deadline or an abort, or when others have failed: it does when MPI does, which
+    /// may be never. What goes on is told by the log instead: a warning says whose deadline has passed within MPI and who has not come, or
+    /// that the group has failed while this rank is there. A call that is late returns `Ok`, since its result is there; where the group has
+    /// failed meanwhile, that error. Where MPI itself fails in such a call, the error [keeps memory](crate::Error::keeps_memory), and what
+    /// [`with_mpi_direct`](Config::with_mpi_direct) demands holds for the call's memory.
+    ///
+    /// Messages, started, gathered and batched operations, counts between pairs and calls with strict checks are as without; that a rank waits for
+    /// what others have started is a mismatch then, even where it is the same collective.
+    pub fn with_mpi_blocking(mut self, blocking: bool) -> Self {
+        self.mpi_blocking = blocking;
         self
     }
 

@@ -25,6 +25,7 @@ const ROWS: &[Row] = &[
     ("algorithm", "ring", "direct", "pairwise", |c| c.with_algorithm("pairwise")),
     ("backend", "shm", "tcp", "auto", |c| c.with_backend(BackendChoice::Auto)),
     ("mpi_direct", "yes", "no", "yes", |c| c.with_mpi_direct(true)),
+    ("mpi_blocking", "yes", "no", "yes", |c| c.with_mpi_blocking(true)),
     ("check", "auto", "normal", "strict", |c| c.with_check("strict")),
     ("table", "all_reduce: .. ring", "all_reduce: .. binomial_tree", "barrier: .. recursive_doubling", |c| {
         c.with_table("barrier: .. recursive_doubling")

@@ -194,7 +194,7 @@ impl Error {
     /// Whether a foreign library (MPI) still has the memory that the operation was given, and may write to it for as long as the
     /// process lives: where a deadline or an abort has passed within it. Buffers that an operation owns stay with it for ever then,
     /// and are not given back. Memory that a call has borrowed is concerned only where the configuration gives it to the
-    /// library itself (`mpi-direct`).
+    /// library itself (`mpi_direct`; `mpi_blocking`, where MPI has failed in a call).
     pub fn keeps_memory(&self) -> bool {
         self.0.keeps_memory
     }

@@ -17,7 +17,8 @@ pub(super) fn all_gather(comm: &Communicator, message: &[u8]) -> Result<Vec<Vec<
     let begins = message.len().min(SHORT);
     body[..begins].copy_from_slice(&message[..begins]);
     let mut blocks = vec![0u8; BLOCK * comm.world_size()];
-    comm.all_gather(&block, &mut blocks)?;
+    let over_own_memory = comm.over_own_memory();
+    over_own_memory.all_gather(&block, &mut blocks)?;
 
     let lengths: Vec<usize> = blocks.chunks_exact(BLOCK).map(length_of).collect();
     if lengths.iter().all(|&length| length <= SHORT) {
@@ -31,7 +32,7 @@ pub(super) fn all_gather(comm: &Communicator, message: &[u8]) -> Result<Vec<Vec<
         .and_then(|total| all.try_reserve_exact(total).is_ok().then(|| all.resize(total, 0)))
         .ok_or_else(|| Error::invalid(format!("no memory for the {total:?} bytes of all messages")))
         .inspect_err(|_| comm.abort_handle().abort("it has no memory for the messages of all tasks"))?;
-    comm.all_gather_v(message, &mut all, &lengths)?;
+    over_own_memory.all_gather_v(message, &mut all, &lengths)?;
     let mut rest = &all[..];
     let cut = |length: usize| {
         let (message, others) = rest.split_at(length);

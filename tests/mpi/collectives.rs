@@ -13,7 +13,7 @@ use ringfold::plan::{Algorithm, Reach, Schedule};
 use ringfold::transport::Exchange;
 use ringfold::transport::control::{ControlLink, Hello, LinkConfig, Server, ServerConfig};
 use ringfold::transport::mpi::{Mpi, MpiExchange};
-use ringfold::{Check, Collective, Communicator, ErrorKind, Options, Order, ReduceOp, Result};
+use ringfold::{Check, Collective, Communicator, Config, ErrorKind, Options, Order, ReduceOp, Result};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,6 +133,7 @@ fn limited() -> Limited {
         shares_cpus: true,
         spins: 0,
         direct: false,
+        blocking: Config::from_env().unwrap().mpi_blocking,
         limit: LIMIT,
         tracer: None,
     });
@@ -174,7 +175,7 @@ impl Member for Limited {
             true => unsafe { operation.owning() },
             false => operation,
         };
-        self.backend.run(&mut Some(operation))
+        self.backend.run(&mut Some(operation.blocking()))
     }
 }
 

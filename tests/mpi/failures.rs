@@ -8,6 +8,7 @@ use crate::suites::form;
 use fastrand::Rng;
 use nix::sys::signal::{Signal, raise};
 use ringfold::config::BackendChoice;
+use ringfold::tensor::{DType, Device, TensorMut};
 use ringfold::{Check, Collective, Communicator, Error, ErrorKind, Options, Order, ReduceOp, Result};
 use std::time::{Duration, Instant};
 
@@ -219,6 +220,40 @@ pub(crate) fn quarantine() {
         };
         assert_eq!((error.kind(), error.culprit()), (ErrorKind::Deadline, Some(1)), "{error}");
         assert!(error.keeps_memory() && error.message().contains("stays with it for ever"), "{error}");
+    }
+}
+
+/// Where MPI may have borrowed memory, it still has none that is packed, staged or otherwise the library's and used again.
+pub(crate) fn reused() {
+    let mpi = ringfold::transport::mpi::Mpi::world(Duration::from_secs(60)).unwrap();
+    let config = ringfold::Config::from_env().unwrap().with_backend(BackendChoice::Mpi).with_mpi_direct(true);
+    let config = config.with_deadline(Duration::from_millis(200));
+    for way in 0..3 {
+        let comm = Communicator::with_mpi(mpi, &config).unwrap();
+        if comm.rank() == 1 {
+            let start = Instant::now();
+            while comm.failure().is_none() && start.elapsed() < SOON {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            continue;
+        }
+        let mut data = vec![1.0f64; 1_000_000];
+        let error = match way {
+            0 => {
+                let (pointer, shape) = (data.as_mut_ptr().cast::<u8>(), [500_000]);
+                // SAFETY: every other element, borrowed exclusively for the call.
+                let tensor = unsafe {
+                    TensorMut::from_raw(pointer, DType::F64, &shape, Some(&[2]), Device::Host).unwrap()
+                };
+                comm.with(Options::new().pack(true)).all_reduce_dyn(tensor, ReduceOp::Sum).unwrap_err()
+            }
+            // In portions, which may be anybody's memory.
+            1 => comm.with(Options::new().staging(true)).all_reduce(&mut data, ReduceOp::Sum).unwrap_err(),
+            _ => comm.duplicate().unwrap_err(),
+        };
+        assert_eq!((error.kind(), error.culprit()), (ErrorKind::Deadline, Some(1)), "{error}");
+        let says_so = error.message().contains("of ringfold's own memory stays with it for ever");
+        assert!(!error.keeps_memory() && says_so, "way {way}: {error}");
     }
 }
 

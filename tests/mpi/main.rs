@@ -9,7 +9,9 @@ mod calls;
 #[expect(dead_code, reason = "each suite uses a part of it")]
 mod program;
 
+mod blocking;
 mod collectives;
+mod command;
 mod contract;
 mod failures;
 mod groups;
@@ -17,7 +19,7 @@ mod meeting;
 mod mpirun;
 mod suites;
 
-use mpirun::{Run, SCENE, mpirun, other_mpirun, tell};
+use mpirun::{Run, SCENE, mpirun, mpirun_blocking, other_mpirun, tell};
 use ringfold::config::BackendChoice;
 
 /// The body of a process that `mpirun` starts; nothing when it is run as a test.
@@ -30,6 +32,7 @@ fn rank() {
         let start = std::time::Instant::now();
         match scene {
             "abort" => failures::abort(backend),
+            "behind" => blocking::behind(),
             "bits" => collectives::bits(),
             "calls" => suites::calls(backend),
             "contract" => contract::contract(),
@@ -43,18 +46,24 @@ fn rank() {
             "limits" => collectives::limits(),
             "matrix" => failures::matrix(),
             "messages" => suites::messages(backend),
+            "mixed" => blocking::mixed(),
             "mismatch" => failures::mismatch(backend),
             "order" => suites::order(),
+            "overdue" => blocking::overdue(),
             "own" => meeting::own(),
             "packed" => suites::packed(backend),
             "panics" => suites::panics(backend),
             "quarantine" => failures::quarantine(),
             "reductions" => suites::reductions(backend),
             "refusals" => suites::refusals(backend),
+            "reused" => failures::reused(),
+            "serialized" => blocking::serialized(),
             "single" => meeting::single(),
+            "spoilt" => blocking::spoilt(),
             "started" => suites::started(backend),
             "store" => meeting::store(),
             "unlike" => meeting::unlike(),
+            "unlike_blocking" => blocking::unlike(),
             "unlike_mpis" => meeting::unlike_mpis(),
             "unsupported" => collectives::unsupported(),
             "wrong" => meeting::wrong(),
@@ -133,6 +142,72 @@ fn three_ranks() {
 #[test]
 fn four_ranks() {
     well(4);
+}
+
+/// What goes well where verbs that block are MPI's blocking collectives.
+const WELL_BLOCKING: [&str; 12] = [
+    "calls mpi",
+    "bits",
+    "limits",
+    "messages mpi",
+    "packed mpi",
+    "started mpi",
+    "reductions mpi",
+    "refusals mpi",
+    "unsupported",
+    "groups mpi",
+    "behind",
+    "store",
+];
+
+#[test]
+fn blocking_calls_conform_on_one_to_four_ranks() {
+    for world in 1..=4 {
+        let run = mpirun_blocking(world, &WELL_BLOCKING.join(","));
+        assert!(run.success && run.count("fine") == world, "{world} ranks: {run}");
+    }
+}
+
+#[test]
+fn a_deadline_that_a_blocking_call_outlives_is_told_with_who_is_missing() {
+    let run = mpirun_blocking(3, "overdue");
+    assert!(run.success && run.count("fine") == 3, "{run}");
+    for rank in 0..2 {
+        let says = format!("warned: rank {rank} has waited 300ms within a library's all_reduce");
+        assert_eq!(run.count_with(&[&says, "rank 2 has not come to it"]), 2, "{run}");
+    }
+    assert_eq!(run.count_with(&["warned: "]), 4, "{run}");
+}
+
+#[test]
+fn who_starts_what_others_wait_for_is_told_and_so_is_their_log() {
+    let run = mpirun_blocking(3, "mixed");
+    assert!(!run.success && !run.timed_out, "{run}");
+    assert_eq!(run.count_with(&["mismatch: way of calling differs", "on rank 0"]), 1, "{run}");
+    for rank in 1..3 {
+        let says = format!("warned: the group has failed while rank {rank} is within a library's all_reduce");
+        assert_eq!(run.count_with(&[&says, "way of calling differs"]), 1, "{run}");
+    }
+    assert_eq!(run.count_with(&["returned"]), 0, "{run}");
+}
+
+#[test]
+fn a_group_that_fails_during_a_blocking_call_fails_it_when_mpi_is_done() {
+    for scene in ["spoilt", "panics mpi"] {
+        let run = mpirun_blocking(2, scene);
+        assert!(!run.timed_out && run.count("fine") == 2, "{run}");
+    }
+}
+
+#[test]
+fn blocking_calls_are_refused_where_ranks_differ_or_threads_must_take_turns() {
+    all_fine(&["unlike_blocking"], 3);
+    all_fine(&["serialized"], 2);
+}
+
+#[test]
+fn memory_of_the_librarys_own_never_stays_with_mpi() {
+    all_told(&["reused"], 2);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Launches.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -48,6 +49,11 @@ impl Run {
         self.told().lines().filter(|told| *told == line).count()
     }
 
+    /// How many processes told something that has all of this in it.
+    pub(crate) fn count_with(&self, parts: &[&str]) -> usize {
+        self.told().lines().filter(|told| parts.iter().all(|part| told.contains(part))).count()
+    }
+
     /// How many lines processes told.
     pub(crate) fn count_all(&self) -> usize {
         self.told().lines().count()
@@ -77,29 +83,47 @@ impl fmt::Display for Run {
 
 /// Launches processes by the `mpirun` of the MPI that they are linked with.
 pub(crate) fn mpirun(world: usize, scene: &str, options: &[&str]) -> Run {
-    launch(Run::is_open_mpi(), world, scene, options)
+    launch(Run::is_open_mpi(), world, scene, options, false)
+}
+
+/// The same where verbs that block are MPI's blocking collectives.
+pub(crate) fn mpirun_blocking(world: usize, scene: &str) -> Run {
+    launch(Run::is_open_mpi(), world, scene, &[], true)
 }
 
 /// The same by the other one.
 pub(crate) fn other_mpirun(world: usize, scene: &str) -> Run {
-    launch(!Run::is_open_mpi(), world, scene, &[])
+    launch(!Run::is_open_mpi(), world, scene, &[], false)
 }
 
-fn launch(open_mpi: bool, world: usize, scene: &str, options: &[&str]) -> Run {
-    let (command, own) =
+/// What launches this command by an `mpirun`.
+pub(crate) fn launcher(
+    open_mpi: bool,
+    world: usize,
+    options: &[&str],
+    command: impl AsRef<OsStr>,
+) -> Command {
+    let (mpirun, own) =
         if open_mpi { ("mpirun.openmpi", &["--oversubscribe"][..]) } else { ("mpirun.mpich", &[][..]) };
-    static LAUNCHES: AtomicUsize = AtomicUsize::new(0);
-    let number = LAUNCHES.fetch_add(1, Ordering::Relaxed);
-    let file = std::env::temp_dir().join(format!("ringfold-mpi-{}-{number}", std::process::id()));
     let mut launcher = Command::new("timeout");
-    launcher.args(["-k", "5", HANG, command]).args(own).args(options).args(["-n", &world.to_string()]);
-    launcher.arg(std::env::current_exe().unwrap()).args(["--exact", "rank", "--nocapture"]);
-    launcher.env(SCENE, scene).env(TOLD, &file).env("RINGFOLD_INIT_DEADLINE", "60s");
+    launcher.args(["-k", "5", HANG, mpirun]).args(own).args(options).args(["-n", &world.to_string()]);
+    launcher.arg(command).env("RINGFOLD_INIT_DEADLINE", "60s");
     // Open MPI asks to be asked before it runs as root, which tests in a container do.
     launcher.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
     // Ranks that share CPUs.
     launcher.env("OMPI_MCA_mpi_yield_when_idle", "1").env("OMPI_MCA_hwloc_base_binding_policy", "none");
-    let output = launcher.stdin(Stdio::null()).output().unwrap();
+    launcher.stdin(Stdio::null());
+    launcher
+}
+
+fn launch(open_mpi: bool, world: usize, scene: &str, options: &[&str], blocking: bool) -> Run {
+    static LAUNCHES: AtomicUsize = AtomicUsize::new(0);
+    let number = LAUNCHES.fetch_add(1, Ordering::Relaxed);
+    let file = std::env::temp_dir().join(format!("ringfold-mpi-{}-{number}", std::process::id()));
+    let mut launcher = launcher(open_mpi, world, options, std::env::current_exe().unwrap());
+    launcher.args(["--exact", "rank", "--nocapture"]).env(SCENE, scene).env(TOLD, &file);
+    launcher.env("RINGFOLD_MPI_BLOCKING", if blocking { "yes" } else { "no" });
+    let output = launcher.output().unwrap();
     let said = [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said).into_owned());
     Run {
         success: output.status.success(),

@@ -2,7 +2,7 @@
 
 use super::super::cannot;
 use super::exchange::Exchange;
-use crate::collective::{Collective, Request};
+use crate::collective::{Collective, Order, Request};
 use crate::error::Result;
 use crate::plan::select::Table;
 use crate::plan::{Algorithm, Place, Plan, Region, SLOT, Span, Step};

@@ -4,6 +4,8 @@
 //! submission and looked after by `MPI_Test`, so that deadlines, aborts and the deaths of others are noticed; a blocking call would not
 //! come back from any of them. The schedule is MPI's own: an operation's is not looked at.
 //!
+//! Where the configuration says `mpi_blocking`, what a caller waits for is MPI's blocking collective instead: see below.
+//!
 //! - [`rounds`]: the calls that an operation becomes;
 //! - [`memory`]: where their bytes lie.
 //!
@@ -21,7 +23,19 @@
 //! # What stays with MPI
 //! What has begun in MPI cannot be taken back. So borrowed memory passes through the backend's own, and where a deadline or an abort
 //! comes first, that stays with MPI. Memory that an operation owns goes to MPI as it is, and is never freed where MPI still has it;
-//! the error says so. With `mpi-direct`, MPI has borrowed memory as well: see the [configuration](crate::config::keys).
+//! the error says so. With `mpi_direct`, MPI has borrowed memory as well, but none that is ringfold's own and is used again (tensors that
+//! are packed or staged): see the [configuration](crate::config::keys).
+//!
+//! # Blocking calls
+//! With `mpi_blocking`, every collective that its caller waits for is MPI's blocking one, straight on the caller's memory, which MPI has given
+//! back when it returns. A blocking collective does not match one that is begun, so which of the two it is follows from what is called, never from
+//! what is outstanding on a rank: behind what is outstanding it is called when its turn comes, by the thread that drives that. Messages,
+//! started, gathered and batched operations, counts between pairs and strict checks go on as above. Ranks that call in different ways
+//! differ in their fingerprints.
+//!
+//! No deadline and no failure ends such a call before MPI does. The ledger says that the rank is inside, and the watch thread tells the log when
+//! the deadline has passed, with who has not come, or when the group has failed. A call that MPI ends well after its deadline has ended
+//! well; after a failure of the group it has that.
 
 mod memory;
 mod rounds;
@@ -73,7 +87,7 @@ const HOLD_BACK: Duration = Duration::from_millis(300);
 const TIMED: u32 = 16;
 
 /// How long an operation may be to count as short, in bytes.
-const SHORT: usize = 4096;
+const SHORT: usize = 64 << 10;
 
 /// The tags of messages: of what goes ahead, and of themselves.
 const TAGS: [usize; 2] = [0, 1];
@@ -98,6 +112,9 @@ pub struct MpiSetup {
     pub spins: u32,
     /// Whether MPI may have memory that calls have borrowed.
     pub direct: bool,
+    /// Whether operations that their callers wait for are MPI's blocking collectives: the same on every rank, and where MPI allows calls at the
+    /// same time only.
+    pub blocking: bool,
     /// The most bytes of one call of MPI's: [`MpiSetup::LIMIT`], or less in tests.
     pub limit: usize,
     /// Where operations are written down, if they are.
@@ -169,6 +186,8 @@ struct Running {
     waited: Duration,
     /// Whether MPI has memory of the operation's own.
     direct: bool,
+    /// Whether its calls of MPI's come back at their ends only.
+    blocks: bool,
 }
 
 enum Phase {
@@ -203,6 +222,8 @@ enum Trouble {
         peer: usize,
     },
     Panic(String),
+    /// The group has failed while this rank was in a call that does not come back from that.
+    Failed(Cause),
     /// MPI has ended.
     Gone(Error),
 }
@@ -293,7 +314,7 @@ impl MpiCollectives {
 
     /// What a rank is asked for, as ranks compare it. The parts between pairs are not in it.
     #[inline]
-    fn fingerprint(&self, operation: &Operation) -> Fingerprint {
+    fn fingerprint(&self, operation: &Operation, blocking: bool) -> Fingerprint {
         let request = operation.request();
         let base = Fingerprint::of(request);
         Fingerprint {
@@ -301,37 +322,51 @@ impl MpiCollectives {
             communicator: self.setup.communicator,
             sequence: operation.sequence(),
             strict: operation.strict(),
+            blocking,
             counts_hash: base.counts_hash ^ operation.pieces().map_or(0, Pieces::layout),
             history: if request.collective == Collective::SendRecv { 0 } else { self.history },
             ..base
         }
     }
 
+    /// Whether an operation goes by calls that come back at their ends only: the same on every rank, as far as they call the same.
+    #[inline]
+    fn blocks(&self, operation: &Operation) -> bool {
+        self.setup.blocking && operation.is_blocking() && !is_message(operation) && !agrees(operation)
+    }
+
+    /// Whether MPI may have an operation's memory for longer than the operation takes.
+    #[inline]
+    fn may_keep(&self, operation: &Operation) -> bool {
+        operation.owns_memory() || (self.setup.direct && !operation.reuses_memory())
+    }
+
+    /// For how many operations the time of one that begins stands, and when it begins, where its time is taken.
+    #[inline]
+    fn timing(&mut self, operation: &Operation, submitted: bool) -> (u32, Option<Time>) {
+        self.runs = self.runs.wrapping_add(1);
+        let traced = self.setup.tracer.is_some();
+        if operation.request().bytes(self.rank) > SHORT || submitted || traced {
+            return (1, Some(self.now()));
+        }
+        if self.runs.is_multiple_of(TIMED) { (TIMED, Some(self.now())) } else { (0, None) }
+    }
+
     /// Takes the next operation from the queue and begins it.
     fn start_next(&mut self, turn: &mut Turn) -> std::result::Result<(), Trouble> {
         let Some(queued) = self.queue.pop_front() else { return Ok(()) };
-        let fingerprint = self.fingerprint(&queued.operation);
-        let request = queued.operation.request();
-        let is_message = request.collective == Collective::SendRecv;
-        self.runs = self.runs.wrapping_add(1);
-        let traced = self.setup.tracer.is_some();
-        let short = request.bytes(self.rank) <= SHORT && queued.submitted.is_none() && !traced;
-        let timed = !short || self.runs.is_multiple_of(TIMED);
-        let weight = if !short {
-            1
-        } else if timed {
-            TIMED
-        } else {
-            0
-        };
-        let begun = timed.then(|| self.now());
-        let pairwise = matches!(request.counts, Counts::Pairwise { .. });
-        let agrees = (queued.operation.strict() || pairwise) && request.world > 1 && !is_message;
+        let blocks = self.blocks(&queued.operation);
+        let fingerprint = self.fingerprint(&queued.operation, blocks);
+        let agrees = agrees(&queued.operation);
+        let (weight, begun) = self.timing(&queued.operation, queued.submitted.is_some());
         let deadline = queued.submitted.map(|submitted| submitted.after(queued.operation.timeout()));
-        let (round, rest) = rounds(request, self.setup.limit);
-        if !is_message {
+        let (round, rest) = rounds(queued.operation.request(), self.setup.limit);
+        if !is_message(&queued.operation) {
             self.history = fingerprint.history_after();
-            self.ledger.note(&fingerprint);
+            match blocks {
+                true => self.ledger.enter(&fingerprint, queued.operation.timeout()),
+                false => self.ledger.note(&fingerprint),
+            }
         }
         self.turns = 0;
         let phase = if agrees { Phase::Agreeing(round.clone()) } else { Phase::Messages(None) };
@@ -347,6 +382,7 @@ impl MpiCollectives {
             waits: 0,
             waited: Duration::ZERO,
             direct: false,
+            blocks,
         };
         self.running = Some(running);
         match round {
@@ -396,40 +432,166 @@ impl MpiCollectives {
         Ok(())
     }
 
-    /// Begins a call of MPI's.
+    /// Begins a call of MPI's, or carries it out.
     #[inline]
     fn begin_round(&mut self, round: Round, turn: &mut Turn) -> std::result::Result<(), Trouble> {
+        let running = self.running.as_ref().expect("an operation is running");
+        if running.blocks {
+            return self.carry_out_round(&round, turn);
+        }
+        let direct = self.may_keep(&running.queued.operation);
         let running = self.running.as_mut().expect("an operation is running");
         let in_place = self.setup.mpi.in_place();
         let mut means = Means {
             rank: self.rank,
             operation: &running.queued.operation,
             memory: self.holding.memory(),
-            direct: self.setup.direct || running.queued.operation.owns_memory(),
+            direct,
             in_place: in_place.is_some(),
             limit: self.setup.limit,
             turn,
         };
         let (ask, course) = means.ask(&round)?;
+        running.direct |= course.direct;
+        running.phase = Phase::Calling(course);
         // SAFETY: the operation's memory is as long as its request says, and left to it until it is complete; where MPI has it longer, it
         // is the operation's own and the error says so, or whoever has set `direct` sees to that. The backend's own memory is kept with
         // the request.
         let request =
             unsafe { self.setup.mpi.comm().begin(&ask, &self.holding.memory().lists, in_place, turn) }?;
-        running.direct |= course.direct;
-        running.phase = Phase::Calling(course);
         self.holding.requests.push(request);
         Ok(())
     }
 
+    /// Carries out a round of the running operation by a call that comes back at its end only.
+    fn carry_out_round(&mut self, round: &Round, turn: &mut Turn) -> std::result::Result<(), Trouble> {
+        let mut running = self.running.take().expect("an operation is running");
+        let done = self.carry_out(&running.queued.operation, round, turn);
+        let result = match done {
+            Ok(course) => {
+                running.phase = Phase::Calling(course);
+                Ok(())
+            }
+            Err((trouble, direct)) => {
+                running.direct = direct;
+                Err(trouble)
+            }
+        };
+        self.running = Some(running);
+        result
+    }
+
+    /// Calls MPI for a round, which comes back at its end only; with what is wrong, whether MPI may have memory of the operation's own.
+    #[inline]
+    fn carry_out(
+        &mut self,
+        operation: &Operation,
+        round: &Round,
+        turn: &mut Turn,
+    ) -> std::result::Result<Course, (Trouble, bool)> {
+        let in_place = self.setup.mpi.in_place();
+        // MPICH 4.0 follows the address that stands for "in place" where a root other than 0 passes it to MPI_Reduce.
+        let to_one = operation.request().collective == Collective::Reduce || matches!(round, Round::Part(..));
+        let mut means = Means {
+            rank: self.rank,
+            operation,
+            memory: self.holding.memory(),
+            // MPI gives it back before anybody sees it again, unless it fails.
+            direct: operation.owns_memory() || !operation.reuses_memory(),
+            in_place: in_place.is_some() && !to_one,
+            limit: self.setup.limit,
+            turn,
+        };
+        let (ask, course) = means.ask(round).map_err(|refusal| (refusal.into(), false))?;
+        // SAFETY: as in `begin_round`, and the key was refused where MPI does not allow calls at the same time. Where MPI fails, the error says
+        // that it keeps the memory.
+        let done =
+            unsafe { self.setup.mpi.comm().carry_out(&ask, &self.holding.memory().lists, in_place, turn) };
+        if let Err(refusal) = done {
+            self.ledger.come_out();
+            self.holding.fail(refusal.clone());
+            return Err((refusal.into(), course.direct));
+        }
+        match self.failure() {
+            Some(cause) => Err((Trouble::Failed(cause), false)),
+            None => Ok(course),
+        }
+    }
+
+    /// Runs an operation, behind nothing, whose calls come back at their ends only. What is not over with one goes on as any other does.
+    #[inline]
+    fn run_at_once(&mut self, operation: Operation) -> Result<()> {
+        let mut turn = turn()?;
+        let fingerprint = self.fingerprint(&operation, true);
+        let (weight, begun) = self.timing(&operation, false);
+        let (round, rest) = rounds(operation.request(), self.setup.limit);
+        self.history = fingerprint.history_after();
+        self.ledger.enter(&fingerprint, operation.timeout());
+        let done = self.carry_out(&operation, &round, &mut turn);
+        if let Ok(course) = &done
+            && rest.is_empty()
+            && self.holding.memory().custom.is_none()
+        {
+            self.holding.clean(&turn);
+            drop(turn);
+            course.end(&operation);
+            self.ledger.come_out();
+            let request = operation.request();
+            let time = begun.map_or(Duration::ZERO, |begun| self.now().since(begun)) * weight;
+            self.meter.ended(request.collective, request.bytes(self.rank) as u64, time, true);
+            return Ok(());
+        }
+        drop(turn);
+        self.go_on(operation, fingerprint, (weight, begun), rest, done)
+    }
+
+    /// Drives an operation, whose first call of MPI's has come back, to its end.
+    #[cold]
+    fn go_on(
+        &mut self,
+        operation: Operation,
+        fingerprint: Fingerprint,
+        (weight, begun): (u32, Option<Time>),
+        rest: VecDeque<Round>,
+        done: std::result::Result<Course, (Trouble, bool)>,
+    ) -> Result<()> {
+        let (phase, direct, trouble) = match done {
+            Ok(course) => (Phase::Calling(course), false, None),
+            Err((trouble, direct)) => (Phase::Messages(None), direct, Some(trouble)),
+        };
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket - 1);
+        self.running = Some(Running {
+            queued: Queued { ticket, operation, submitted: None },
+            weight,
+            begun,
+            deadline: None,
+            fingerprint,
+            rest,
+            phase,
+            told: false,
+            waits: 0,
+            waited: Duration::ZERO,
+            direct,
+            blocks: true,
+        });
+        if let Some(trouble) = trouble
+            && let Progress::Done(_, result) = self.notice_trouble(trouble)
+        {
+            return result;
+        }
+        self.drive(ticket)
+    }
+
     fn begin_messages(&mut self, turn: &mut Turn) -> std::result::Result<(), Trouble> {
         self.exchanged = true;
+        let running = self.running.as_ref().expect("an operation is running");
+        let direct = self.may_keep(&running.queued.operation);
         let running = self.running.as_mut().expect("an operation is running");
         let Counts::Messages { send, receive, .. } = running.queued.operation.request().counts else {
             unreachable!("messages have these counts")
         };
         let comm = self.setup.mpi.comm();
-        let direct = self.setup.direct || running.queued.operation.owns_memory();
         let (rank, limit) = (self.rank, self.setup.limit);
         let memory = self.holding.memory();
         memory.theirs.clear();
@@ -472,6 +634,8 @@ impl MpiCollectives {
 
     /// Receives the message whose header has come.
     fn receive_message(&mut self, turn: &mut Turn) -> std::result::Result<(), Trouble> {
+        let running = self.running.as_ref().expect("an operation is running");
+        let direct = self.may_keep(&running.queued.operation);
         let running = self.running.as_mut().expect("an operation is running");
         let Counts::Messages { receive: Some((from, count)), .. } = running.queued.operation.request().counts
         else {
@@ -485,7 +649,6 @@ impl MpiCollectives {
         differs(&mine, theirs, self.rank, from, &self.setup.numbers)?;
         let operation = &running.queued.operation;
         self.meter.received(from, Fingerprint::SIZE + count * operation.request().element_size());
-        let direct = self.setup.direct || operation.owns_memory();
         let (rank, limit) = (self.rank, self.setup.limit);
         let mut means = Means { rank, operation, memory, direct, in_place: false, limit, turn };
         let (data, bytes, course) = means.message(false);
@@ -573,6 +736,9 @@ impl MpiCollectives {
     /// Ends the running operation.
     fn finish(&mut self, result: Result<()>) -> Progress {
         let running = self.running.take().expect("an operation is running");
+        if running.blocks {
+            self.ledger.come_out();
+        }
         let Queued { ticket, operation, submitted } = running.queued;
         let request = operation.request();
         let bytes = request.bytes(self.rank) as u64;
@@ -621,7 +787,10 @@ impl MpiCollectives {
             let bytes = self.holding.bytes();
             let what = match (running.direct, operation.owns_memory()) {
                 (true, true) => "the operation's buffer".to_owned(),
-                (true, false) => "the caller's memory, as mpi-direct allows,".to_owned(),
+                (true, false) => {
+                    let key = if running.blocks { "mpi_blocking" } else { "mpi_direct" };
+                    format!("the caller's memory, as {key} allows,")
+                }
                 (false, _) => format!("{bytes} bytes of ringfold's own memory"),
             };
             error = error.explain(&format!("; MPI cannot be stopped, and {what} stays with it for ever"));
@@ -685,6 +854,7 @@ impl MpiCollectives {
             Trouble::Panic(why) => {
                 self.notice(CauseKind::UserPanic, me, format!("on rank {me} {why}"), false)
             }
+            Trouble::Failed(cause) => self.fail(cause),
             Trouble::Gone(error) => {
                 if self.running.is_none()
                     && let Some(queued) = self.queue.pop_front()
@@ -770,6 +940,18 @@ impl MpiCollectives {
         let awake = AWAKE + AWAKE_FOR_MIB * u32::try_from(mibs).unwrap_or(u32::MAX);
         running.begun.unwrap_or(self.now()).after(awake)
     }
+}
+
+/// Whether an operation is a message between two.
+fn is_message(operation: &Operation) -> bool {
+    operation.request().collective == Collective::SendRecv
+}
+
+/// Whether ranks compare what they are asked for before they begin an operation.
+fn agrees(operation: &Operation) -> bool {
+    let request = operation.request();
+    let pairwise = matches!(request.counts, Counts::Pairwise { .. });
+    (operation.strict() || pairwise) && request.world > 1 && !is_message(operation)
 }
 
 /// A mismatch, where what a peer tells differs from what is expected of it.
@@ -926,6 +1108,10 @@ impl Backend for MpiCollectives {
     fn run(&mut self, operation: &mut Option<Operation>) -> Result<()> {
         let operation = operation.take().expect("an operation to run");
         self.check(&operation)?;
+        let first = self.queue.is_empty() && self.running.is_none();
+        if first && self.blocks(&operation) && self.setup.tracer.is_none() && self.failure().is_none() {
+            return self.run_at_once(operation);
+        }
         let mine = self.enqueue(operation, None);
         self.drive(mine)
     }

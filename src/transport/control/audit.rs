@@ -109,12 +109,13 @@ impl Auditor {
                 window.awaited == Some(Awaited::Collective) && window.begun == sequence.saturating_add(1)
             })
         };
-        self.groups.values().filter(waits).find_map(|group| {
-            let members = group.ranks[&rank].members.iter().map(|&member| member as usize);
-            let mut late = members
-                .filter(|member| group.ranks.get(member).is_none_or(|window| window.begun <= sequence));
-            late.next()
-        })
+        self.groups.values().filter(waits).find_map(|group| group.behind(rank, sequence).next())
+    }
+
+    /// The ranks of this one's group that have not begun its collective with this number, as far as they have told.
+    pub(super) fn all_late(&self, rank: usize, communicator: u32, sequence: u64) -> Vec<u32> {
+        let group = self.groups.get(&communicator);
+        group.map_or_else(Vec::new, |group| group.behind(rank, sequence).map(|late| late as u32).collect())
     }
 }
 
@@ -160,6 +161,13 @@ impl Group {
                 _ => break,
             }
         }
+    }
+
+    /// The members of a rank's group, as that tells of them, that have not begun a collective.
+    fn behind(&self, rank: usize, sequence: u64) -> impl Iterator<Item = usize> {
+        let members = self.ranks.get(&rank).map_or(&[][..], |window| &window.members[..]);
+        let members = members.iter().map(|&member| member as usize);
+        members.filter(move |member| self.ranks.get(member).is_none_or(|window| window.begun <= sequence))
     }
 
     /// Who waits for somebody that has left.
@@ -262,6 +270,8 @@ mod tests {
         }
         assert!(tell(&mut auditor, &ledgers, now).is_empty());
         assert_eq!((auditor.late(0, 1), auditor.late(0, 0), auditor.late(2, 0)), (Some(2), None, None));
+        assert_eq!((auditor.all_late(0, 0, 1), auditor.all_late(0, 0, 0)), (vec![2, 3], vec![3]));
+        assert_eq!((auditor.all_late(0, 9, 1), auditor.all_late(3, 0, 1)), (vec![], vec![]));
         ledgers[2].leave();
         let wrong = tell(&mut auditor, &ledgers, now);
         assert_eq!(wrong.len(), 2);

@@ -86,6 +86,22 @@ pub enum Frame {
         /// A window of the ledger.
         message: Vec<u8>,
     },
+    /// Who has not begun this collective? From version 4 on.
+    WhoIsLate {
+        /// The communicator, as fingerprints name it.
+        communicator: u32,
+        /// The collective's number there.
+        sequence: u64,
+    },
+    /// The answer to that; a long list is cut.
+    Late {
+        /// The communicator.
+        communicator: u32,
+        /// The collective's number there.
+        sequence: u64,
+        /// Ranks that have told of no such collective.
+        ranks: Vec<u32>,
+    },
     /// The rank leaves in good order.
     Goodbye,
     /// The rank that hosts the store has left in good order: from now on the loss of the store is no failure.
@@ -127,6 +143,8 @@ mod kind {
     pub(super) const HOST_LEFT: u8 = 11;
     pub(super) const TELL: u8 = 12;
     pub(super) const LEDGER: u8 = 13;
+    pub(super) const WHO_IS_LATE: u8 = 14;
+    pub(super) const LATE: u8 = 15;
 }
 
 const CAUSE_FIXED: usize = 24;
@@ -142,6 +160,8 @@ fn body_limit(kind: u8) -> Option<usize> {
         kind::REPORT | kind::VERDICT => CAUSE_FIXED + Cause::DETAIL_LIMIT,
         kind::TELL => TELL_LIMIT,
         kind::LEDGER => ledger::LIMIT,
+        kind::WHO_IS_LATE => 12,
+        kind::LATE => 16 + 4 * LIST_LIMIT,
         kind::HEARTBEAT | kind::GOODBYE | kind::HOST_LEFT => 0,
         _ => return None,
     })
@@ -259,6 +279,11 @@ impl Body<'_> {
             kind::HOST_LEFT => Frame::HostLeft,
             kind::TELL => Frame::Tell { message: self.rest() },
             kind::LEDGER => Frame::Ledger { message: self.rest() },
+            kind::WHO_IS_LATE => Frame::WhoIsLate { communicator: self.u32()?, sequence: self.u64()? },
+            kind::LATE => {
+                let (communicator, sequence, count) = (self.u32()?, self.u64()?, self.u32()?);
+                Frame::Late { communicator, sequence, ranks: self.ranks(count)? }
+            }
             _ => return None,
         };
         self.0.is_empty().then_some(frame)
@@ -326,6 +351,19 @@ pub fn encode(frame: &Frame) -> Vec<u8> {
         Frame::Ledger { message } => {
             bytes.extend_from_slice(message);
             kind::LEDGER
+        }
+        Frame::WhoIsLate { communicator, sequence } => {
+            bytes.extend_from_slice(&communicator.to_le_bytes());
+            bytes.extend_from_slice(&sequence.to_le_bytes());
+            kind::WHO_IS_LATE
+        }
+        Frame::Late { communicator, sequence, ranks } => {
+            let ranks = &ranks[..ranks.len().min(LIST_LIMIT)];
+            bytes.extend_from_slice(&communicator.to_le_bytes());
+            bytes.extend_from_slice(&sequence.to_le_bytes());
+            bytes.extend_from_slice(&(ranks.len() as u32).to_le_bytes());
+            bytes.extend(ranks.iter().flat_map(|rank| rank.to_le_bytes()));
+            kind::LATE
         }
     };
     let length = (bytes.len() - HEADER) as u32;

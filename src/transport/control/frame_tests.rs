@@ -25,7 +25,7 @@ fn any_frame(random: &mut fastrand::Rng) -> Frame {
         reporter: random.u32(..) as usize,
         detail: (0..random.usize(0..64)).map(|_| random.alphanumeric()).collect(),
     };
-    match random.u8(0..12) {
+    match random.u8(0..14) {
         0 => Frame::Welcome {
             version: random.u16(..),
             heartbeat: random.u32(..),
@@ -45,6 +45,8 @@ fn any_frame(random: &mut fastrand::Rng) -> Frame {
             message.truncate(TELL_LIMIT);
             Frame::Tell { message }
         }
+        11 => Frame::WhoIsLate { communicator: random.u32(..), sequence: random.u64(..) },
+        12 => Frame::Late { communicator: random.u32(..), sequence: random.u64(..), ranks: list(random) },
         _ => Frame::HostLeft,
     }
 }

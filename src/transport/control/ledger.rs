@@ -6,12 +6,16 @@
 //! has [waited](Ledger::wait) for long. Of the fingerprints that were noted it has the last few, and of older ones those at
 //! multiples of powers of two, so that two ranks have one in common however far one is ahead; since each carries a hash of all
 //! before it, one in common is enough to know of a difference, and one of the last few to name it.
+//!
+//! A backend that goes into a call which comes back at its end only says so ([`enter`](Ledger::enter)): then the watch thread sees how long that
+//! takes, in its place, and tells the log when the deadline has passed, with who has not come as far as the store knows, and when the group
+//! has failed meanwhile.
 
-use crate::collective::Fingerprint;
+use crate::collective::{Collective, Fingerprint};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often the watch thread looks what is new.
 pub(super) const PERIOD: Duration = Duration::from_millis(200);
@@ -53,11 +57,20 @@ pub(super) struct Window {
     pub(super) fingerprints: Vec<Fingerprint>,
 }
 
+impl Stuck {
+    /// What the log calls it.
+    pub(super) fn name(&self) -> &'static str {
+        self.collective.map_or("collective", Collective::as_str)
+    }
+}
+
 /// One rank's record of one group. Send and Sync; only its backend writes to it.
 pub struct Ledger {
     inner: Mutex<Inner>,
     /// Something has happened that is told at once.
     hurry: AtomicBool,
+    /// Whether the backend is in a call, for the collective that was noted last, that comes back at its end only.
+    inside: AtomicBool,
     bell: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -69,6 +82,26 @@ struct Inner {
     /// What was told last: collectives, and messages of all ranks.
     told: (u64, u64),
     exchanged: u64,
+    stay: Stay,
+}
+
+/// What the watch thread knows of a call that the backend is in.
+#[derive(Debug, Clone, Copy, Default)]
+struct Stay {
+    timeout: Duration,
+    /// When the watch thread saw it first: nobody looks at the clock when it begins.
+    seen: Option<Instant>,
+    /// Whether it was asked who is late.
+    asked: bool,
+}
+
+/// A call that does not come back, as the log tells of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stuck {
+    pub(super) communicator: u32,
+    pub(super) sequence: u64,
+    pub(super) collective: Option<Collective>,
+    pub(super) timeout: Duration,
 }
 
 impl Ledger {
@@ -88,8 +121,10 @@ impl Ledger {
                 levels: [None; LEVELS],
                 told: (0, 0),
                 exchanged: 0,
+                stay: Stay::default(),
             }),
             hurry: AtomicBool::new(false),
+            inside: AtomicBool::new(false),
             bell: Box::new(ring),
         })
     }
@@ -101,12 +136,54 @@ impl Ledger {
     /// A collective begins.
     #[inline]
     pub fn note(&self, fingerprint: &Fingerprint) {
+        self.inner().note(fingerprint);
+    }
+
+    /// The same of one for which the backend goes into a call that comes back at its end only, however long it may take.
+    #[inline]
+    pub fn enter(&self, fingerprint: &Fingerprint, timeout: Duration) {
         let mut inner = self.inner();
-        let sequence = fingerprint.sequence;
-        inner.latest[sequence as usize % LATEST] = Some(*fingerprint);
-        inner.levels[(sequence.trailing_zeros() as usize).min(LEVELS - 1)] = Some(*fingerprint);
-        inner.window.begun = sequence + 1;
-        inner.window.awaited = None;
+        inner.note(fingerprint);
+        inner.stay = Stay { timeout, seen: None, asked: false };
+        self.inside.store(true, Ordering::Release);
+    }
+
+    /// The backend has come back from that call.
+    #[inline]
+    pub fn come_out(&self) {
+        self.inside.store(false, Ordering::Release);
+    }
+
+    /// Looks whether the backend is in a call that does not come back: where it was there at the last look, too, it is said to wait. The call,
+    /// once, when it has been there beyond its deadline for so long that all others have told what they had begun by then.
+    pub(super) fn look_inside(&self, now: Instant) -> Option<Stuck> {
+        if !self.inside.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut inner = self.inner();
+        let Some(seen) = inner.stay.seen else {
+            inner.stay.seen = Some(now);
+            return None;
+        };
+        if inner.window.awaited.replace(Awaited::Collective).is_none() {
+            self.hurry.store(true, Ordering::Release);
+        }
+        let overdue = now.saturating_duration_since(seen) >= inner.stay.timeout.saturating_add(PERIOD);
+        if inner.stay.asked || !overdue {
+            return None;
+        }
+        inner.stay.asked = true;
+        Some(inner.stuck())
+    }
+
+    /// The call that the backend is in, where it is in one.
+    pub(super) fn inside(&self) -> Option<Stuck> {
+        self.inside.load(Ordering::Acquire).then(|| self.inner().stuck())
+    }
+
+    /// The call of this number, where the backend is in it.
+    pub(super) fn inside_of(&self, communicator: u32, sequence: u64) -> Option<Stuck> {
+        self.inside().filter(|stuck| (stuck.communicator, stuck.sequence) == (communicator, sequence))
     }
 
     /// A message to, or else from, a rank of the world begins. Its number is how many went before it that way.
@@ -163,6 +240,24 @@ impl Ledger {
         fingerprints.dedup_by_key(|fingerprint| fingerprint.sequence);
         let window = Window { fingerprints, ..inner.window.clone() };
         Some((window.encode(), window.left))
+    }
+}
+
+impl Inner {
+    #[inline]
+    fn note(&mut self, fingerprint: &Fingerprint) {
+        let sequence = fingerprint.sequence;
+        self.latest[sequence as usize % LATEST] = Some(*fingerprint);
+        self.levels[(sequence.trailing_zeros() as usize).min(LEVELS - 1)] = Some(*fingerprint);
+        self.window.begun = sequence + 1;
+        self.window.awaited = None;
+    }
+
+    fn stuck(&self) -> Stuck {
+        let sequence = self.window.begun.saturating_sub(1);
+        let noted = self.latest[sequence as usize % LATEST];
+        let collective = noted.and_then(|noted| Collective::from_wire(noted.collective));
+        Stuck { communicator: self.window.communicator, sequence, collective, timeout: self.stay.timeout }
     }
 }
 
@@ -335,5 +430,29 @@ mod tests {
         assert_eq!(Window::decode(&ledger.take().unwrap().0).unwrap().awaited, None);
         ledger.leave();
         assert!(ledger.take().is_some_and(|(_, last)| last));
+    }
+
+    #[test]
+    fn who_is_in_a_call_is_said_to_wait_and_once_to_be_late() {
+        let ledger = Ledger::new(7, &[0, 1], || {});
+        let (start, timeout) = (Instant::now(), Duration::from_secs(1));
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let waits = || {
+            let told = ledger.take().map(|(message, _)| Window::decode(&message).unwrap());
+            told.is_some_and(|window| window.awaited == Some(Awaited::Collective))
+        };
+        ledger.enter(&fingerprint(4), timeout);
+        assert!(ledger.look_inside(at(0)).is_none() && !waits());
+        assert!(ledger.look_inside(at(1)).is_none() && ledger.is_in_a_hurry() && waits());
+        let stuck = ledger.look_inside(at(2)).unwrap();
+        assert_eq!((stuck.communicator, stuck.sequence, stuck.timeout), (7, 4, timeout));
+        assert_eq!(stuck.collective, Some(Collective::AllReduce));
+        assert!(ledger.look_inside(at(3)).is_none() && !waits(), "it is told once");
+        assert!(ledger.inside_of(7, 4) == Some(stuck) && ledger.inside_of(7, 3).is_none());
+        // The next one is seen anew.
+        ledger.enter(&fingerprint(5), timeout);
+        assert!(ledger.look_inside(at(9)).is_none() && !waits());
+        ledger.come_out();
+        assert!(ledger.look_inside(at(20)).is_none() && ledger.inside().is_none());
     }
 }

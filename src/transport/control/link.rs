@@ -75,6 +75,8 @@ pub(super) struct Shared {
     pub(super) tells: bool,
     /// Whether it understands ledgers.
     pub(super) audits: bool,
+    /// Whether it says who is late.
+    pub(super) names_the_late: bool,
     /// The source has something new.
     pub(super) news: AtomicBool,
     pub(super) state: Mutex<State>,
@@ -225,6 +227,7 @@ impl ControlLink {
             bell: Bell::new()?,
             tells: version >= 2,
             audits: version >= 3,
+            names_the_late: version >= 4,
             news: AtomicBool::new(false),
             state: Mutex::default(),
             changed: Condvar::new(),

@@ -16,6 +16,8 @@
 //!  | <- heartbeat, verdict ------- |
 //!  | -- tell --------------------> |   what a rank tells of its work, from version 2 on; the newest counts
 //!  | -- ledger ------------------> |   what it has begun of a group's collectives, for comparison, from version 3 on
+//!  | -- who is late -------------> |   whom it waits for in a call that cannot be ended, from version 4 on
+//!  | <- late --------------------- |
 //!  | -- goodbye -----------------> |   whoever closes without one has died
 //! ```
 
@@ -68,6 +70,6 @@ pub const SETTLE_DEATH: Duration = Duration::from_millis(1);
 /// The same while nothing but deadlines is heard of: they pass on one rank after another.
 pub const SETTLE_DEADLINE: Duration = Duration::from_millis(150);
 
-/// The oldest and the newest version of the protocol that this build speaks. Version 2 knows what a rank tells, version 3 ledgers;
-/// ranks and stores of older ones go without.
-pub const VERSIONS: (u16, u16) = (1, 3);
+/// The oldest and the newest version of the protocol that this build speaks. Version 2 knows what a rank tells, version 3 ledgers,
+/// version 4 who is late; ranks and stores of older ones go without.
+pub const VERSIONS: (u16, u16) = (1, 4);

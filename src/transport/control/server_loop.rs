@@ -446,6 +446,13 @@ impl Engine {
                     }
                 }
             }
+            Frame::WhoIsLate { communicator, sequence } => {
+                if self.links[rank].as_ref().is_some_and(|link| link.version < 4) {
+                    return self.garbage(rank, "it asks who is late, by a version that does not", now);
+                }
+                let ranks = self.auditor.all_late(rank, communicator, sequence);
+                self.send(rank, &Frame::Late { communicator, sequence, ranks });
+            }
             Frame::Goodbye => {
                 tracing::debug!(rank, "goodbye");
                 self.standing[rank] = Standing::Left;

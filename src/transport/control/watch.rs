@@ -3,7 +3,7 @@
 use super::buffer::{FrameBuffer, Outbox};
 use super::frame::{self, Frame};
 use super::hello::Hello;
-use super::ledger;
+use super::ledger::{self, Ledger, Stuck};
 use super::link::Shared;
 use super::notice::{readiness, unacknowledged, wait};
 use super::tell::Teller;
@@ -172,9 +172,12 @@ impl Watch {
         }
         let now = Instant::now();
         let due = leaving || self.next_audit.is_none_or(|next| now >= next);
-        let mut messages = Vec::new();
+        let (mut messages, mut stuck) = (Vec::new(), Vec::new());
         let mut state = self.shared.lock();
         state.ledgers.retain(|ledger| {
+            if due {
+                stuck.extend(ledger.look_inside(now));
+            }
             if !due && !ledger.is_in_a_hurry() {
                 return true;
             }
@@ -189,6 +192,51 @@ impl Watch {
         }
         for message in messages {
             self.push(&Frame::Ledger { message });
+        }
+        // Behind what the store is to know of it.
+        for stuck in stuck {
+            let Stuck { communicator, sequence, .. } = stuck;
+            match self.shared.names_the_late {
+                true => self.push(&Frame::WhoIsLate { communicator, sequence }),
+                false => self.warn_of(stuck, None),
+            }
+        }
+    }
+
+    /// Tells the log of a call that its deadline does not end.
+    fn warn_of(&self, stuck: Stuck, late: Option<&[u32]>) {
+        let Stuck { communicator, sequence, timeout, .. } = stuck;
+        let (rank, call) = (self.rank, stuck.name());
+        let who = match late {
+            None => "the store does not say who has not come".to_owned(),
+            Some([]) => "all ranks have come to it".to_owned(),
+            Some([one]) => format!("rank {one} has not come to it"),
+            Some(many) => {
+                let many: Vec<String> = many.iter().map(u32::to_string).collect();
+                format!("ranks {} have not come to it", many.join(", "))
+            }
+        };
+        tracing::warn!(
+            rank,
+            communicator,
+            sequence,
+            "rank {rank} has waited {timeout:?} within a library's {call}, whose deadline cannot end it; {who}"
+        );
+    }
+
+    /// Tells the log of calls that the group's failure does not end.
+    fn warn_of_the_stuck(&self, ledgers: &[Arc<Ledger>], cause: &Cause) {
+        for stuck in ledgers.iter().filter_map(|ledger| ledger.inside()) {
+            let (rank, call, Stuck { communicator, sequence, .. }) = (self.rank, stuck.name(), stuck);
+            let Cause { kind, culprit, detail, .. } = cause;
+            tracing::warn!(
+                rank,
+                communicator,
+                sequence,
+                ?kind,
+                culprit,
+                "the group has failed while rank {rank} is within a library's {call}, which that cannot end: {detail}"
+            );
         }
     }
 
@@ -268,8 +316,17 @@ impl Watch {
                 self.shared.changed.notify_all();
             }
             Frame::Verdict(cause) => {
-                self.shared.poison.set(cause);
+                self.shared.poison.set(cause.clone());
                 self.wake_callers();
+                let ledgers = self.shared.lock().ledgers.clone();
+                self.warn_of_the_stuck(&ledgers, &cause);
+            }
+            Frame::Late { communicator, sequence, ranks } => {
+                let find = |ledger: &Arc<Ledger>| ledger.inside_of(communicator, sequence);
+                let stuck = self.shared.lock().ledgers.iter().find_map(find);
+                if let Some(stuck) = stuck {
+                    self.warn_of(stuck, Some(&ranks));
+                }
             }
             Frame::HostLeft => self.host_left = true,
             // A heartbeat has done its work by arriving; a store says nothing else.
@@ -295,7 +352,7 @@ impl Watch {
         let leaving = state.leaving;
         let reports = std::mem::take(&mut state.reports);
         drop(state);
-        drop((source, ledgers));
+        drop(source);
         if leaving || self.leave_by.is_some() {
             // The end was wanted.
         } else if self.host_left {
@@ -303,7 +360,9 @@ impl Watch {
                 self.shared.poison.set(cause);
             }
         } else {
-            self.shared.poison.set(self.cause(kind, why));
+            let cause = self.cause(kind, why);
+            self.shared.poison.set(cause.clone());
+            self.warn_of_the_stuck(&ledgers, &cause);
         }
         self.wake_callers();
     }

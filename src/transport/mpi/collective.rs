@@ -1,4 +1,5 @@
-//! MPI's own collectives, begun: for a backend that leaves the schedules to the library.
+//! What MPI's own collectives are told, for a backend that leaves the schedules to the library: types, reductions, counts; and messages of
+//! these types.
 //!
 //! # Types and reductions
 //! What is moved is bytes. What is reduced has MPI's own type and reduction where that means the same, and else a function of ringfold's,
@@ -19,14 +20,14 @@ pub(crate) const LIMIT: usize = 1 << 30;
 
 /// A type of MPI's.
 #[derive(Clone, Copy)]
-pub(crate) struct Type(raw::MPI_Datatype);
+pub(crate) struct Type(pub(super) raw::MPI_Datatype);
 
 // SAFETY: a handle is an opaque value, as with communicators.
 unsafe impl Send for Type {}
 
 /// A reduction of MPI's.
 #[derive(Clone, Copy)]
-pub(crate) struct Op(raw::MPI_Op);
+pub(crate) struct Op(pub(super) raw::MPI_Op);
 
 // SAFETY: as above.
 unsafe impl Send for Op {}
@@ -322,11 +323,11 @@ pub(crate) struct Lists {
     /// Of what is sent, or of all blocks.
     pub(crate) counts: Vec<c_int>,
     pub(crate) places: Vec<c_int>,
-    types: Vec<raw::MPI_Datatype>,
+    pub(super) types: Vec<raw::MPI_Datatype>,
     /// The same of what is received.
     pub(crate) counts_in: Vec<c_int>,
     pub(crate) places_in: Vec<c_int>,
-    types_in: Vec<raw::MPI_Datatype>,
+    pub(super) types_in: Vec<raw::MPI_Datatype>,
 }
 
 // SAFETY: handles of types are opaque values.
@@ -356,258 +357,7 @@ impl Lists {
     }
 }
 
-/// A collective of MPI's. `input` is none where it lies in the output, as that collective has it.
-pub(crate) enum Ask {
-    Barrier,
-    AllReduce {
-        input: Option<*const u8>,
-        output: *mut u8,
-        count: usize,
-        each: Type,
-        op: Op,
-    },
-    Reduce {
-        input: Option<*const u8>,
-        output: *mut u8,
-        count: usize,
-        each: Type,
-        op: Op,
-        root: usize,
-    },
-    /// With the counts of the lists.
-    ReduceScatter {
-        input: *const u8,
-        output: *mut u8,
-        each: Type,
-        op: Op,
-    },
-    Broadcast {
-        data: *mut u8,
-        bytes: usize,
-        root: usize,
-    },
-    /// Blocks of bytes; with the counts and places of the lists where there is no count.
-    AllGather {
-        input: Option<*const u8>,
-        own: usize,
-        output: *mut u8,
-        count: Option<usize>,
-    },
-    Gather {
-        input: Option<*const u8>,
-        own: usize,
-        output: *mut u8,
-        count: Option<usize>,
-        root: usize,
-    },
-    Scatter {
-        input: *const u8,
-        output: Option<*mut u8>,
-        own: usize,
-        count: Option<usize>,
-        root: usize,
-    },
-    AllToAll {
-        input: *const u8,
-        output: *mut u8,
-        count: usize,
-    },
-    /// With all of the lists.
-    AllToAllW {
-        input: *const u8,
-        output: *mut u8,
-    },
-}
-
 impl Comm {
-    /// Begins a collective. Each rank of the communicator begins the same ones in the same order.
-    ///
-    /// # Safety
-    /// Until the request is done: the memory must be as long as the counts say, what is read must stay as it is, what is written must be
-    /// touched by nobody, and the lists must stay where they are, with one entry a rank where the collective uses them. `in_place` is
-    /// what this MPI takes for an input that is none.
-    pub(crate) unsafe fn begin(
-        self,
-        ask: &Ask,
-        lists: &Lists,
-        in_place: Option<InPlace>,
-        _: &Turn,
-    ) -> Checked<Request> {
-        let mut request = MaybeUninit::uninit();
-        let place = request.as_mut_ptr();
-        let here = |input: Option<*const u8>| match (input, in_place) {
-            (Some(input), _) => input.cast::<c_void>(),
-            (None, Some(InPlace(here))) => here,
-            (None, None) => std::ptr::null(),
-        };
-        // SAFETY: the caller vouches for the memory and the lists; counts fit, since they are below `LIMIT`.
-        let (name, code) = unsafe {
-            let byte = raw::RSMPI_UINT8_T;
-            let (counts, places) = (lists.counts.as_ptr(), lists.places.as_ptr());
-            match *ask {
-                Ask::Barrier => ("MPI_Ibarrier", raw::MPI_Ibarrier(self.0, place)),
-                Ask::AllReduce { input, output, count, each, op } => (
-                    "MPI_Iallreduce",
-                    raw::MPI_Iallreduce(
-                        here(input),
-                        output.cast(),
-                        count as c_int,
-                        each.0,
-                        op.0,
-                        self.0,
-                        place,
-                    ),
-                ),
-                Ask::Reduce { input, output, count, each, op, root } => {
-                    let (count, root) = (count as c_int, root as c_int);
-                    let code = raw::MPI_Ireduce(
-                        here(input),
-                        output.cast(),
-                        count,
-                        each.0,
-                        op.0,
-                        root,
-                        self.0,
-                        place,
-                    );
-                    ("MPI_Ireduce", code)
-                }
-                Ask::ReduceScatter { input, output, each, op } => (
-                    "MPI_Ireduce_scatter",
-                    raw::MPI_Ireduce_scatter(
-                        input.cast(),
-                        output.cast(),
-                        counts,
-                        each.0,
-                        op.0,
-                        self.0,
-                        place,
-                    ),
-                ),
-                Ask::Broadcast { data, bytes, root } => (
-                    "MPI_Ibcast",
-                    raw::MPI_Ibcast(data.cast(), bytes as c_int, byte, root as c_int, self.0, place),
-                ),
-                Ask::AllGather { input, own, output, count: Some(count) } => (
-                    "MPI_Iallgather",
-                    raw::MPI_Iallgather(
-                        here(input),
-                        own as c_int,
-                        byte,
-                        output.cast(),
-                        count as c_int,
-                        byte,
-                        self.0,
-                        place,
-                    ),
-                ),
-                Ask::AllGather { input, own, output, count: None } => (
-                    "MPI_Iallgatherv",
-                    raw::MPI_Iallgatherv(
-                        here(input),
-                        own as c_int,
-                        byte,
-                        output.cast(),
-                        counts,
-                        places,
-                        byte,
-                        self.0,
-                        place,
-                    ),
-                ),
-                Ask::Gather { input, own, output, count: Some(count), root } => (
-                    "MPI_Igather",
-                    raw::MPI_Igather(
-                        here(input),
-                        own as c_int,
-                        byte,
-                        output.cast(),
-                        count as c_int,
-                        byte,
-                        root as c_int,
-                        self.0,
-                        place,
-                    ),
-                ),
-                Ask::Gather { input, own, output, count: None, root } => (
-                    "MPI_Igatherv",
-                    raw::MPI_Igatherv(
-                        here(input),
-                        own as c_int,
-                        byte,
-                        output.cast(),
-                        counts,
-                        places,
-                        byte,
-                        root as c_int,
-                        self.0,
-                        place,
-                    ),
-                ),
-                Ask::Scatter { input, output, own, count: Some(count), root } => (
-                    "MPI_Iscatter",
-                    raw::MPI_Iscatter(
-                        input.cast(),
-                        count as c_int,
-                        byte,
-                        here(output.map(<*mut u8>::cast_const)).cast_mut(),
-                        own as c_int,
-                        byte,
-                        root as c_int,
-                        self.0,
-                        place,
-                    ),
-                ),
-                Ask::Scatter { input, output, own, count: None, root } => (
-                    "MPI_Iscatterv",
-                    raw::MPI_Iscatterv(
-                        input.cast(),
-                        counts,
-                        places,
-                        byte,
-                        here(output.map(<*mut u8>::cast_const)).cast_mut(),
-                        own as c_int,
-                        byte,
-                        root as c_int,
-                        self.0,
-                        place,
-                    ),
-                ),
-                Ask::AllToAll { input, output, count } => (
-                    "MPI_Ialltoall",
-                    raw::MPI_Ialltoall(
-                        input.cast(),
-                        count as c_int,
-                        byte,
-                        output.cast(),
-                        count as c_int,
-                        byte,
-                        self.0,
-                        place,
-                    ),
-                ),
-                Ask::AllToAllW { input, output } => (
-                    "MPI_Ialltoallw",
-                    raw::MPI_Ialltoallw(
-                        input.cast(),
-                        counts,
-                        places,
-                        lists.types.as_ptr(),
-                        output.cast(),
-                        lists.counts_in.as_ptr(),
-                        lists.places_in.as_ptr(),
-                        lists.types_in.as_ptr(),
-                        self.0,
-                        place,
-                    ),
-                ),
-            }
-        };
-        check(name, code)?;
-        // SAFETY: a call that succeeds has written it.
-        Ok(Request::of(unsafe { request.assume_init() }))
-    }
-
     /// Begins to send `count` of a type.
     ///
     /// # Safety

@@ -180,6 +180,11 @@ impl Mpi {
         self.comm
     }
 
+    /// Whether its thread level allows calls at the same time.
+    pub(crate) fn allows_calls_at_once() -> Result<bool> {
+        Ok(library::begin()?.multiple)
+    }
+
     /// A number that this process gives to no other group.
     pub(crate) fn next_group() -> Result<usize> {
         let mut turn = library::turn()?;

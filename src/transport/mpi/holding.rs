@@ -117,6 +117,12 @@ impl Holding {
         Ok(come)
     }
 
+    /// MPI has failed in a call that has this memory.
+    #[cold]
+    pub(crate) fn fail(&mut self, refusal: Refusal) {
+        self.failed.get_or_insert(refusal);
+    }
+
     /// Whether MPI has nothing of it, as far as is known.
     pub(crate) fn is_free(&self) -> bool {
         self.requests.is_empty() && self.header.is_none() && self.failed.is_none()

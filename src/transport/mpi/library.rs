@@ -12,6 +12,7 @@ use mpi_sys as raw;
 use nix::libc;
 use std::ffi::{c_char, c_int};
 use std::ops::{Deref, DerefMut, Range};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -82,24 +83,47 @@ pub(super) struct Awaited {
     pub(super) has_left: bool,
 }
 
+/// How many threads are in a call of MPI's that does not come back before its end, without a turn. It grows within a turn only.
+static INSIDE: AtomicUsize = AtomicUsize::new(0);
+
 /// The right to call MPI, which runs.
-pub(crate) struct Turn(MutexGuard<'static, Library>);
+pub(crate) struct Turn(Option<MutexGuard<'static, Library>>);
+
+const HELD: &str = "a turn is given up within `aside` only";
 
 impl Deref for Turn {
     type Target = Library;
 
+    #[inline]
     fn deref(&self) -> &Library {
-        &self.0
+        self.0.as_deref().expect(HELD)
     }
 }
 
 impl DerefMut for Turn {
+    #[inline]
     fn deref_mut(&mut self) -> &mut Library {
-        &mut self.0
+        self.0.as_deref_mut().expect(HELD)
     }
 }
 
 impl Turn {
+    fn of(library: MutexGuard<'static, Library>) -> Turn {
+        Turn(Some(library))
+    }
+
+    /// Calls MPI while others have their turns, for as long as the call takes. MPI allows calls at the same time, and is not ended by this
+    /// process meanwhile.
+    #[inline]
+    pub(super) fn aside<R>(&mut self, call: impl FnOnce() -> R) -> R {
+        INSIDE.fetch_add(1, Ordering::SeqCst);
+        self.0 = None;
+        let result = call();
+        self.0 = Some(lock());
+        INSIDE.fetch_sub(1, Ordering::SeqCst);
+        result
+    }
+
     /// Takes note that a group has failed: when the process exits, not all may come.
     pub(crate) fn spoil(&mut self) {
         self.spoilt = true;
@@ -156,7 +180,7 @@ pub(crate) fn turn() -> Result<Turn> {
     if is_ended() {
         return Err(ended());
     }
-    Ok(Turn(library))
+    Ok(Turn::of(library))
 }
 
 fn ended() -> Error {
@@ -184,7 +208,7 @@ pub(super) fn begin() -> Result<Turn> {
         unsafe { libc::atexit(at_exit) };
     }
     let own = library.owner.is_some();
-    let mut turn = Turn(library);
+    let mut turn = Turn::of(library);
     if !turn.checked {
         check_level(level, own)?;
         // SAFETY: a constant of the C shim.
@@ -268,8 +292,12 @@ fn end() {
     if library.owner != Some(std::process::id()) || library.torn || !is_begun() || is_ended() {
         return;
     }
+    if INSIDE.load(Ordering::SeqCst) > 0 {
+        // A thread is in MPI, and may never come back.
+        return;
+    }
     let limit = if library.spoilt { LINGER_SPOILT } else { LINGER };
-    let mut turn = Turn(library);
+    let mut turn = Turn::of(library);
     if !meet(&mut turn, Instant::now() + limit) {
         return;
     }

@@ -10,7 +10,8 @@
 //! | `library` | the one MPI of a process: who begins it, who ends it, and the lock around it |
 //! | `group` | [`Mpi`] |
 //! | `flight` | buffers that MPI has, until it gives them back |
-//! | `collective` | MPI's own collectives, begun: types, reductions, calls |
+//! | `collective` | what MPI's own collectives are told: types, reductions, counts |
+//! | `ask` | MPI's own collectives, begun or carried out |
 //! | `holding` | what MPI has of a collective, until it gives that back |
 //! | `exchange` | [`MpiExchange`] |
 //! | `stream` | the chunks of one stream, under way |
@@ -31,6 +32,7 @@
 //! What a launcher does about a process that dies is its own business: by default the `mpirun`s of Open MPI and MPICH end all
 //! others, some before they can say who it was.
 
+mod ask;
 mod call;
 mod collective;
 mod exchange;
@@ -41,8 +43,9 @@ mod library;
 mod stream;
 mod transport;
 
+pub(crate) use ask::Ask;
 pub(crate) use call::{Checked, Refusal};
-pub(crate) use collective::{Ask, Custom, LIMIT, Op, Type};
+pub(crate) use collective::{Custom, LIMIT, Op, Type};
 pub(crate) use holding::{Holding, Memory};
 pub(crate) use library::{Turn, turn};
 
