@@ -1,7 +1,7 @@
 //! How soon the survivors of one host are told: of a process that is killed, with little memory and with much, and of an
 //! abort.
 //!
-//! `cargo bench --bench deaths` prints the figures. Ranks are processes, this program started again, that reduce without a
+//! `cargo bench --bench deaths` prints the figures, and those of one backend alone where it is named (`-- tcp`). Ranks are processes, this program started again, that reduce without a
 //! pause; what is measured is the time from just before the kill, or the abort, to the moment when the last of the
 //! survivors' calls has returned its error, by the clock that all processes of a machine share.
 
@@ -107,7 +107,12 @@ fn main() {
         "{:>8} {:>6} {:>14} {:>6} {:>9} {:>9} {:>9}",
         "backend", "ranks", "event", "times", "median", "p99", "longest"
     );
-    for backend in ["shm", "tcp"] {
+    let named: Vec<String> = std::env::args().collect();
+    let mut backends = vec!["shm", "tcp"];
+    if backends.iter().any(|backend| named.iter().any(|name| name == backend)) {
+        backends.retain(|backend| named.iter().any(|name| name == backend));
+    }
+    for backend in backends {
         for (scene, world, times) in
             [("kill", 2, 300), ("kill", 8, 300), ("much memory", 8, 20), ("abort", 8, 100)]
         {

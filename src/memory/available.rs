@@ -16,6 +16,8 @@ pub(crate) fn available() -> Option<u64> {
 }
 
 /// Whether so many bytes are more than is to be had, of which a little is left to everybody else.
+// Miri takes no shared memory from the system.
+#[cfg_attr(miri, allow(dead_code))]
 pub(super) fn is_too_much(bytes: u64, available: Option<u64>) -> bool {
     available.is_some_and(|available| bytes > available - available / 16)
 }

@@ -18,9 +18,12 @@ mod available;
 pub mod barrier;
 pub mod device_memory;
 pub(crate) mod futex;
+#[cfg(ringfold_tsan)]
+mod one_mapping;
 mod origin;
 pub(crate) mod pages;
 mod recycler;
+#[cfg_attr(miri, path = "heap_segment.rs")]
 mod segment;
 pub(crate) mod stream;
 

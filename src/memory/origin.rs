@@ -20,6 +20,10 @@ impl Origin {
     /// This process.
     pub fn new() -> Self {
         let page = Pages::zeroed(PAGE).ok().filter(|page| {
+            // Which knows no such advice, and no children.
+            if cfg!(miri) {
+                return false;
+            }
             let at = NonNull::new(page.address()).expect("a mapping is somewhere");
             // SAFETY: the page is this value's own, and what the advice changes happens in children only.
             let wiped = unsafe { madvise(at.cast(), PAGE, MmapAdvise::MADV_WIPEONFORK) };

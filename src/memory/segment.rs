@@ -96,26 +96,11 @@ impl Segment {
     }
 
     fn map(descriptor: OwnedFd, len: NonZeroUsize) -> Result<Segment> {
-        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
-        // Not to be touched at first: a process that locks all its memory (mlockall) would be given all of this at once.
-        // SAFETY: a new mapping at an address of the system's choice touches no memory that is in use.
-        let base = unsafe { mmap(None, len, ProtFlags::PROT_NONE, flags, &descriptor, 0) }
-            .map_err(|error| failed("mapping shared memory", error))?;
-        // From here on the drop unmaps it.
-        let segment = Segment { descriptor, base: base.cast(), len };
-        // SAFETY: the range was mapped just now, and nobody relies on anything in it.
-        let opened = unsafe {
-            let _ = munlock(base, len.get());
-            mprotect(base, len.get(), ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)
-        };
-        opened.map_err(|error| failed("mapping shared memory", error))?;
-        // A core file of every rank with the memory of all of them helps nobody.
-        // SAFETY: the range was mapped just now; the advice changes no contents.
-        let advised = unsafe { madvise(base, len.get(), MmapAdvise::MADV_DONTDUMP) };
-        if let Err(error) = advised {
-            tracing::debug!(%error, "shared memory will be part of core files");
-        }
-        Ok(segment)
+        #[cfg(not(ringfold_tsan))]
+        let base = map(&descriptor, len)?;
+        #[cfg(ringfold_tsan)]
+        let base = super::one_mapping::of(&descriptor, || map(&descriptor, len))?;
+        Ok(Segment { descriptor, base, len })
     }
 
     /// What another process [opens](Segment::open) it by.
@@ -228,6 +213,10 @@ impl Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
+        #[cfg(ringfold_tsan)]
+        if !super::one_mapping::let_go(&self.descriptor) {
+            return;
+        }
         // SAFETY: the mapping is this value's own, and whoever holds an address into it holds the segment too.
         if let Err(error) = unsafe { munmap(self.base.cast(), self.len.get()) } {
             tracing::warn!(%error, "shared memory stays mapped");
@@ -239,6 +228,32 @@ impl fmt::Debug for Segment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Segment").field("len", &self.len).finish_non_exhaustive()
     }
+}
+
+/// Maps a file as a whole.
+fn map(descriptor: &OwnedFd, len: NonZeroUsize) -> Result<NonNull<u8>> {
+    let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
+    // Not to be touched at first: a process that locks all its memory (mlockall) would be given all of this at once.
+    // SAFETY: a new mapping at an address of the system's choice touches no memory that is in use.
+    let base = unsafe { mmap(None, len, ProtFlags::PROT_NONE, flags, descriptor, 0) }
+        .map_err(|error| failed("mapping shared memory", error))?;
+    // SAFETY: the range was mapped just now, and nobody relies on anything in it.
+    let opened = unsafe {
+        let _ = munlock(base, len.get());
+        mprotect(base, len.get(), ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)
+    };
+    if let Err(error) = opened {
+        // SAFETY: nobody knows of the range.
+        let _ = unsafe { munmap(base, len.get()) };
+        return Err(failed("mapping shared memory", error));
+    }
+    // A core file of every rank with the memory of all of them helps nobody.
+    // SAFETY: the range was mapped just now; the advice changes no contents.
+    let advised = unsafe { madvise(base, len.get(), MmapAdvise::MADV_DONTDUMP) };
+    if let Err(error) = advised {
+        tracing::debug!(%error, "shared memory will be part of core files");
+    }
+    Ok(base.cast())
 }
 
 /// Fails where this process may not have files of this length: the system would not only refuse it, but send a signal.

@@ -508,6 +508,8 @@ impl Direct {
         let (to, len) = self.place(program, operation, memory, into, len)?;
         let Where::Here(to) = to else { return Err(Stop::Garbled(memory.rank())) };
         match from {
+            // In place: it is there already, and others may be reading it.
+            Where::Here(from) if from == to => {}
             // SAFETY: both ranges lie within their memories (the plan's spans are checked against the request's lengths, and
             // the operation's maker vouches for these; a slot is as long as any program's), and nobody else touches what is
             // written here (flags).

@@ -23,8 +23,8 @@ unsafe impl Send for Exported {}
 /// A structure with all that it points to.
 struct Kept<O> {
     managed: DLManagedTensorVersioned,
-    /// The extents and behind them the strides.
-    _numbers: Box<[i64]>,
+    /// The extents and behind them the strides. No box: to move one says that nobody else points there.
+    _numbers: Vec<i64>,
     owner: O,
 }
 
@@ -139,7 +139,6 @@ impl Exported {
             stride = stride.saturating_mul(*extent);
         }
         numbers.extend(strides);
-        let mut numbers = numbers.into_boxed_slice();
         let (at, ndim) = (numbers.as_mut_ptr(), shape.len());
         let list = |from: usize| if ndim == 0 { std::ptr::null_mut() } else { at.wrapping_add(from) };
         let tensor = DLTensor {
