@@ -190,10 +190,10 @@ mod tests {
     fn versions_meet_at_the_newest_common_one() {
         let with = |low, high| Hello { versions: (low, high), ..Hello::new(0, 1, 0, 0) };
         assert_eq!(with(1, 1).common_version(), Some(1));
-        assert_eq!(with(1, 7).common_version(), Some(3));
+        assert_eq!(with(1, 7).common_version(), Some(4));
         assert_eq!(with(1, 2).common_version(), Some(2));
-        assert_eq!(with(2, 7).common_version(), Some(3));
-        assert_eq!(with(4, 7).common_version(), None);
+        assert_eq!(with(2, 7).common_version(), Some(4));
+        assert_eq!(with(5, 7).common_version(), None);
         assert_eq!(with(0, 0).common_version(), None);
         assert_eq!(with(5, 1).common_version(), None, "a range that is upside down");
     }
