@@ -169,14 +169,20 @@ fn all_agree_that_nothing_goes_in_line_where_a_block_is_cut() {
 }
 
 #[test]
-fn an_order_that_goes_by_a_tree_has_no_short_form() {
-    let request =
-        |world| Request { order: Order::Fixed, ..Request::new(Collective::AllReduce, world, DType::F32, 2) };
-    assert!(
-        programs(&request(2)).iter().all(|program| program.exchange.is_some()),
-        "the fold of two is its tree"
-    );
-    assert!(programs(&request(5)).iter().all(|program| program.exchange.is_none()));
+fn fixed_order_folds_a_tree_in_the_short_form_too() {
+    // From left to right the great ones cancel each other before the last 1 comes; in the tree they take both.
+    for (order, wanted) in [(Order::Fixed, 2.0), (Order::Default, 3.0)] {
+        let request = Request { order, ..Request::new(Collective::AllReduce, 5, DType::F32, 1) };
+        for program in programs(&request) {
+            assert!(program.exchange.as_ref().is_some_and(|exchange| exchange.fold.is_some()));
+            let values = [1.0f32, 1e8, -1e8, 1.0, 2.0];
+            let sources = values.each_ref().map(|value| std::ptr::from_ref(value).cast());
+            let mut sum = 0f32;
+            // SAFETY: each source is one f32, and `sum` is apart from them.
+            unsafe { program.fold(program.kernels.unwrap(), (&raw mut sum).cast(), &sources, 1) };
+            assert_eq!(sum, wanted, "{order:?}");
+        }
+    }
 }
 
 #[test]
