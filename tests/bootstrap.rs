@@ -159,7 +159,7 @@ fn strangers_are_refused_and_the_group_forms() {
     let server = launcher(2, BEAT);
     let good = hello(0, 2);
     let cases = [
-        (Hello { versions: (4, 9), ..good.clone() }, Refusal::Version, "versions 4 to 9"),
+        (Hello { versions: (5, 9), ..good.clone() }, Refusal::Version, "versions 5 to 9"),
         (Hello { world_id: 8, ..good.clone() }, Refusal::WorldId, "world id 8"),
         (Hello { generation: 2, ..good.clone() }, Refusal::Generation, "generation 2"),
         (Hello { world: 3, ..good.clone() }, Refusal::WorldSize, "world size 3"),

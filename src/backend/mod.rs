@@ -466,6 +466,12 @@ pub trait Backend: Send {
         false
     }
 
+    /// Whether operations that their callers wait for are calls which come back at their end only: those are run on their callers'
+    /// threads, never on one that has others to drive.
+    fn holds_up(&self) -> bool {
+        false
+    }
+
     /// Whether it has schedules of its own, and does not look at an operation's.
     fn owns_schedules(&self) -> bool {
         false

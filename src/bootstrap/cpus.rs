@@ -3,7 +3,9 @@
 use nix::sched::{CpuSet as Mask, sched_getaffinity};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+use std::fs;
 use std::ops::RangeInclusive;
+use std::path::Path;
 
 /// CPUs of one host, by their numbers, as ranges in ascending order.
 ///
@@ -43,6 +45,11 @@ impl CpuSet {
         self.ranges().any(|a| other.ranges().any(|b| meet(&a, &b)))
     }
 
+    /// Whether all are in the other, too.
+    fn is_within(&self, other: &CpuSet) -> bool {
+        self.ranges().all(|a| other.ranges().any(|b| b.contains(a.start()) && b.contains(a.end())))
+    }
+
     /// Adds those of another.
     fn add(&mut self, other: &CpuSet) {
         let mut all: Vec<(u32, u32)> = self.0.iter().chain(&other.0).copied().collect();
@@ -71,13 +78,20 @@ impl FromIterator<u32> for CpuSet {
 }
 
 /// Whether each of the ranks of a host can have a CPU of its own, as far as it concerns this one: `own` are the CPUs that it may use, `others`
-/// those of the others, and `limit` is what its share of the host's time is worth.
+/// those of the others, `limit` is how many this rank can use at a time, and `quota` how many CPUs' time its control group has, if that is limited.
 ///
-/// Ranks whose CPUs have nothing in common, as a launcher binds them, do not share any. Ranks whose CPUs meet share those of all of them. Where
-/// somebody does not tell, or the limit is below what a rank could use by its CPUs, all ranks of the host are taken to share what this one has.
-pub(crate) fn suffice(own: &CpuSet, others: &[&CpuSet], limit: usize) -> bool {
+/// Ranks whose CPUs have nothing in common, as a launcher binds them, do not share any. Ranks whose CPUs meet share those of all of them, and
+/// those that have no others share this rank's. Where somebody does not tell, or the limit is below what a rank could use by its CPUs, all
+/// ranks of the host are taken to share what this one has; and they are taken to be in one control group.
+pub(crate) fn suffice(own: &CpuSet, others: &[&CpuSet], limit: usize, quota: Option<usize>) -> bool {
+    if quota.is_some_and(|quota| others.len() >= quota) {
+        return false;
+    }
     if own.is_empty() || others.iter().any(|other| other.is_empty()) || limit < own.count() {
         return others.len() < limit;
+    }
+    if others.iter().filter(|other| other.is_within(own)).count() >= own.count() {
+        return false;
     }
     let (mut all, mut ranks) = (own.clone(), 1);
     let mut rest = others.to_vec();
@@ -91,6 +105,26 @@ pub(crate) fn suffice(own: &CpuSet, others: &[&CpuSet], limit: usize) -> bool {
         meeting.into_iter().for_each(|other| all.add(other));
         rest = apart;
     }
+}
+
+/// How many CPUs' time the control groups of this process allow it, rounded down and at least one; `None` where they set no limit, or one
+/// that is told otherwise than in version 2.
+pub(crate) fn quota() -> Option<usize> {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let mounts = Path::new("/sys/fs/cgroup");
+    // In a container the path may be the host's, and its own group is at the root of what it sees.
+    let inside = mounts.join(path);
+    let lowest = if inside.is_dir() { &inside } else { mounts };
+    let groups = lowest.ancestors().take_while(|group| group.starts_with(mounts));
+    groups.filter_map(|group| of_group(&fs::read_to_string(group.join("cpu.max")).ok()?)).min()
+}
+
+/// What a group's `cpu.max` says: so many microseconds of every so many.
+fn of_group(text: &str) -> Option<usize> {
+    let (time, period) = text.trim().split_once(' ')?;
+    let (time, period): (usize, usize) = (time.parse().ok()?, period.parse().ok()?);
+    Some(time.checked_div(period)?.max(1))
 }
 
 #[cfg(test)]
@@ -109,7 +143,7 @@ mod tests {
         assert_eq!(serde_json::to_string(&some).unwrap(), "[[0,2],[5,5],[7,7]]");
         // Nonsense is no harm.
         let odd: CpuSet = serde_json::from_str("[[9,2],[0,4294967295]]").unwrap();
-        assert!(odd.count() > 0 && suffice(&some, &[&odd], 5));
+        assert!(odd.count() > 0 && suffice(&some, &[&odd], 5, None));
         let here = CpuSet::of_this_thread();
         assert!(here.count() >= std::thread::available_parallelism().unwrap().get());
     }
@@ -117,25 +151,39 @@ mod tests {
     #[test]
     fn ranks_that_are_bound_apart_share_nothing() {
         let (a, b, both, four) = (set(&[0]), set(&[1]), set(&[0, 1]), set(&[0, 1, 2, 3]));
-        assert!(suffice(&a, &[&b], 1), "a CPU each");
-        assert!(!suffice(&a, &[&a], 1) && !suffice(&a, &[&a, &b], 1), "two on one CPU");
-        assert!(suffice(&both, &[&both], 2) && !suffice(&both, &[&both, &both], 2));
+        assert!(suffice(&a, &[&b], 1, None), "a CPU each");
+        assert!(!suffice(&a, &[&a], 1, None) && !suffice(&a, &[&a, &b], 1, None), "two on one CPU");
+        assert!(suffice(&both, &[&both], 2, None) && !suffice(&both, &[&both, &both], 2, None));
         // One that may use all, and one that is bound.
-        assert!(suffice(&both, &[&a], 2) && !suffice(&both, &[&a, &b], 2));
+        assert!(suffice(&both, &[&a], 2, None) && !suffice(&both, &[&a, &b], 2, None));
         // Two pairs, each on CPUs of its own.
         let (low, high) = (set(&[0, 1]), set(&[2, 3]));
-        assert!(suffice(&low, &[&low, &high, &high], 2));
-        assert!(!suffice(&low, &[&low, &low, &high], 2) && suffice(&high, &[&low, &low, &low], 2));
+        assert!(suffice(&low, &[&low, &high, &high], 2, None));
+        assert!(
+            !suffice(&low, &[&low, &low, &high], 2, None) && suffice(&high, &[&low, &low, &low], 2, None)
+        );
+        // Three on two CPUs, whatever a fourth may use; and the fourth, which has CPUs enough.
+        assert!(
+            !suffice(&low, &[&low, &low, &four], 2, None) && suffice(&four, &[&low, &low, &low], 4, None)
+        );
         // What joins them counts for all.
-        assert!(suffice(&low, &[&low, &low, &four], 2) && !suffice(&low, &[&low, &high, &high, &four], 2));
+        assert!(
+            suffice(&low, &[&low, &four], 2, None) && !suffice(&low, &[&low, &high, &high, &four], 2, None)
+        );
     }
 
     #[test]
     fn where_it_is_not_known_all_share_what_a_rank_has() {
         let (one, two, unknown) = (set(&[0]), set(&[0, 1]), CpuSet::default());
-        assert!(suffice(&two, &[&unknown], 2) && !suffice(&one, &[&unknown], 1));
-        assert!(suffice(&unknown, &[&one], 2) && !suffice(&unknown, &[&one], 1));
+        assert!(suffice(&two, &[&unknown], 2, None) && !suffice(&one, &[&unknown], 1, None));
+        assert!(suffice(&unknown, &[&one], 2, None) && !suffice(&unknown, &[&one], 1, None));
+        // Bound apart, and time for fewer of them; time for all is no limit.
+        assert!(!suffice(&one, &[&set(&[4])], 1, Some(1)) && suffice(&one, &[&set(&[4])], 1, Some(2)));
+        assert_eq!(
+            ["max 100000\n", "200000 100000\n", "50000 100000", "odd"].map(of_group),
+            [None, Some(2), Some(1), None]
+        );
         // A quota of one CPU's time for all of them.
-        assert!(!suffice(&two, &[&two], 1) && !suffice(&two, &[&set(&[4])], 1));
+        assert!(!suffice(&two, &[&two], 1, None) && !suffice(&two, &[&set(&[4])], 1, None));
     }
 }

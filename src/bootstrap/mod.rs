@@ -22,7 +22,7 @@ pub use reading::{Landmark, Sight};
 pub use record::Peer;
 pub use store::{StoreExchange, host_and_hear, host_for_launch};
 
-pub(crate) use cpus::suffice;
+pub(crate) use cpus::{quota, suffice};
 
 use crate::backend::choose::{Agreed, Ask};
 use crate::config::Config;

@@ -15,6 +15,7 @@ use crate::collective::{Collective, Request};
 use crate::error::{Error, Result};
 use crate::reduce::CustomOp;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A call that has been checked as far as one rank can, with the addresses of its memory.
 #[derive(Debug)]
@@ -244,7 +245,10 @@ impl Communicator {
             operation.block();
         }
         if self.line.is_busy() {
-            return self.run_behind(operation);
+            if !self.line.holds_up() {
+                return self.run_behind(operation);
+            }
+            self.let_others_end();
         }
         let is_message =
             operation.as_ref().is_some_and(|one| one.request().collective == Collective::SendRecv);
@@ -253,6 +257,18 @@ impl Communicator {
             self.sequencer.borrow_mut().settle(is_message, &result);
         }
         result
+    }
+
+    /// Returns when nothing is outstanding. All of that has deadlines, and nobody else adds to it.
+    #[cold]
+    fn let_others_end(&self) {
+        let awaiting = self.progress.awaiting();
+        let mut pause = Duration::from_micros(1);
+        while self.line.is_busy() {
+            std::thread::sleep(pause);
+            pause = (2 * pause).min(Duration::from_micros(500));
+        }
+        drop(awaiting);
     }
 
     /// Runs an operation to its end behind what is outstanding.

@@ -25,6 +25,9 @@ pub(super) struct Line {
     pub(super) hosts: Arc<[String]>,
     pub(super) backend: &'static str,
     pub(super) works_on_devices: bool,
+    /// Whether the backend [holds up](Backend::holds_up) whoever runs an operation.
+    holds_up: bool,
+    spins: u32,
     pub(super) waker: Waker,
     pub(super) meter: Arc<Meter>,
     driven: Mutex<Driven>,
@@ -84,6 +87,8 @@ impl Line {
             hosts,
             backend: backend.name(),
             works_on_devices: backend.works_on_devices(),
+            holds_up: backend.holds_up(),
+            spins: backend.spins(),
             waker: backend.waker(),
             meter: backend.meter(),
             driven: Mutex::new(Driven { means: Some(Means { backend, held }), under_way: VecDeque::new() }),
@@ -115,6 +120,11 @@ impl Line {
     /// Whether the progress thread has the backend.
     pub(super) fn is_busy(&self) -> bool {
         self.outstanding.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether an operation may not be left to the progress thread: it has those of other communicators to drive.
+    pub(super) fn holds_up(&self) -> bool {
+        self.holds_up
     }
 
     /// The group's first failure, unless somebody is driving just now.
@@ -238,7 +248,9 @@ impl Line {
 
     /// Sleeps until a turn may achieve something: the progress thread's part.
     pub(super) fn sleep(&self, longest: Option<std::time::Duration>) {
-        if let Ok(mut driven) = self.driven()
+        // Where it has none any more its owner may be in the backend, for as long as that takes.
+        if self.is_busy()
+            && let Ok(mut driven) = self.driven()
             && let Some(Means { backend, .. }) = &mut driven.means
         {
             let until = longest.map_or(Time::NEVER, |longest| backend.now().after(longest));
@@ -248,7 +260,7 @@ impl Line {
 
     /// How often to look again before sleeping.
     pub(super) fn spins(&self) -> u32 {
-        self.driven().map_or(0, |driven| driven.means.as_ref().map_or(0, |means| means.backend.spins()))
+        self.spins
     }
 
     /// Ends all that is outstanding with an error: a turn has panicked, and the backend is never driven again.

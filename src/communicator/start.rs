@@ -8,7 +8,7 @@ use super::sequencer::Sequencer;
 use super::{Check, Communicator, Options};
 use crate::backend::choose::{PassedOver, passed_over};
 use crate::backend::{Backend, Planned, STAGING};
-use crate::bootstrap::{self, Joined, Peer, Shared, suffice};
+use crate::bootstrap::{self, Joined, Peer, Shared, quota, suffice};
 use crate::config::{BackendChoice, Config};
 use crate::cuda::Reach;
 use crate::error::{Error, ErrorKind, Result};
@@ -295,7 +295,7 @@ fn spins(rank: usize, peers: &[Peer]) -> u32 {
     let here = peers.iter().filter(|peer| peer.rank != rank && peer.host_id == peers[rank].host_id);
     let others: Vec<_> = here.map(|peer| &peer.cpus).collect();
     let limit = std::thread::available_parallelism().map_or(1, usize::from);
-    if suffice(&peers[rank].cpus, &others, limit) { SPINS } else { 0 }
+    if suffice(&peers[rank].cpus, &others, limit, quota()) { SPINS } else { 0 }
 }
 
 /// What the configuration says for all calls.

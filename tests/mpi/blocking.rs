@@ -112,6 +112,31 @@ pub(crate) fn behind() {
     }
 }
 
+/// Behind something outstanding in one group, while another group has something to be driven: two groups whose calls overlap do not
+/// wait for each other's.
+pub(crate) fn overlapping() {
+    let comm = form(BackendChoice::Mpi);
+    let other = comm.duplicate().unwrap();
+    let (rank, world) = (comm.rank() as u64, comm.world_size() as u64);
+    let all = (0..world).sum::<u64>();
+    for _ in 0..20 {
+        let first = comm.start_all_reduce(vec![rank; 3000], ReduceOp::Sum).unwrap();
+        let [second, third] = [(); 2].map(|()| other.start_all_reduce(vec![rank; 5], ReduceOp::Sum).unwrap());
+        let mut data = [rank; 7];
+        if rank == 0 {
+            comm.all_reduce(&mut data, ReduceOp::Sum).unwrap();
+        }
+        for pending in [second, third] {
+            assert_eq!(pending.wait().unwrap(), vec![all; 5]);
+        }
+        assert_eq!(first.wait().unwrap(), vec![all; 3000]);
+        if rank != 0 {
+            comm.all_reduce(&mut data, ReduceOp::Sum).unwrap();
+        }
+        assert_eq!(data, [all; 7]);
+    }
+}
+
 /// One rank has the key, and the others have not.
 pub(crate) fn unlike() {
     let config = Config::from_env().unwrap().with_backend(BackendChoice::Mpi);

@@ -51,6 +51,7 @@ fn rank() {
             "order" => suites::order(),
             "overdue" => blocking::overdue(),
             "own" => meeting::own(),
+            "overlapping" => blocking::overlapping(),
             "packed" => suites::packed(backend),
             "panics" => suites::panics(backend),
             "quarantine" => failures::quarantine(),
@@ -145,7 +146,7 @@ fn four_ranks() {
 }
 
 /// What goes well where verbs that block are MPI's blocking collectives.
-const WELL_BLOCKING: [&str; 12] = [
+const WELL_BLOCKING: [&str; 13] = [
     "calls mpi",
     "bits",
     "limits",
@@ -157,6 +158,7 @@ const WELL_BLOCKING: [&str; 12] = [
     "unsupported",
     "groups mpi",
     "behind",
+    "overlapping",
     "store",
 ];
 

@@ -1085,6 +1085,10 @@ impl Backend for MpiCollectives {
         self.setup.spins
     }
 
+    fn holds_up(&self) -> bool {
+        self.setup.blocking
+    }
+
     fn unyielding(&self) -> u32 {
         if self.setup.shares_cpus { 0 } else { self.setup.spins }
     }

@@ -37,8 +37,11 @@ pub(super) const ENTRY: Entry = Entry {
     ],
     fixed_order: |_| true,
     refuses: |request| {
-        let unknown = matches!(request.counts, Counts::Pairwise { .. });
-        unknown.then_some("where blocks lie in others' slots is not known where counts are pairwise")
+        if matches!(request.counts, Counts::Pairwise { .. }) {
+            return Some("where blocks lie in others' slots is not known where counts are pairwise");
+        }
+        let turns = Table::agreed_bytes(request) / (turn_bytes(request) / parts(request));
+        (turns >= MOST_TURNS).then_some("so much takes more turns than a flag counts")
     },
     needs: Reach::Slots,
     slice_bytes: |request| Some(turn_bytes(request) / parts(request)),
@@ -59,6 +62,9 @@ fn turn_bytes(request: &Request) -> usize {
 
 /// The fewest bytes of a turn that are worth raising a flag for.
 const FEWEST: usize = 16 << 10;
+
+/// Flags count to 65,535, on every rank; what is refused is refused by all.
+const MOST_TURNS: usize = 60_000;
 
 /// How many blocks a slot has room for.
 fn parts(request: &Request) -> usize {

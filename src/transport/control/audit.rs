@@ -222,7 +222,8 @@ mod tests {
     }
 
     fn tell(auditor: &mut Auditor, ledgers: &[Arc<Ledger>], now: Instant) -> Vec<Wrong> {
-        let each = ledgers.iter().enumerate().filter_map(|(rank, ledger)| Some((rank, ledger.take()?.0)));
+        let each =
+            ledgers.iter().enumerate().filter_map(|(rank, ledger)| Some((rank, ledger.take(false)?.0)));
         each.flat_map(|(rank, message)| auditor.hear(rank, WORLD, &message, now).unwrap()).collect()
     }
 
@@ -239,7 +240,7 @@ mod tests {
         }
         tell(&mut auditor, &ledgers[..3], now);
         assert!(auditor.due().is_some() && auditor.decide(now).is_empty(), "rank 3 has not told yet");
-        let told = ledgers[3].take().unwrap().0;
+        let told = ledgers[3].take(false).unwrap().0;
         auditor.hear(3, WORLD, &told, now).unwrap();
         let causes: Vec<Cause> = auditor.decide(now).into_iter().map(|wrong| wrong.cause(0)).collect();
         let verdict = crate::transport::verdict::judge(&causes).unwrap();
@@ -298,12 +299,12 @@ mod tests {
         assert!(auditor.hear(0, 2, &[1, 2, 3], now).is_err());
         let foreign = Ledger::new(0, &[0, 7], || {});
         note(&foreign, 0, DType::F32);
-        assert!(auditor.hear(0, 2, &foreign.take().unwrap().0, now).is_err());
+        assert!(auditor.hear(0, 2, &foreign.take(false).unwrap().0, now).is_err());
         let ledger = Ledger::new(0, &[0, 1], || {});
         for sequence in 0..20_000 {
             note(&ledger, sequence, DType::F32);
             if sequence % 7 == 0 {
-                auditor.hear(0, 2, &ledger.take().unwrap().0, now).unwrap();
+                auditor.hear(0, 2, &ledger.take(false).unwrap().0, now).unwrap();
             }
         }
         assert!(auditor.groups[&0].told.len() <= REMEMBERED);

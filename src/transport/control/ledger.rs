@@ -225,8 +225,9 @@ impl Ledger {
         self.hurry.load(Ordering::Acquire)
     }
 
-    /// The message that tells what is new, if anything is; and whether it is the last one.
-    pub(super) fn take(&self) -> Option<(Vec<u8>, bool)> {
+    /// The message that tells what is new, if anything is; and whether it is the last one. A store that is `old` takes fingerprints for
+    /// nonsense that say how a call is made.
+    pub(super) fn take(&self, old: bool) -> Option<(Vec<u8>, bool)> {
         let hurry = self.hurry.swap(false, Ordering::AcqRel);
         let mut inner = self.inner();
         let now = (inner.window.begun, inner.exchanged);
@@ -235,7 +236,8 @@ impl Ledger {
         }
         inner.told = now;
         let kept = inner.latest.iter().chain(&inner.levels).flatten();
-        let mut fingerprints: Vec<Fingerprint> = kept.copied().collect();
+        let known = |one: &Fingerprint| Fingerprint { blocking: one.blocking && !old, ..*one };
+        let mut fingerprints: Vec<Fingerprint> = kept.map(known).collect();
         fingerprints.sort_unstable_by_key(|fingerprint| fingerprint.sequence);
         fingerprints.dedup_by_key(|fingerprint| fingerprint.sequence);
         let window = Window { fingerprints, ..inner.window.clone() };
@@ -396,7 +398,7 @@ mod tests {
             let each = counts.iter().map(|&count| {
                 (next..count).for_each(|sequence| ledger.note(&fingerprint(sequence)));
                 next = count;
-                Window::decode(&ledger.take().unwrap().0).unwrap()
+                Window::decode(&ledger.take(false).unwrap().0).unwrap()
             });
             each.collect()
         };
@@ -414,22 +416,22 @@ mod tests {
         let rung = Arc::new(AtomicBool::new(false));
         let bell = Arc::clone(&rung);
         let ledger = Ledger::new(7, &[0, 1], move || bell.store(true, Ordering::SeqCst));
-        assert!(ledger.take().is_none());
+        assert!(ledger.take(false).is_none());
         ledger.note(&fingerprint(0));
-        assert!(!ledger.is_in_a_hurry() && ledger.take().is_some() && ledger.take().is_none());
+        assert!(!ledger.is_in_a_hurry() && ledger.take(false).is_some() && ledger.take(false).is_none());
         ledger.message(1, true);
-        assert!(ledger.take().is_some() && ledger.take().is_none());
+        assert!(ledger.take(false).is_some() && ledger.take(false).is_none());
         ledger.wait(Awaited::Collective);
         assert!(ledger.is_in_a_hurry() && rung.load(Ordering::SeqCst));
-        let window = Window::decode(&ledger.take().unwrap().0).unwrap();
+        let window = Window::decode(&ledger.take(false).unwrap().0).unwrap();
         assert_eq!(
             (window.awaited, window.begun, window.messages),
             (Some(Awaited::Collective), 1, vec![(1, 1, 0)])
         );
         ledger.note(&fingerprint(1));
-        assert_eq!(Window::decode(&ledger.take().unwrap().0).unwrap().awaited, None);
+        assert_eq!(Window::decode(&ledger.take(false).unwrap().0).unwrap().awaited, None);
         ledger.leave();
-        assert!(ledger.take().is_some_and(|(_, last)| last));
+        assert!(ledger.take(false).is_some_and(|(_, last)| last));
     }
 
     #[test]
@@ -438,7 +440,7 @@ mod tests {
         let (start, timeout) = (Instant::now(), Duration::from_secs(1));
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let waits = || {
-            let told = ledger.take().map(|(message, _)| Window::decode(&message).unwrap());
+            let told = ledger.take(false).map(|(message, _)| Window::decode(&message).unwrap());
             told.is_some_and(|window| window.awaited == Some(Awaited::Collective))
         };
         ledger.enter(&fingerprint(4), timeout);

@@ -181,7 +181,7 @@ impl Watch {
             if !due && !ledger.is_in_a_hurry() {
                 return true;
             }
-            let Some((message, last)) = ledger.take() else { return true };
+            let Some((message, last)) = ledger.take(!self.shared.names_the_late) else { return true };
             messages.push(message);
             !last
         });

@@ -73,13 +73,13 @@ fn tag(stamp: Stamp) -> u64 {
     u64::from(stamp.hash) << 32 | stamp.epoch & 0xffff_ffff
 }
 
-/// Says that the slot which this word is in front of holds what its owner shows in an operation.
+/// Says that what stands behind this word, a slot or an entry, is what its owner shows in an operation.
 #[inline]
 pub(super) fn show(word: &AtomicU64, stamp: Stamp) {
     word.store(tag(stamp), Ordering::Release);
 }
 
-/// Whether the slot which this word is in front of holds what its owner shows in an operation.
+/// Whether what stands behind this word is what its owner shows in an operation.
 #[inline]
 pub(super) fn shown(word: &AtomicU64, stamp: Stamp) -> Seen {
     let (word, mine) = (word.load(Ordering::Acquire), tag(stamp));

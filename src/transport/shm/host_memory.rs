@@ -173,7 +173,7 @@ impl HostMemory {
         if seen == Seen::There && !flag::is_of(word, stamp) {
             // It is further, and what it did here its entry says, which it cannot have written over yet.
             let entry = &self.seats[rank].entry((stamp.epoch & 1) as usize)[0];
-            return if flag::is_of(entry, stamp) { Seen::There } else { Seen::Other };
+            return if flag::shown(entry, stamp) == Seen::There { Seen::There } else { Seen::Other };
         }
         seen
     }
@@ -235,16 +235,17 @@ impl HostMemory {
         for (word, value) in entry[1..].iter().zip([operands.input, operands.output, input, output]) {
             word.store(value, Ordering::Relaxed);
         }
-        entry[0].store(flag::raised(stamp, 1), Ordering::Release);
+        flag::show(&entry[0], stamp);
         if wanted {
             self.ring_all();
         }
     }
 
-    /// Where a rank's operands are, once it has said so.
+    /// Where a rank's operands are, once it has said so. Nobody writes an entry of this epoch over before this rank has ended it, so
+    /// one of another epoch is an old one: of how old a one nobody can tell, since operations in line have none.
     pub fn operands(&self, rank: usize, stamp: Stamp) -> (Seen, Operands) {
         let entry = self.seats[rank].entry((stamp.epoch & 1) as usize);
-        let seen = flag::seen(&entry[0], stamp, 1);
+        let seen = flag::shown(&entry[0], stamp);
         let [input, output, first, second] = std::array::from_fn(|i| entry[i + 1].load(Ordering::Relaxed));
         let shared = first.checked_sub(1).zip(second.checked_sub(1));
         (seen, Operands { input, output, shared })
