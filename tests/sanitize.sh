@@ -49,8 +49,9 @@ address() {
     reports="$root/target/asan/reports"
     export CARGO_TARGET_DIR="$root/target/asan" RUSTFLAGS=-Zsanitizer=address
     export ASAN_OPTIONS="log_path=$reports/asan"
+    # The test that is left out ends a thread by a system call, which leaks what the thread had.
     watched cargo "+$nightly" test -p ringfold --target "$host" --no-default-features --features cli --lib \
-        --test one_segment --test transport --test shared_tensors
+        --test one_segment --test transport --test shared_tensors -- --skip whoever_ends_as_the_owner_is_told_of
 }
 
 threads() {
