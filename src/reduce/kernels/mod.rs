@@ -43,7 +43,9 @@ pub struct Kernels {
     combine: Combine,
     fold: Fold,
     finish: Option<Finish>,
-    /// `(a op b) op (c op d)`, where a fold in another order has other bits.
+    /// Whether a fold in another order has other bits.
+    rounds: bool,
+    /// `(a op b) op (c op d)` at once, for what is asked for most often.
     fold_four: Option<FoldFour>,
 }
 
@@ -141,10 +143,10 @@ impl Kernels {
     ///
     /// As for [`fold`](Kernels::fold).
     pub unsafe fn fold_balanced(&self, into: *mut u8, sources: &[*const u8], count: usize) {
-        let Some(_) = self.fold_four.filter(|_| sources.len() > 2) else {
+        if sources.len() <= 2 || !self.rounds {
             // SAFETY: the caller's promise is the same.
             return unsafe { self.fold(into, sources, count) };
-        };
+        }
         let mut between = MaybeUninit::<[u8; BETWEEN]>::uninit();
         // Whole vectors, and an element at least: of more operands than any group has.
         let each = (BETWEEN / Buffers::needed(sources.len())) & !63;

@@ -51,7 +51,12 @@ const fn entry<S: Set>(op: ReduceOp, dtype: DType) -> Option<Kernels> {
                     combine: S::combine::<$t, rules::$rule>,
                     fold: S::fold::<$t, rules::$rule>,
                     finish: None,
-                    fold_four: if rounds(op, dtype) { Some(S::fold_four::<$t, rules::$rule>) } else { None },
+                    rounds: rounds(op, dtype),
+                    fold_four: if has_fold_four::<S>(op, dtype) {
+                        Some(S::fold_four::<$t, rules::$rule>)
+                    } else {
+                        None
+                    },
                 }),)*
                 _ => None,
             }
@@ -83,6 +88,11 @@ const fn entry<S: Set>(op: ReduceOp, dtype: DType) -> Option<Kernels> {
         ReduceOp::BitOr => integers!(BitOr),
         ReduceOp::BitXor => integers!(BitXor),
     }
+}
+
+/// Whether there is a loop for four operands of a tree: such loops are long, and the others go two by two.
+const fn has_fold_four<S: Set>(op: ReduceOp, dtype: DType) -> bool {
+    S::LONG_BLOCKS && matches!(op, ReduceOp::Sum) && matches!(dtype, DType::F32 | DType::F64)
 }
 
 /// Whether results are rounded, so that they depend on the order.
