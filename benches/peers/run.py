@@ -267,11 +267,13 @@ def load():
 
 
 def told(words):
-    """The words of the command that make a difference to what is measured: not where things are kept."""
+    """The words of the command that make a difference to what is measured: not where things are kept, of a binary its name only."""
     left = iter(words)
     for word in left:
         if word == "--cache":
             next(left, None)
+        elif word.partition("=")[0] == "--ringfold":
+            yield from ("--ringfold", Path(word.partition("=")[2] or next(left)).name)
         elif word != "--inside" and not word.startswith("--cache="):
             yield word
 

@@ -237,6 +237,18 @@ mod tests {
     }
 
     #[test]
+    fn what_takes_more_turns_than_a_flag_counts_does_not_go_by_turns() {
+        let chosen = |collective, bytes: usize| {
+            let request = Request::new(collective, 2, DType::F32, bytes / 4);
+            Table::default().select_within(Reach::Memory, &request).unwrap().algorithm.name()
+        };
+        for collective in [Collective::Broadcast, Collective::AllReduce, Collective::Reduce] {
+            assert_eq!(chosen(collective, 7 << 30), "flat", "{collective}");
+            assert_ne!(chosen(collective, 8 << 30), "flat", "{collective}");
+        }
+    }
+
+    #[test]
     fn many_ranks_do_not_go_round_a_ring_for_little() {
         let table = Table::default();
         for (world, bytes, name) in [
