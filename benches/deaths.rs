@@ -28,7 +28,11 @@ fn rank(scene: &str) {
     let comm = Communicator::from_env().unwrap();
     let held = if scene == "much memory" && comm.rank() == VICTIM { vec![1u8; 1 << 30] } else { Vec::new() };
     let abort = comm.abort_handle();
-    comm.barrier().unwrap();
+    let mut data = vec![1.0f32; 100_000];
+    // The first ones make what the others use.
+    for _ in 0..20 {
+        comm.all_reduce(&mut data, ReduceOp::Max).unwrap();
+    }
     println!("at work");
     if scene == "abort" && comm.rank() == VICTIM {
         std::thread::spawn(move || {
@@ -37,7 +41,6 @@ fn rank(scene: &str) {
             abort.abort("as the bench says");
         });
     }
-    let mut data = vec![1.0f32; 100_000];
     let error = loop {
         if let Err(error) = comm.all_reduce(&mut data, ReduceOp::Max) {
             break error;

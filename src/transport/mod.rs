@@ -131,6 +131,12 @@ pub trait Transport: Send {
         false
     }
 
+    /// Moves the calling thread to another of its CPUs where a rank before this one, awake, was last seen on the same, though each could have
+    /// one of its own; whether it did. Where the thread may run is the same afterwards.
+    fn step_aside(&mut self) -> bool {
+        false
+    }
+
     /// Tells the group of a failure that this rank has noticed. Does not block.
     fn report(&mut self, cause: &Cause);
 

@@ -13,6 +13,7 @@
 //! - [`settle`]: from a fault that one rank has noticed to the cause that all ranks name.
 
 mod agree;
+mod aside;
 mod compile;
 mod knock;
 mod settle;
@@ -29,6 +30,7 @@ use crate::observe::{Time, Waker};
 use crate::plan::{Reach, Schedule, Topology};
 use crate::transport::{Channel, Direction, Interest, Transport};
 use agree::Agreement;
+use aside::Aside;
 use compile::{Compiled, Plans};
 use knock::Knocks;
 use settle::Settling;
@@ -71,6 +73,7 @@ pub struct Planned<T: Transport> {
     /// Looks at the lanes, and whether the last of them was before a wait.
     turns: u32,
     waited: bool,
+    aside: Aside,
     knocks: Knocks,
     /// When to look at links that nothing is expected on, and how long to wait until the next time.
     look_at: Time,
@@ -174,6 +177,7 @@ impl<T: Transport> Planned<T> {
             interests: Vec::with_capacity(2 * world),
             turns: 0,
             waited: false,
+            aside: Aside::default(),
             knocks: Knocks::new(world),
             look_at: Time::NEVER,
             look_after: FIRST_LOOK,
@@ -405,6 +409,8 @@ impl<T: Transport> Planned<T> {
         if moved {
             return otherwise;
         }
+        let transport = &mut self.transport.inner;
+        self.aside.look(|| transport.step_aside());
         match self.look_for_knocks(now) {
             Ok(()) => otherwise,
             Err(trouble) => self.notice_trouble(trouble),

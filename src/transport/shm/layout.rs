@@ -73,6 +73,7 @@ impl Part {
 /// | 0 | rings: how often the bell was rung | everybody |
 /// | 4 | whether the rank sleeps | itself |
 /// | 8 | whether it passes the fence for its ringers | itself, before it first sleeps |
+/// | 12 | the CPU on which it was last and 1, as far as it has looked; 0 before that | itself |
 /// | 128 | [`PRESENT`] or [`LEFT`] | itself |
 /// | 136 | the offset of its slots and 1, or 0 where there are none | itself |
 /// | 256 | how many of the others have left | the others |
@@ -138,6 +139,10 @@ impl Seat {
     /// Whether its rank passes the fence for its ringers.
     pub(super) fn fences(&self) -> &AtomicU32 {
         self.part.word(8)
+    }
+
+    pub(super) fn cpu(&self) -> &AtomicU32 {
+        self.part.word(12)
     }
 
     pub(super) fn slots(&self) -> &AtomicU64 {

@@ -1,5 +1,6 @@
 #![doc = include_str!("README.md")]
 
+mod aside;
 mod bell;
 mod flag;
 mod ground;
@@ -458,6 +459,10 @@ impl Transport for ShmTransport {
 
     fn shares_cpus(&self) -> bool {
         self.shares_cpus
+    }
+
+    fn step_aside(&mut self) -> bool {
+        !self.shares_cpus && aside::step(self.memory.seats(), self.rank)
     }
 
     fn report(&mut self, cause: &Cause) {
