@@ -131,8 +131,8 @@ pub trait Transport: Send {
         false
     }
 
-    /// Moves the calling thread to another of its CPUs where a rank before this one, awake, was last seen on the same, though each could have
-    /// one of its own; whether it did. Where the thread may run is the same afterwards.
+    /// Moves the calling thread to another of its CPUs where ranks before this one were last seen on the same, and fewer there; whether any
+    /// were seen. Where the thread may run is the same afterwards.
     fn step_aside(&mut self) -> bool {
         false
     }

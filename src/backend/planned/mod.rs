@@ -74,6 +74,8 @@ pub struct Planned<T: Transport> {
     turns: u32,
     waited: bool,
     aside: Aside,
+    /// How often this rank has offered its CPU since it last looked who is on it.
+    offers: u32,
     knocks: Knocks,
     /// When to look at links that nothing is expected on, and how long to wait until the next time.
     look_at: Time,
@@ -178,6 +180,7 @@ impl<T: Transport> Planned<T> {
             turns: 0,
             waited: false,
             aside: Aside::default(),
+            offers: 0,
             knocks: Knocks::new(world),
             look_at: Time::NEVER,
             look_after: FIRST_LOOK,

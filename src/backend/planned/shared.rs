@@ -26,6 +26,9 @@ const QUICK_SHARED: u32 = 2;
 /// that takes to do its part.
 const OFFERS: u32 = 16;
 
+/// How many offers pass between two looks whether there are fewer ranks on another CPU.
+const OFFERS_PER_LOOK: u32 = 128;
+
 /// How many of these looks come without a pause.
 const UNPAUSED: u32 = 20;
 
@@ -142,6 +145,15 @@ impl<T: Transport> Planned<T> {
                     }
                     if idle > 0 {
                         self.patience = looks.saturating_mul(2);
+                        if shares_cpus {
+                            self.offers += idle;
+                            if self.offers >= OFFERS_PER_LOOK {
+                                // Ranks that have nothing but each other to wait for may all be on one CPU.
+                                self.offers = 0;
+                                let transport = &mut self.transport.inner;
+                                self.aside.look(|| transport.step_aside());
+                            }
+                        }
                     }
                     count(&mut self.transport, self.direct.program(&programs));
                     if timed {

@@ -462,7 +462,7 @@ impl Transport for ShmTransport {
     }
 
     fn step_aside(&mut self) -> bool {
-        !self.shares_cpus && aside::step(self.memory.seats(), self.rank)
+        aside::step(self.memory.seats(), self.rank)
     }
 
     fn report(&mut self, cause: &Cause) {
