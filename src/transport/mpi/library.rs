@@ -308,6 +308,8 @@ pub(super) fn check_launcher(size: usize) -> Result<()> {
         ("Open MPI", "mpirun.openmpi on Debian")
     } else if version.contains("MPICH") {
         ("MPICH", "mpirun.mpich on Debian")
+    } else if version.contains("Intel") {
+        ("Intel MPI", "mpiexec.hydra")
     } else {
         ("that library", "the mpirun beside it")
     };
