@@ -197,6 +197,9 @@ pub(crate) fn wrong() {
         assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
         let text = error.to_string();
         assert!(text.contains("has started 2 processes") && text.contains(&version()), "{text}");
-        assert!(error.what_to_do().is_some_and(|remedy| remedy.contains("start it by the mpirun of")), "{text}");
+        assert!(
+            error.what_to_do().is_some_and(|remedy| remedy.contains("start it by the mpirun of")),
+            "{text}"
+        );
     }
 }
