@@ -2,8 +2,10 @@
 //! borrowed memory copied, direct, with memory of the operation's own, and by blocking calls) and `mpi-p2p`, in alternation.
 //!
 //! `bash benches/mpi.sh` builds it with Open MPI and with MPICH and runs it under their `mpirun`s with two ranks. By hand:
-//! `mpirun -n 2 target/.../mpi-... [SMALLEST [LARGEST [FACTOR]]]`, sizes in bytes. In every sample the slowest rank counts; the table has
-//! the median and the quickest sample, with what each adds to that of the library's blocking call.
+//! `mpirun -n 2 target/.../mpi-... [SMALLEST [LARGEST [FACTOR [SAMPLES]]]] [WAY...]`, sizes in bytes, ways by their names in the table, of
+//! which `blocking` is always one. In every sample the slowest rank counts. The ways take turns, in an order that is drawn for one round and
+//! turned round for the next, so that each comes as often before another as after it. The table has the median of the samples; in brackets the
+//! median of what a sample adds to the library's blocking call of the same round, and where that median is with a probability of 95 %.
 
 use mpi_sys as raw;
 use ringfold::config::BackendChoice;
@@ -12,8 +14,8 @@ use ringfold::{Communicator, Config, ReduceOp};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-/// Samples of each way and size.
-const SAMPLES: usize = 31;
+/// Samples of each way and size, where nobody asks for more.
+const SAMPLES: usize = 32;
 
 /// How long one sample takes, about.
 const SAMPLE: f64 = 4e-3;
@@ -89,12 +91,48 @@ fn sample(ways: &Ways, way: usize, times: usize, data: &mut [f32], into: &mut [f
     begin.elapsed().as_secs_f64() / times as f64
 }
 
+/// The middle of what is sorted, and the two values between which the middle of all is that these are drawn from, with a probability of 95 %.
+fn middle(sorted: &[f64]) -> (f64, f64, f64) {
+    let (half, away) = (sorted.len() as f64 / 2.0, 0.98 * (sorted.len() as f64).sqrt());
+    let at = |place: f64| sorted[(place.max(0.0) as usize).min(sorted.len() - 1)];
+    (at(half), at(half - away), at(half + away))
+}
+
+/// The samples of the ways that are asked for, round by round, of the slowest rank.
+fn measure(ways: &Ways, asked: &[usize], samples: usize, bytes: usize) -> Vec<Vec<f64>> {
+    let (mut data, mut into) = (vec![1.0f32; bytes / 4], vec![0.0f32; bytes / 4]);
+    let once = asked.iter().map(|&way| sample(ways, way, 3, &mut data, &mut into)).fold(0.0, f64::max);
+    let mut times = [((SAMPLE / once) as u64).clamp(3, 2000)];
+    ways.copied.broadcast(&mut times, 0).unwrap();
+    // The same order on every rank: what one way leaves in the caches is not always the same other's.
+    let mut order: Vec<usize> = (0..asked.len()).collect();
+    let mut random = fastrand::Rng::with_seed(bytes as u64);
+    let mut taken = vec![Vec::new(); asked.len()];
+    for round in 0..samples {
+        match round % 2 {
+            0 => random.shuffle(&mut order),
+            _ => order.reverse(),
+        }
+        for &place in &order {
+            taken[place].push(sample(ways, asked[place], times[0] as usize, &mut data, &mut into));
+        }
+    }
+    taken.iter_mut().for_each(|times| ways.copied.all_reduce(times, ReduceOp::Max).unwrap());
+    taken
+}
+
 fn main() {
     let long = Duration::from_secs(60);
     let config = Config::from_env().unwrap().with_backend(BackendChoice::Mpi);
-    let mut sizes = std::env::args().skip(1).filter_map(|word| word.parse::<usize>().ok());
-    let (smallest, largest) = (sizes.next().unwrap_or(8), sizes.next().unwrap_or(16 << 20));
-    let factor = sizes.next().unwrap_or(8).max(2);
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let mut numbers = words.iter().filter_map(|word| word.parse::<usize>().ok());
+    let (smallest, largest) = (numbers.next().unwrap_or(8), numbers.next().unwrap_or(16 << 20));
+    let factor = numbers.next().unwrap_or(8).max(2);
+    let samples = numbers.next().unwrap_or(SAMPLES).max(2);
+    let named: Vec<usize> =
+        (1..WAYS.len()).filter(|&way| words.iter().any(|word| word == WAYS[way])).collect();
+    let asked: Vec<usize> =
+        if named.is_empty() { (0..WAYS.len()).collect() } else { std::iter::once(0).chain(named).collect() };
     let mpi = Mpi::world(long).unwrap();
     if mpi.size() < 2 {
         println!("nothing to measure with one rank: start it by mpirun -n 2");
@@ -108,49 +146,26 @@ fn main() {
     };
     let rank = ways.copied.rank();
     if rank == 0 {
-        println!(
-            "{}, {} ranks; microseconds: median / quickest (added to the blocking call)\n",
-            version(),
-            mpi.size()
-        );
-        println!("| bytes | {} |\n|---:|{}", WAYS.join(" | "), "---:|".repeat(WAYS.len()));
+        println!("{}, {} ranks, {samples} samples; microseconds\n", version(), mpi.size());
+        let names: Vec<&str> = asked.iter().map(|&way| WAYS[way]).collect();
+        println!("| bytes | {} |\n|---:|{}", names.join(" | "), "---:|".repeat(names.len()));
     }
     let mut bytes = smallest;
     while bytes <= largest {
-        let (mut data, mut into) = (vec![1.0f32; bytes / 4], vec![0.0f32; bytes / 4]);
-        let once = sample(&ways, 0, 3, &mut data, &mut into).max(sample(&ways, 6, 3, &mut data, &mut into));
-        let mut times = [((SAMPLE / once) as u64).clamp(3, 2000)];
-        ways.copied.broadcast(&mut times, 0).unwrap();
-        let mut taken: Vec<Vec<f64>> = vec![Vec::new(); WAYS.len()];
-        // In another order each time, the same on every rank: what one way leaves in the caches is not always the same other's.
-        let mut order: Vec<usize> = (0..WAYS.len()).collect();
-        let mut random = fastrand::Rng::with_seed(bytes as u64);
-        for _ in 0..SAMPLES {
-            random.shuffle(&mut order);
-            for &way in &order {
-                taken[way].push(sample(&ways, way, times[0] as usize, &mut data, &mut into));
-            }
-        }
-        let told: Vec<(f64, f64)> = taken
-            .into_iter()
-            .map(|mut times| {
-                ways.copied.all_reduce(&mut times, ReduceOp::Max).unwrap();
+        let taken = measure(&ways, &asked, samples, bytes);
+        let cell = |times: &Vec<f64>| {
+            let micros = |mut times: Vec<f64>| {
                 times.sort_by(f64::total_cmp);
-                (times[times.len() / 2] * 1e6, times[0] * 1e6)
-            })
-            .collect();
+                let (median, low, high) = middle(&times);
+                (median * 1e6, low * 1e6, high * 1e6)
+            };
+            let (median, ..) = micros(times.clone());
+            let added = times.iter().zip(&taken[0]).map(|(time, of_mpi)| time - of_mpi);
+            let (added, low, high) = micros(added.collect());
+            format!("{median:.2} ({added:+.2}, {low:+.2} to {high:+.2})")
+        };
         if rank == 0 {
-            let (median_of_mpi, least_of_mpi) = told[0];
-            let cells: Vec<String> = told
-                .iter()
-                .map(|&(median, least)| {
-                    format!(
-                        "{median:.2} ({:+.2}) / {least:.2} ({:+.2})",
-                        median - median_of_mpi,
-                        least - least_of_mpi
-                    )
-                })
-                .collect();
+            let cells: Vec<String> = taken.iter().map(cell).collect();
             println!("| {bytes} | {} |", cells.join(" | "));
         }
         bytes *= factor;

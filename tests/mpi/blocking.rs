@@ -6,6 +6,7 @@ use mpi_sys as raw;
 use ringfold::config::BackendChoice;
 use ringfold::transport::mpi::Mpi;
 use ringfold::{Communicator, Config, ErrorKind, Options, ReduceOp};
+use std::ffi::{c_int, c_void};
 use std::fmt::Debug;
 use std::time::Duration;
 use tracing::field::{Field, Visit};
@@ -135,6 +136,46 @@ pub(crate) fn overlapping() {
         }
         assert_eq!(data, [all; 7]);
     }
+}
+
+/// Tells whoever launched this process that MPI is being ended: what belongs to its own communicator goes first then.
+unsafe extern "C" fn ending(_: raw::MPI_Comm, _: c_int, _: *mut c_void, _: *mut c_void) -> c_int {
+    tell("ending");
+    raw::MPI_SUCCESS as c_int
+}
+
+unsafe extern "C" fn no_copy(
+    _: raw::MPI_Comm,
+    _: c_int,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    flag: *mut c_int,
+) -> c_int {
+    // SAFETY: MPI gives the place for the answer.
+    unsafe { *flag = 0 };
+    raw::MPI_SUCCESS as c_int
+}
+
+/// All processes but the last come to their ends while a thread of theirs is still in a call.
+pub(crate) fn leaving() {
+    let comm = form(BackendChoice::Mpi);
+    let mut key = 0;
+    // SAFETY: MPI runs, and both functions are there until the process ends.
+    unsafe {
+        let none = std::ptr::null_mut();
+        assert_eq!(raw::MPI_Comm_create_keyval(Some(no_copy), Some(ending), &mut key, none), 0);
+        assert_eq!(raw::MPI_Comm_set_attr(raw::RSMPI_COMM_SELF, key, none), 0);
+    }
+    if comm.rank() + 1 < comm.world_size() {
+        let call = move || comm.all_reduce(&mut [1u64], ReduceOp::Sum).unwrap();
+        std::thread::spawn(call);
+        // Until it is in its call.
+        std::thread::sleep(Duration::from_millis(300));
+        return;
+    }
+    std::thread::sleep(Duration::from_millis(1500));
+    comm.all_reduce(&mut [1u64], ReduceOp::Sum).unwrap();
 }
 
 /// One rank has the key, and the others have not.

@@ -220,6 +220,9 @@ pub(crate) fn quarantine() {
         };
         assert_eq!((error.kind(), error.culprit()), (ErrorKind::Deadline, Some(1)), "{error}");
         assert!(error.keeps_memory() && error.message().contains("stays with it for ever"), "{error}");
+        let later = comm.barrier().unwrap_err();
+        assert_eq!((later.kind(), later.culprit()), (ErrorKind::Deadline, Some(1)), "{later}");
+        assert!(!later.keeps_memory(), "{later}");
     }
 }
 

@@ -43,7 +43,9 @@ fn rank() {
             "groups" => groups::groups(backend),
             "large" => collectives::large(),
             "late" => meeting::late(),
+            "leaving" => blocking::leaving(),
             "limits" => collectives::limits(),
+            "listening" => meeting::listening(),
             "matrix" => failures::matrix(),
             "messages" => suites::messages(backend),
             "mixed" => blocking::mixed(),
@@ -199,6 +201,17 @@ fn a_group_that_fails_during_a_blocking_call_fails_it_when_mpi_is_done() {
         let run = mpirun_blocking(2, scene);
         assert!(!run.timed_out && run.count("fine") == 2, "{run}");
     }
+}
+
+#[test]
+fn a_thread_that_comes_back_late_does_not_keep_mpi_from_being_ended() {
+    let run = mpirun_blocking(3, "leaving");
+    assert!(run.success && run.count("fine") == 3 && run.count("ending") == 3, "{run}");
+}
+
+#[test]
+fn ranks_listen_at_one_interface_only() {
+    all_fine(&["listening"], 2);
 }
 
 #[test]

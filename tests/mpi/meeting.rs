@@ -6,6 +6,8 @@ use ringfold::config::BackendChoice;
 use ringfold::transport::Exchange;
 use ringfold::transport::mpi::{Mpi, MpiExchange, version};
 use ringfold::{Communicator, Config, ErrorKind, ReduceOp};
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -62,6 +64,40 @@ pub(crate) fn store() {
         check(&Communicator::connect(&blind).unwrap(), word, world);
         let (rank, size) = (Mpi::world(LONG).unwrap().rank(), Mpi::world(LONG).unwrap().size());
         assert_eq!((rank, size), (config.rank.unwrap(), world));
+    }
+}
+
+/// The addresses at which this process listens.
+fn doors() -> Vec<String> {
+    let entries = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let own: Vec<_> = entries.filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
+    let is_own = |inode: &str| own.iter().any(|link| *link == Path::new(&format!("socket:[{inode}]")));
+    let mut doors = Vec::new();
+    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+        for line in fs::read_to_string(table).unwrap_or_default().lines().skip(1) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            // Number, own address, the peer's, state (of which 0A is listening), ...
+            if words[3] == "0A" && is_own(words[9]) {
+                doors.push(words[1].to_owned());
+            }
+        }
+    }
+    doors
+}
+
+/// Ranks over MPI listen where those over TCP do: at an address of one interface, if at all.
+pub(crate) fn listening() {
+    let mpi = Mpi::world(LONG).unwrap();
+    let before = doors();
+    for backend in [BackendChoice::MpiP2p, BackendChoice::Mpi] {
+        let config = Config::from_env().unwrap().with_backend(backend);
+        let comm = Communicator::with_mpi(mpi, &config).unwrap();
+        check(&comm, backend.as_str(), mpi.size());
+        let new: Vec<String> = doors().into_iter().filter(|door| !before.contains(door)).collect();
+        let boundless = |door: &String| door.split(':').next().unwrap().bytes().all(|digit| digit == b'0');
+        assert!(!new.iter().any(boundless), "{backend}: {new:?}");
+        assert!(comm.rank() > 0 || !new.is_empty(), "{backend}: the store listens");
+        comm.barrier().unwrap();
     }
 }
 
@@ -161,6 +197,9 @@ pub(crate) fn wrong() {
         assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
         let text = error.to_string();
         assert!(text.contains("has started 2 processes") && text.contains(&version()), "{text}");
-        assert!(error.what_to_do().is_some_and(|remedy| remedy.contains("mpirun.")), "{text}");
+        assert!(
+            error.what_to_do().is_some_and(|remedy| remedy.contains("start it by the mpirun of")),
+            "{text}"
+        );
     }
 }

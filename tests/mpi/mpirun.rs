@@ -15,6 +15,9 @@ pub(crate) const SCENE: &str = "RINGFOLD_TEST_SCENE";
 /// Where processes tell what is to be known of them: not by their output, which a launcher that ends early loses.
 const TOLD: &str = "RINGFOLD_TEST_TOLD";
 
+/// The `mpirun` of the MPI that this is linked with, where that is not Debian's.
+const MPIRUN: &str = "RINGFOLD_TEST_MPIRUN";
+
 /// Only detects a hang, in seconds.
 const HANG: &str = "400";
 
@@ -105,6 +108,8 @@ pub(crate) fn launcher(
 ) -> Command {
     let (mpirun, own) =
         if open_mpi { ("mpirun.openmpi", &["--oversubscribe"][..]) } else { ("mpirun.mpich", &[][..]) };
+    let named = std::env::var(MPIRUN).ok().filter(|_| open_mpi == Run::is_open_mpi());
+    let mpirun = named.as_deref().unwrap_or(mpirun);
     let mut launcher = Command::new("timeout");
     launcher.args(["-k", "5", HANG, mpirun]).args(own).args(options).args(["-n", &world.to_string()]);
     launcher.arg(command).env("RINGFOLD_INIT_DEADLINE", "60s");

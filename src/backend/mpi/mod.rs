@@ -47,7 +47,7 @@ use crate::observe::trace::{Record, Tracer};
 use crate::observe::{Poison, Time, Waker};
 use crate::tensor::Device;
 use crate::transport::control::{Awaited, Ledger, Reporter};
-use crate::transport::mpi::{Ask, Holding, LIMIT, Mpi, Refusal, Turn, Type, turn};
+use crate::transport::mpi::{Ask, Holding, LIMIT, Mpi, Refusal, Turn, Type, free_turn, turn};
 use memory::{Course, Means};
 use rounds::{Round, rounds};
 use std::collections::VecDeque;
@@ -441,25 +441,10 @@ impl MpiCollectives {
         }
         let direct = self.may_keep(&running.queued.operation);
         let running = self.running.as_mut().expect("an operation is running");
-        let in_place = self.setup.mpi.in_place();
-        let mut means = Means {
-            rank: self.rank,
-            operation: &running.queued.operation,
-            memory: self.holding.memory(),
-            direct,
-            in_place: in_place.is_some(),
-            limit: self.setup.limit,
-            turn,
-        };
-        let (ask, course) = means.ask(&round)?;
+        let (setup, operation) = (&self.setup, &running.queued.operation);
+        let course = begin(setup, self.rank, &mut self.holding, operation, direct, &round, turn)?;
         running.direct |= course.direct;
         running.phase = Phase::Calling(course);
-        // SAFETY: the operation's memory is as long as its request says, and left to it until it is complete; where MPI has it longer, it
-        // is the operation's own and the error says so, or whoever has set `direct` sees to that. The backend's own memory is kept with
-        // the request.
-        let request =
-            unsafe { self.setup.mpi.comm().begin(&ask, &self.holding.memory().lists, in_place, turn) }?;
-        self.holding.requests.push(request);
         Ok(())
     }
 
@@ -502,7 +487,10 @@ impl MpiCollectives {
             limit: self.setup.limit,
             turn,
         };
-        let (ask, course) = means.ask(round).map_err(|refusal| (refusal.into(), false))?;
+        let (ask, course) = match means.ask(round) {
+            Ok(asked) => asked,
+            Err(refusal) => return Err((refusal.into(), false)),
+        };
         // SAFETY: as in `begin_round`, and the key was refused where MPI does not allow calls at the same time. Where MPI fails, the error says
         // that it keeps the memory.
         let done =
@@ -518,34 +506,77 @@ impl MpiCollectives {
         }
     }
 
-    /// Runs an operation, behind nothing, whose calls come back at their ends only. What is not over with one goes on as any other does.
+    /// Begins an operation behind nothing, and looks at MPI some times: whether it is over.
     #[inline]
-    fn run_at_once(&mut self, operation: Operation) -> Result<()> {
-        let mut turn = turn()?;
-        let fingerprint = self.fingerprint(&operation, true);
-        let (weight, begun) = self.timing(&operation, false);
+    fn begin_at_once(
+        &mut self,
+        operation: &Operation,
+        round: &Round,
+        turn: &mut Turn,
+        over: &mut bool,
+    ) -> std::result::Result<Course, (Trouble, bool)> {
+        let direct = self.may_keep(operation);
+        let course = begin(&self.setup, self.rank, &mut self.holding, operation, direct, round, turn)
+            .map_err(|refusal| (refusal.into(), false))?;
+        for _ in 0..self.looks() {
+            match self.holding.look(turn) {
+                Ok(true) => {
+                    *over = true;
+                    break;
+                }
+                Ok(false) => std::hint::spin_loop(),
+                Err(refusal) => return Err((refusal.into(), course.direct)),
+            }
+        }
+        Ok(course)
+    }
+
+    /// How often a turn looks at MPI.
+    #[inline]
+    fn looks(&self) -> u32 {
+        if self.setup.shares_cpus { LOOKS_SHARED } else { LOOKS }
+    }
+
+    /// Runs a collective behind nothing, which is left where it is when it is over with one call that comes back, or with one that is done
+    /// soon. What is not goes on as any other does.
+    #[inline]
+    fn run_at_once(&mut self, taken: &mut Option<Operation>, blocks: bool) -> Result<()> {
+        let operation = taken.as_ref().expect("an operation to run");
+        let mut turn = if blocks { free_turn() } else { turn() }?;
+        let fingerprint = self.fingerprint(operation, blocks);
+        let (weight, begun) = self.timing(operation, false);
         let (round, rest) = rounds(operation.request(), self.setup.limit);
         self.history = fingerprint.history_after();
-        self.ledger.enter(&fingerprint, operation.timeout());
-        let done = self.carry_out(&operation, &round, &mut turn);
+        let mut over = blocks;
+        let done = if blocks {
+            self.ledger.enter(&fingerprint, operation.timeout());
+            self.carry_out(operation, &round, &mut turn)
+        } else {
+            self.ledger.note(&fingerprint);
+            self.begin_at_once(operation, &round, &mut turn, &mut over)
+        };
         if let Ok(course) = &done
+            && over
             && rest.is_empty()
             && self.holding.memory().custom.is_none()
         {
             self.holding.clean(&turn);
             drop(turn);
-            course.end(&operation);
-            self.ledger.come_out();
+            course.end(operation);
+            if blocks {
+                self.ledger.come_out();
+            }
             let request = operation.request();
             let time = begun.map_or(Duration::ZERO, |begun| self.now().since(begun)) * weight;
             self.meter.ended(request.collective, request.bytes(self.rank) as u64, time, true);
             return Ok(());
         }
         drop(turn);
-        self.go_on(operation, fingerprint, (weight, begun), rest, done)
+        let operation = taken.take().expect("it was there");
+        self.go_on(operation, fingerprint, (weight, begun), rest, done, blocks)
     }
 
-    /// Drives an operation, whose first call of MPI's has come back, to its end.
+    /// Drives an operation, whose first call of MPI's has been made, to its end.
     #[cold]
     fn go_on(
         &mut self,
@@ -554,11 +585,17 @@ impl MpiCollectives {
         (weight, begun): (u32, Option<Time>),
         rest: VecDeque<Round>,
         done: std::result::Result<Course, (Trouble, bool)>,
+        blocks: bool,
     ) -> Result<()> {
         let (phase, direct, trouble) = match done {
-            Ok(course) => (Phase::Calling(course), false, None),
+            // What a call that has come back had is MPI's no more.
+            Ok(course) => {
+                let direct = !blocks && course.direct;
+                (Phase::Calling(course), direct, None)
+            }
             Err((trouble, direct)) => (Phase::Messages(None), direct, Some(trouble)),
         };
+        self.turns = 0;
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket - 1);
         self.running = Some(Running {
@@ -573,7 +610,7 @@ impl MpiCollectives {
             waits: 0,
             waited: Duration::ZERO,
             direct,
-            blocks: true,
+            blocks,
         });
         if let Some(trouble) = trouble
             && let Progress::Done(_, result) = self.notice_trouble(trouble)
@@ -715,7 +752,7 @@ impl MpiCollectives {
             drop(turn);
             return Some(self.notice_trouble(trouble));
         }
-        for _ in 0..if self.setup.shares_cpus { LOOKS_SHARED } else { LOOKS } {
+        for _ in 0..self.looks() {
             match self.look(&mut turn) {
                 Ok(Look::Over) => {
                     self.holding.clean(&turn);
@@ -942,6 +979,36 @@ impl MpiCollectives {
     }
 }
 
+/// Begins the call of MPI's that a round is; MPI may have the operation's memory where `direct` says so.
+#[inline]
+fn begin(
+    setup: &MpiSetup,
+    rank: usize,
+    holding: &mut Holding,
+    operation: &Operation,
+    direct: bool,
+    round: &Round,
+    turn: &mut Turn,
+) -> std::result::Result<Course, Refusal> {
+    let in_place = setup.mpi.in_place();
+    let mut means = Means {
+        rank,
+        operation,
+        memory: holding.memory(),
+        direct,
+        in_place: in_place.is_some(),
+        limit: setup.limit,
+        turn,
+    };
+    let (ask, course) = means.ask(round)?;
+    // SAFETY: the operation's memory is as long as its request says, and left to it until it is complete; where MPI has it longer, it
+    // is the operation's own and the error says so, or whoever has set `direct` sees to that. The backend's own memory is kept with
+    // the request.
+    let request = unsafe { setup.mpi.comm().begin(&ask, &holding.memory().lists, in_place, turn) }?;
+    holding.requests.push(request);
+    Ok(course)
+}
+
 /// Whether an operation is a message between two.
 fn is_message(operation: &Operation) -> bool {
     operation.request().collective == Collective::SendRecv
@@ -1110,13 +1177,19 @@ impl Backend for MpiCollectives {
 
     #[inline]
     fn run(&mut self, operation: &mut Option<Operation>) -> Result<()> {
-        let operation = operation.take().expect("an operation to run");
-        self.check(&operation)?;
+        let asked = operation.as_ref().expect("an operation to run");
+        self.check(asked)?;
         let first = self.queue.is_empty() && self.running.is_none();
-        if first && self.blocks(&operation) && self.setup.tracer.is_none() && self.failure().is_none() {
-            return self.run_at_once(operation);
+        if first
+            && self.setup.tracer.is_none()
+            && !is_message(asked)
+            && !agrees(asked)
+            && self.failure().is_none()
+        {
+            let blocks = self.blocks(asked);
+            return self.run_at_once(operation, blocks);
         }
-        let mine = self.enqueue(operation, None);
+        let mine = self.enqueue(operation.take().expect("it was there"), None);
         self.drive(mine)
     }
 }

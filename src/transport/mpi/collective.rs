@@ -198,7 +198,9 @@ impl Type {
     ///
     /// # Safety
     /// `custom` must stay where it is for as long as MPI may use the type.
-    pub(crate) unsafe fn of_custom(custom: &Custom, _: &Turn) -> Checked<Type> {
+    pub(crate) unsafe fn of_custom(custom: &Custom, turn: &mut Turn) -> Checked<Type> {
+        // The key is made once.
+        turn.library();
         let mut made = MaybeUninit::uninit();
         let width = custom.op.signature().width as c_int;
         // SAFETY: what calls that succeed have written is used only; the functions that are not there need not be. The caller vouches for
@@ -289,22 +291,22 @@ impl Turn {
                 _ => raw::RSMPI_UINT64_T,
             }
         });
-        if let Some((_, made)) = self.made.0.iter().find(|(known, _)| *known == (op, dtype)) {
+        let known = &mut self.library().made.0;
+        if let Some((_, made)) = known.iter().find(|(known, _)| *known == (op, dtype)) {
             return Ok(Some((*made, of_size)));
         }
         let made = make(function)?;
-        self.made.0.push(((op, dtype), made));
+        known.push(((op, dtype), made));
         Ok(Some((made, of_size)))
     }
 
     /// The reduction by a user's function, which the type tells.
     pub(crate) fn custom_reduction(&mut self) -> Checked<Op> {
-        if let Some(made) = self.made.1 {
-            return Ok(made);
+        let known = &mut self.library().made.1;
+        match known {
+            Some(made) => Ok(*made),
+            None => Ok(*known.insert(make(Some(combine_custom))?)),
         }
-        let made = make(Some(combine_custom))?;
-        self.made.1 = Some(made);
-        Ok(made)
     }
 }
 

@@ -12,7 +12,7 @@ use mpi_sys as raw;
 use nix::libc;
 use std::ffi::{c_char, c_int};
 use std::ops::{Deref, DerefMut, Range};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 /// How long a process that exits waits for the others: as an operation does that has no deadline of its own.
 const LINGER: Duration = Duration::from_secs(30 * 60);
 
-/// The same after a failure, which not everybody may have outlived.
+/// The same after a failure, which not everybody may have outlived; and how long it waits for its own threads that are in MPI.
 const LINGER_SPOILT: Duration = Duration::from_secs(5);
 
 static LIBRARY: Mutex<Library> = Mutex::new(Library::new());
@@ -83,43 +83,68 @@ pub(super) struct Awaited {
     pub(super) has_left: bool,
 }
 
-/// How many threads are in a call of MPI's that does not come back before its end, without a turn. It grows within a turn only.
+/// How many threads may be in calls of MPI's without the lock. It grows behind the lock, or else where [`ENDING`] is not set afterwards.
 static INSIDE: AtomicUsize = AtomicUsize::new(0);
 
-/// The right to call MPI, which runs.
-pub(crate) struct Turn(Option<MutexGuard<'static, Library>>);
+/// Whether this process ends MPI, for which it holds the lock: whoever comes without the lock has to ask for it.
+static ENDING: AtomicBool = AtomicBool::new(false);
 
-const HELD: &str = "a turn is given up within `aside` only";
+/// The right to call MPI, which runs: the lock, or else, where MPI allows calls at the same time, that MPI is not ended meanwhile.
+pub(crate) struct Turn {
+    library: Option<MutexGuard<'static, Library>>,
+    /// Whether it is counted among those inside.
+    counted: bool,
+}
+
+const HELD: &str = "whoever may come without the lock asks for it before it looks at the library";
 
 impl Deref for Turn {
     type Target = Library;
 
     #[inline]
     fn deref(&self) -> &Library {
-        self.0.as_deref().expect(HELD)
+        self.library.as_deref().expect(HELD)
     }
 }
 
 impl DerefMut for Turn {
     #[inline]
     fn deref_mut(&mut self) -> &mut Library {
-        self.0.as_deref_mut().expect(HELD)
+        self.library.as_deref_mut().expect(HELD)
+    }
+}
+
+impl Drop for Turn {
+    #[inline]
+    fn drop(&mut self) {
+        if self.counted {
+            INSIDE.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 }
 
 impl Turn {
     fn of(library: MutexGuard<'static, Library>) -> Turn {
-        Turn(Some(library))
+        Turn { library: Some(library), counted: false }
+    }
+
+    /// What this process knows of its MPI, for which it takes the lock where it has not got it.
+    #[inline]
+    pub(super) fn library(&mut self) -> &mut Library {
+        self.library.get_or_insert_with(lock)
     }
 
     /// Calls MPI while others have their turns, for as long as the call takes. MPI allows calls at the same time, and is not ended by this
     /// process meanwhile.
     #[inline]
     pub(super) fn aside<R>(&mut self, call: impl FnOnce() -> R) -> R {
+        if self.library.is_none() {
+            return call();
+        }
         INSIDE.fetch_add(1, Ordering::SeqCst);
-        self.0 = None;
+        self.library = None;
         let result = call();
-        self.0 = Some(lock());
+        self.library = Some(lock());
         INSIDE.fetch_sub(1, Ordering::SeqCst);
         result
     }
@@ -174,7 +199,7 @@ fn lock() -> MutexGuard<'static, Library> {
 /// A turn, where MPI runs.
 pub(crate) fn turn() -> Result<Turn> {
     let library = lock();
-    if !is_begun() {
+    if !library.checked && !is_begun() {
         return Err(Error::new(ErrorKind::Configuration, "MPI has not been begun"));
     }
     if is_ended() {
@@ -183,6 +208,20 @@ pub(crate) fn turn() -> Result<Turn> {
     Ok(Turn::of(library))
 }
 
+/// A turn of somebody who has a communicator, without the lock where it need not wait for it. MPI allows calls at the same time.
+#[inline]
+pub(crate) fn free_turn() -> Result<Turn> {
+    INSIDE.fetch_add(1, Ordering::SeqCst);
+    let free = Turn { library: None, counted: true };
+    // Either this sees that MPI is being ended, or whoever ends it sees this.
+    if ENDING.load(Ordering::SeqCst) {
+        drop(free);
+        return turn();
+    }
+    if is_ended() { Err(ended()) } else { Ok(free) }
+}
+
+#[cold]
 fn ended() -> Error {
     Error::new(ErrorKind::Configuration, "MPI has been finalised, and a process cannot begin it again")
         .remedy("drop every communicator before MPI_Finalize, and make none after it")
@@ -269,6 +308,8 @@ pub(super) fn check_launcher(size: usize) -> Result<()> {
         ("Open MPI", "mpirun.openmpi on Debian")
     } else if version.contains("MPICH") {
         ("MPICH", "mpirun.mpich on Debian")
+    } else if version.contains("Intel") {
+        ("Intel MPI", "mpiexec.hydra")
     } else {
         ("that library", "the mpirun beside it")
     };
@@ -288,14 +329,24 @@ extern "C" fn at_exit() {
 
 /// Ends MPI, where it was begun here, once all ranks have come to this point.
 fn end() {
-    let library = lock();
-    if library.owner != Some(std::process::id()) || library.torn || !is_begun() || is_ended() {
-        return;
-    }
-    if INSIDE.load(Ordering::SeqCst) > 0 {
-        // A thread is in MPI, and may never come back.
-        return;
-    }
+    let patience = Instant::now() + LINGER_SPOILT;
+    let library = loop {
+        let library = lock();
+        if library.owner != Some(std::process::id()) || library.torn || !is_begun() || is_ended() {
+            return;
+        }
+        ENDING.store(true, Ordering::SeqCst);
+        if INSIDE.load(Ordering::SeqCst) == 0 {
+            break library;
+        }
+        // A thread is in MPI. It needs the lock to come back, which it may never do.
+        ENDING.store(false, Ordering::SeqCst);
+        drop(library);
+        if Instant::now() >= patience {
+            return;
+        }
+        thread::sleep(Duration::from_millis(1));
+    };
     let limit = if library.spoilt { LINGER_SPOILT } else { LINGER };
     let mut turn = Turn::of(library);
     if !meet(&mut turn, Instant::now() + limit) {

@@ -25,8 +25,8 @@
 //! # Beginning and end
 //! Where the program has begun MPI, it ends it, after the last communicator is dropped. Else ringfold begins it when it is
 //! first needed and ends it when the process exits in good order, once all ranks are there; after a failure it waits for them
-//! for some seconds only, and after a deadline that has passed within MPI not at all; then it leaves MPI as it is, which `mpirun`
-//! calls an improper exit. `MPI_Init` and `MPI_Finalize`
+//! for some seconds only, as it waits for threads of this process that are still in calls, and after a deadline that has passed within MPI not
+//! at all; then it leaves MPI as it is, which `mpirun` calls an improper exit. `MPI_Init` and `MPI_Finalize`
 //! have no deadline. Nothing here calls `MPI_Abort`.
 //!
 //! What a launcher does about a process that dies is its own business: by default the `mpirun`s of Open MPI and MPICH end all
@@ -47,7 +47,7 @@ pub(crate) use ask::Ask;
 pub(crate) use call::{Checked, Refusal};
 pub(crate) use collective::{Custom, LIMIT, Op, Type};
 pub(crate) use holding::{Holding, Memory};
-pub(crate) use library::{Turn, turn};
+pub(crate) use library::{Turn, free_turn, turn};
 
 pub use exchange::MpiExchange;
 pub use group::{Mpi, RawComm};
