@@ -77,6 +77,11 @@ const WAY: Way =
 
 /// Makes each of these calls on a group of each size, where its algorithm can; twice but under miri.
 fn run(calls: impl Fn(usize) -> Vec<Call>) {
+    run_on(group, calls);
+}
+
+/// The same on groups that are made like this.
+fn run_on(form: impl Fn(usize) -> Vec<PlannedRank<ShmTransport>>, calls: impl Fn(usize) -> Vec<Call>) {
     for &world in WORLDS {
         let can = |call: &Call| {
             let request = call.request(world, 0);
@@ -86,7 +91,7 @@ fn run(calls: impl Fn(usize) -> Vec<Call>) {
         let calls: Vec<Seeded> =
             calls.flat_map(|call| (0..TIMES).map(move |seed| (call.clone(), seed))).collect();
         assert!(!calls.is_empty());
-        run_all(&mut group(world), world, &calls).unwrap_or_else(|fault| panic!("{fault}"));
+        run_all(&mut form(world), world, &calls).unwrap_or_else(|fault| panic!("{fault}"));
     }
 }
 
@@ -133,4 +138,20 @@ fn every_collective_by_every_algorithm() {
 #[test]
 fn messages_keep_their_order() {
     calls::messages::in_order(&WAY);
+}
+
+/// Little that would go in line, were it not cut by hand: of which those who only receive see nothing in their own plans.
+#[test]
+fn slices_that_are_given_by_hand() {
+    for slice in [1, 3, 1000] {
+        let form = |world| group(world).into_iter().map(|rank| rank.in_slices(slice)).collect();
+        run_on(form, |world| {
+            let flat = Algorithm::named("flat").unwrap();
+            let counts = [1, 2, 3, 4, 7].into_iter();
+            let call = |count| Call::new(Collective::AllReduce, DType::I64, count).algorithm(flat);
+            let of = |collective, call: Call| Call { collective, ..call.root(world - 1) };
+            let all = Collective::ALL.into_iter().filter(|collective| *collective != Collective::Barrier);
+            counts.flat_map(|count| all.clone().map(move |one| of(one, call(count)))).collect()
+        });
+    }
 }
