@@ -9,13 +9,16 @@ mod calls;
 use calls::call::{Call, Placement};
 use calls::group::{PlannedRank, Way};
 use calls::suite::{Seeded, algorithms, run_all};
+use ringfold::backend::{Backend, Buffers, Operation};
+use ringfold::collective::Request;
 use ringfold::error::Cause;
 use ringfold::memory::{Arena, Segment};
 use ringfold::observe::Poison;
 use ringfold::plan::select::Table;
-use ringfold::plan::{Algorithm, Reach};
+use ringfold::plan::{Algorithm, Reach, Schedule};
 use ringfold::transport::shm::{Ground, ShmSeat, ShmSetup, ShmTransport};
 use ringfold::{Collective, DType, ReduceOp};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -154,4 +157,50 @@ fn slices_that_are_given_by_hand() {
             counts.flat_map(|count| all.clone().map(move |one| of(one, call(count)))).collect()
         });
     }
+}
+
+/// Somebody who looks all the time while operations wait for a rank that is late.
+#[test]
+fn no_counter_goes_down() {
+    const ROUNDS: u64 = 200;
+    let flat = Schedule::whole(Algorithm::named("flat").unwrap());
+    let mut ranks = group(2);
+    let meter = ranks[0].backend.meter();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut before = meter.snapshot().of(Collective::AllReduce);
+            while !over.load(Ordering::Relaxed) {
+                let now = meter.snapshot().of(Collective::AllReduce);
+                assert!(
+                    now.completed >= before.completed && now.bytes >= before.bytes,
+                    "{before:?}, {now:?}"
+                );
+                before = now;
+            }
+            assert_eq!(meter.snapshot().of(Collective::AllReduce).completed, ROUNDS);
+        });
+        let rounds = ranks.iter_mut().enumerate().map(|(rank, one)| {
+            scope.spawn(move || {
+                for sequence in 0..ROUNDS {
+                    if rank == 1 {
+                        std::thread::sleep(Duration::from_micros(300));
+                    }
+                    let mut data = [1u64, 2];
+                    let pointer = (&raw mut data).cast();
+                    let buffers = Buffers { input: pointer, output: pointer };
+                    let mut request = Request::new(Collective::AllReduce, 2, DType::U64, data.len());
+                    request.in_place = true;
+                    // SAFETY: the memory is as long as the request says, and nobody else's until the call returns.
+                    let operation =
+                        unsafe { Operation::new(request, flat, sequence, false, PATIENT, buffers) };
+                    one.backend.run(&mut Some(operation)).unwrap();
+                    assert_eq!(data, [2, 4]);
+                }
+            })
+        });
+        let rounds: Vec<_> = rounds.collect();
+        rounds.into_iter().for_each(|rank| rank.join().unwrap());
+        over.store(true, Ordering::Relaxed);
+    });
 }

@@ -177,6 +177,7 @@ impl Meter {
     }
 
     /// An operation has ended.
+    #[inline]
     pub fn ended(&self, collective: Collective, bytes: u64, time: Duration, well: bool) {
         let kind = &self.operations[collective as usize];
         if well {
@@ -186,13 +187,6 @@ impl Meter {
             kind.failed.add(1);
         }
         kind.nanos.add(time.as_nanos() as u64);
-    }
-
-    /// An operation that was counted as ended well before it was over has not ended yet.
-    pub(crate) fn has_not_ended(&self, collective: Collective, bytes: u64) {
-        let kind = &self.operations[collective as usize];
-        kind.completed.add(1u64.wrapping_neg());
-        kind.bytes.add(bytes.wrapping_neg());
     }
 
     /// Bytes have gone to a rank.
