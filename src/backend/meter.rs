@@ -52,8 +52,8 @@ pub struct OperationCounters {
     /// Bytes of those that ended well: of each, this rank's input or output, whichever is larger.
     pub bytes: u64,
     /// From submission to end, of all of them. Started operations overlap with each other and with their callers. Of
-    /// blocking calls of some hundred bytes in shared memory each 16th is timed, and stands for the others: the clock would
-    /// take a third of them.
+    /// blocking calls of some hundred bytes in shared memory, and of those in place in a group of one, each 16th is timed, and stands for
+    /// the others: the clock would take a third of them, or all.
     pub time: Duration,
 }
 
