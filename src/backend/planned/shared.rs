@@ -43,8 +43,8 @@ const TIMED: u32 = 16;
 /// How long a rank sleeps at most of which nobody knows that it waits.
 pub(super) const UNTOLD: Duration = Duration::from_millis(1);
 
-/// How long a rank waits for another, which does something else, to post what that is.
-const POSTED: Duration = Duration::from_millis(50);
+/// How long a rank waits for another, which does something else, to post what that is: at once, unless others have its CPU just then.
+const POSTED: Duration = Duration::from_millis(250);
 
 /// So many of the latest collectives are remembered, to be compared with what those post who are behind.
 const REMEMBERED: usize = 16;
