@@ -5,6 +5,7 @@
 mod support;
 
 use nix::sys::signal::Signal;
+use nix::unistd::{ForkResult, fork};
 use ringfold::config::environment;
 use ringfold::{Check, Communicator, Options, ReduceOp};
 use std::time::{Duration, Instant};
@@ -63,6 +64,13 @@ fn play(scene: &str, comm: Communicator) {
     match scene {
         "nothing more" => tell("fine||"),
         "reduce for ever" => {
+            tell("at work");
+            tell_end((0..).try_for_each(|_| comm.all_reduce(&mut data, ReduceOp::Max)));
+        }
+        "reduce for ever, with a fork" => {
+            if odd {
+                keep_descriptors();
+            }
             tell("at work");
             tell_end((0..).try_for_each(|_| comm.all_reduce(&mut data, ReduceOp::Max)));
         }
@@ -206,6 +214,17 @@ fn play(scene: &str, comm: Communicator) {
     }
 }
 
+/// Forks a process off that has all of this one's descriptors for as long as anybody may say something to it.
+fn keep_descriptors() {
+    let input = std::io::stdin();
+    // SAFETY: what is forked off makes two system calls, and allocates nothing.
+    if let ForkResult::Child = unsafe { fork() }.unwrap() {
+        let _ = nix::unistd::read(&input, &mut [0u8]);
+        // SAFETY: it ends the process, which shares nothing that would have to be given back.
+        unsafe { nix::libc::_exit(0) };
+    }
+}
+
 /// What this process has used of its CPUs.
 fn cpu_time() -> Duration {
     let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).unwrap();
@@ -226,9 +245,26 @@ fn a_killed_rank_is_named_by_every_survivor() {
     for told in group.all_blame([0, 1, 3], "peer dead", 2) {
         assert!(told.text.contains("all_reduce #") && told.text.contains("is on host"), "{}", told.text);
         assert!(told.text.contains("to do:"), "{}", told.text);
-        // Where memory is shared, it is the kernel that is first to know.
+        // Where memory is shared the kernel tells of it, too; which of the two the store hears of first is a race.
         let shared = std::env::var_os(environment::BACKEND).is_none_or(|backend| backend != "tcp");
-        assert!(told.text.contains("the kernel says") || !shared, "{}", told.text);
+        let by_the_kernel = told.text.contains("the kernel says that its process has ended");
+        let by_the_link = told.text.contains("without a goodbye");
+        assert!(by_the_link || shared && by_the_kernel, "{}", told.text);
+    }
+}
+
+/// Where memory is shared the kernel tells of a death, and needs no link that ends: here a process that was forked off has it still.
+#[test]
+fn of_a_killed_rank_the_kernel_tells_where_its_link_does_not_end() {
+    let mut group = Group::begin(4, PATIENT);
+    for rank in 0..4 {
+        let shared = [(environment::BACKEND, "shm")];
+        add(&mut group, "reduce for ever, with a fork", rank, 4, PATIENT, &shared);
+    }
+    group.all_at_work();
+    group.ranks[2].signal(Signal::SIGKILL);
+    for told in group.all_blame([0, 1, 3], "peer dead", 2) {
+        assert!(told.text.contains("the kernel says that its process has ended"), "{}", told.text);
     }
 }
 

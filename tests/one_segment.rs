@@ -9,13 +9,16 @@ mod calls;
 use calls::call::{Call, Placement};
 use calls::group::{PlannedRank, Way};
 use calls::suite::{Seeded, algorithms, run_all};
+use ringfold::backend::{Backend, Buffers, Operation};
+use ringfold::collective::Request;
 use ringfold::error::Cause;
 use ringfold::memory::{Arena, Segment};
 use ringfold::observe::Poison;
 use ringfold::plan::select::Table;
-use ringfold::plan::{Algorithm, Reach};
+use ringfold::plan::{Algorithm, Reach, Schedule};
 use ringfold::transport::shm::{Ground, ShmSeat, ShmSetup, ShmTransport};
 use ringfold::{Collective, DType, ReduceOp};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -77,6 +80,11 @@ const WAY: Way =
 
 /// Makes each of these calls on a group of each size, where its algorithm can; twice but under miri.
 fn run(calls: impl Fn(usize) -> Vec<Call>) {
+    run_on(group, calls);
+}
+
+/// The same on groups that are made like this.
+fn run_on(form: impl Fn(usize) -> Vec<PlannedRank<ShmTransport>>, calls: impl Fn(usize) -> Vec<Call>) {
     for &world in WORLDS {
         let can = |call: &Call| {
             let request = call.request(world, 0);
@@ -86,7 +94,7 @@ fn run(calls: impl Fn(usize) -> Vec<Call>) {
         let calls: Vec<Seeded> =
             calls.flat_map(|call| (0..TIMES).map(move |seed| (call.clone(), seed))).collect();
         assert!(!calls.is_empty());
-        run_all(&mut group(world), world, &calls).unwrap_or_else(|fault| panic!("{fault}"));
+        run_all(&mut form(world), world, &calls).unwrap_or_else(|fault| panic!("{fault}"));
     }
 }
 
@@ -133,4 +141,66 @@ fn every_collective_by_every_algorithm() {
 #[test]
 fn messages_keep_their_order() {
     calls::messages::in_order(&WAY);
+}
+
+/// Little that would go in line, were it not cut by hand: of which those who only receive see nothing in their own plans.
+#[test]
+fn slices_that_are_given_by_hand() {
+    for slice in [1, 3, 1000] {
+        let form = |world| group(world).into_iter().map(|rank| rank.in_slices(slice)).collect();
+        run_on(form, |world| {
+            let flat = Algorithm::named("flat").unwrap();
+            let counts = [1, 2, 3, 4, 7].into_iter();
+            let call = |count| Call::new(Collective::AllReduce, DType::I64, count).algorithm(flat);
+            let of = |collective, call: Call| Call { collective, ..call.root(world - 1) };
+            let all = Collective::ALL.into_iter().filter(|collective| *collective != Collective::Barrier);
+            counts.flat_map(|count| all.clone().map(move |one| of(one, call(count)))).collect()
+        });
+    }
+}
+
+/// Somebody who looks all the time while operations wait for a rank that is late.
+#[test]
+fn no_counter_goes_down() {
+    const ROUNDS: u64 = 200;
+    let flat = Schedule::whole(Algorithm::named("flat").unwrap());
+    let mut ranks = group(2);
+    let meter = ranks[0].backend.meter();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut before = meter.snapshot().of(Collective::AllReduce);
+            while !over.load(Ordering::Relaxed) {
+                let now = meter.snapshot().of(Collective::AllReduce);
+                assert!(
+                    now.completed >= before.completed && now.bytes >= before.bytes,
+                    "{before:?}, {now:?}"
+                );
+                before = now;
+            }
+            assert_eq!(meter.snapshot().of(Collective::AllReduce).completed, ROUNDS);
+        });
+        let rounds = ranks.iter_mut().enumerate().map(|(rank, one)| {
+            scope.spawn(move || {
+                for sequence in 0..ROUNDS {
+                    if rank == 1 {
+                        std::thread::sleep(Duration::from_micros(300));
+                    }
+                    let mut data = [1u64, 2];
+                    let pointer = (&raw mut data).cast();
+                    let buffers = Buffers { input: pointer, output: pointer };
+                    let mut request = Request::new(Collective::AllReduce, 2, DType::U64, data.len());
+                    request.in_place = true;
+                    // SAFETY: the memory is as long as the request says, and nobody else's until the call returns.
+                    let operation =
+                        unsafe { Operation::new(request, flat, sequence, false, PATIENT, buffers) };
+                    one.backend.run(&mut Some(operation)).unwrap();
+                    assert_eq!(data, [2, 4]);
+                }
+            })
+        });
+        let rounds: Vec<_> = rounds.collect();
+        rounds.into_iter().for_each(|rank| rank.join().unwrap());
+        over.store(true, Ordering::Relaxed);
+    });
 }

@@ -1,6 +1,6 @@
 //! Real processes over shared memory, and some over TCP, which do whatever is drawn by lot for a while: all collectives, algorithms and sizes,
 //! in one communicator and another, over private and shared tensors, in place and not, blocking and started, each result checked; and
-//! some of the groups lose a rank to SIGKILL, whose survivors must name it.
+//! some of the groups lose a rank to SIGKILL, whose survivors must name it. Groups of threads do the same for a number of calls.
 //!
 //! The seed is printed, and taken from `RINGFOLD_TEST_STRESS_SEED`. Draws are the same again for a seed; what the
 //! machine makes of them is not.
@@ -27,6 +27,9 @@ const SECONDS: &str = "RINGFOLD_TEST_STRESS_SECONDS";
 const PATIENT: Duration = Duration::from_secs(60);
 
 const MOST_BYTES: usize = 3 << 20;
+
+/// How many calls a group of threads makes.
+const AMONG_THREADS: u64 = 120;
 
 const COLLECTIVES: [Collective; 9] = [
     Collective::AllReduce,
@@ -285,17 +288,13 @@ impl Draw {
 }
 
 /// Makes so many calls, in one communicator and another. How many of them went by messages, slots, the others' memory, shared tensors.
-fn work(seed: u64, calls: u64) -> Result<[u64; 4]> {
+fn work(comm: &Communicator, seed: u64, calls: u64) -> Result<[u64; 4]> {
     let mut random = fastrand::Rng::with_seed(seed);
-    let comm = Communicator::from_env()?;
-    assert_eq!(comm.backend(), std::env::var(environment::BACKEND).unwrap());
     // Where ranks may read each other's memory, that is what the table has for such a broadcast.
     let broadcast = Request::new(Collective::Broadcast, comm.world_size(), DType::U8, 100 << 10);
     let reach = comm.schedule(&broadcast)?.algorithm.needs();
     let mut others = Vec::new();
     let mut went = [0; 4];
-    comm.barrier()?;
-    tell("at work");
     for call in 0..calls {
         if call % 50 == 0 {
             others.clear();
@@ -304,7 +303,7 @@ fn work(seed: u64, calls: u64) -> Result<[u64; 4]> {
             others.push(comm.duplicate()?);
         }
         let (which, mut fork) = (random.usize(..4), random.fork());
-        let here = others.get(which).unwrap_or(&comm);
+        let here = others.get(which).unwrap_or(comm);
         // From a fork: groups of different sizes draw differently much.
         let draw = Draw::new(&mut fork, here.world_size(), reach);
         draw.call(here)?;
@@ -319,15 +318,49 @@ fn work(seed: u64, calls: u64) -> Result<[u64; 4]> {
 fn rank() {
     let Ok(draws) = std::env::var(DRAWS) else { return };
     let (seed, calls) = draws.split_once(' ').unwrap();
-    match work(seed.parse().unwrap(), calls.parse().unwrap()) {
+    let work = || {
+        let comm = Communicator::from_env()?;
+        assert_eq!(comm.backend(), std::env::var(environment::BACKEND).unwrap());
+        comm.barrier()?;
+        tell("at work");
+        work(&comm, seed.parse().unwrap(), calls.parse().unwrap())
+    };
+    match work() {
         Ok(went) => tell(format!("fine||{}", went.map(|calls| calls.to_string()).join(" "))),
         Err(error) => tell_end(Err(error)),
     }
 }
 
+/// The same among threads of this process, for a shorter time and without deaths: what the sanitizer of threads sees whole.
+#[test]
+fn whatever_is_drawn_comes_out_right_among_threads() {
+    let seed = number(SEED).unwrap_or_else(|| fastrand::u64(..));
+    println!("{SEED}={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    for (world, form) in [
+        (3, support::communicators as fn(usize) -> Vec<Communicator>),
+        (2, support::over_sockets),
+        (4, Communicator::local),
+    ] {
+        let draws = random.u64(..);
+        std::thread::scope(|scope| {
+            for comm in form(world) {
+                scope.spawn(move || {
+                    let what =
+                        format!("{SEED}={seed}, rank {} of {world} over {}", comm.rank(), comm.backend());
+                    work(&comm, draws, AMONG_THREADS).unwrap_or_else(|error| panic!("{what}: {error}"));
+                });
+            }
+        });
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap())
+}
+
 #[test]
 fn whatever_is_drawn_comes_out_right_and_deaths_are_named() {
-    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let seconds = number(SECONDS).unwrap_or(5);
     let seed = number(SEED).unwrap_or_else(|| fastrand::u64(..));
     println!("{SEED}={seed} {SECONDS}={seconds}");

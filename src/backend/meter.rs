@@ -52,8 +52,8 @@ pub struct OperationCounters {
     /// Bytes of those that ended well: of each, this rank's input or output, whichever is larger.
     pub bytes: u64,
     /// From submission to end, of all of them. Started operations overlap with each other and with their callers. Of
-    /// blocking calls of some hundred bytes in shared memory each 16th is timed, and stands for the others: the clock would
-    /// take a third of them.
+    /// blocking calls of some hundred bytes in shared memory, and of those in place in a group of one, each 16th is timed, and stands for
+    /// the others: the clock would take a third of them, or all.
     pub time: Duration,
 }
 
@@ -177,6 +177,7 @@ impl Meter {
     }
 
     /// An operation has ended.
+    #[inline]
     pub fn ended(&self, collective: Collective, bytes: u64, time: Duration, well: bool) {
         let kind = &self.operations[collective as usize];
         if well {
@@ -186,13 +187,6 @@ impl Meter {
             kind.failed.add(1);
         }
         kind.nanos.add(time.as_nanos() as u64);
-    }
-
-    /// An operation that was counted as ended well before it was over has not ended yet.
-    pub(crate) fn has_not_ended(&self, collective: Collective, bytes: u64) {
-        let kind = &self.operations[collective as usize];
-        kind.completed.add(1u64.wrapping_neg());
-        kind.bytes.add(bytes.wrapping_neg());
     }
 
     /// Bytes have gone to a rank.

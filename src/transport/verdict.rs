@@ -36,8 +36,17 @@ fn absentee(causes: &[Cause], first: Cause) -> Cause {
     passed().filter(|cause| !complained(cause.culprit)).cloned().reduce(Cause::merge).unwrap_or(first)
 }
 
-fn odd_one_out(causes: &[Cause], first: Cause) -> Cause {
-    let alike = |c: &&Cause| c.kind == CauseKind::Mismatch && c.sequence == first.sequence;
+/// Whether ranks of a group of this size differ, and what was said of it leaves open which of them is the odd one.
+pub(crate) fn is_in_doubt(causes: &[Cause], world: usize) -> bool {
+    let first = causes.iter().cloned().reduce(Cause::merge);
+    first.is_some_and(|first| {
+        first.kind == CauseKind::Mismatch && world > 2 && most_seen(causes, first.sequence).is_none()
+    })
+}
+
+/// The rank that occurs in most mismatches of an operation, if there is one.
+fn most_seen(causes: &[Cause], sequence: u64) -> Option<usize> {
+    let alike = |c: &&Cause| c.kind == CauseKind::Mismatch && c.sequence == sequence;
     let pairs: BTreeSet<(usize, usize)> = causes
         .iter()
         .filter(alike)
@@ -51,7 +60,13 @@ fn odd_one_out(causes: &[Cause], first: Cause) -> Cause {
     }
     let most = seen.values().copied().max().unwrap_or(0);
     let mut leaders = seen.iter().filter(|&(_, &count)| count == most).map(|(&rank, _)| rank);
-    let (Some(culprit), None) = (leaders.next(), leaders.next()) else { return first };
+    let culprit = leaders.next()?;
+    leaders.next().is_none().then_some(culprit)
+}
+
+fn odd_one_out(causes: &[Cause], first: Cause) -> Cause {
+    let Some(culprit) = most_seen(causes, first.sequence) else { return first };
+    let alike = |c: &&Cause| c.kind == CauseKind::Mismatch && c.sequence == first.sequence;
     let named = causes.iter().filter(alike).filter(|c| c.culprit == culprit).cloned().reduce(Cause::merge);
     let told = causes.iter().filter(alike).filter(|c| c.reporter == culprit).cloned().reduce(Cause::merge);
     named.or(told.map(|c| Cause { culprit, reporter: c.culprit, ..c })).unwrap_or(first)

@@ -256,13 +256,21 @@ pub struct PlannedRank<T: Transport> {
     rank: usize,
     world: usize,
     table: Table,
+    /// Elements of a block at a time, where not the algorithm nor the table says it.
+    slice: Option<usize>,
     sequence: u64,
 }
 
 impl<T: Transport> PlannedRank<T> {
     pub fn new(name: &'static str, transport: T, staging: usize, table: Table) -> Self {
         let (rank, world) = (transport.rank(), transport.world());
-        PlannedRank { backend: Planned::new(name, transport, 0, 0, staging), rank, world, table, sequence: 0 }
+        let backend = Planned::new(name, transport, 0, 0, staging);
+        PlannedRank { backend, rank, world, table, slice: None, sequence: 0 }
+    }
+
+    /// The same with so many elements of a block at a time, whatever the algorithm would take.
+    pub fn in_slices(self, slice: usize) -> Self {
+        PlannedRank { slice: Some(slice), ..self }
     }
 
     pub fn on(self, topology: Topology) -> Self {
@@ -287,6 +295,7 @@ impl<T: Transport> PlannedRank<T> {
         let request = job.call.request(self.world, self.rank);
         request.validate()?;
         let schedule = self.schedule(&request, &job.call)?;
+        let schedule = Schedule { slice: self.slice.unwrap_or(schedule.slice), ..schedule };
         let shift = request.aliasing(self.rank);
         let size = request.dtype.size();
         let buffers = match &mut job.tensors {

@@ -2,7 +2,7 @@
 
 use crate::support::{self, communicators, on_ranks};
 use ringfold::collective::Fingerprint;
-use ringfold::{Algorithm, Collective, Communicator, Counters, Options, ReduceOp};
+use ringfold::{Algorithm, Collective, Communicator, Counters, ErrorKind, Options, ReduceOp};
 use std::time::Duration;
 
 const WORLD: usize = 4;
@@ -75,6 +75,46 @@ fn every_way_to_call_is_counted_once() {
         assert_eq!(counters.of(Collective::AllReduce).completed, 4);
         assert_eq!(counters.of(Collective::Broadcast).failed, 0, "a call that is refused has not happened");
     });
+}
+
+/// Where nobody else is and nothing changes, calls are over with their checks: they are counted, refused and aborted like all others.
+#[test]
+fn calls_of_a_group_of_one_are_calls() {
+    for group in [Communicator::local(1), communicators(1), support::over_sockets(1)] {
+        let comm = &group[0];
+        for _ in 0..40 {
+            let mut data = [3.5f32, -1.0];
+            comm.all_reduce(&mut data, ReduceOp::Sum).unwrap();
+            comm.all_reduce(&mut data, ReduceOp::Mean).unwrap();
+            comm.broadcast(&mut data, 0).unwrap();
+            comm.barrier().unwrap();
+            let mut copy = [0.0; 2];
+            comm.all_reduce_into(&data, &mut copy, ReduceOp::Max).unwrap();
+            assert_eq!((data, copy), ([3.5, -1.0], [3.5, -1.0]));
+        }
+        comm.broadcast(&mut [0u8], 1).unwrap_err();
+        // Behind what is under way, too.
+        let started = comm.start_all_reduce(vec![1u8; 100], ReduceOp::Sum).unwrap();
+        comm.barrier().unwrap();
+        assert_eq!(started.wait().unwrap(), [1; 100]);
+        let counters = comm.counters();
+        for (collective, calls, bytes) in [
+            (Collective::AllReduce, 121, 120 * 8 + 100),
+            (Collective::Broadcast, 40, 320),
+            (Collective::Barrier, 41, 41),
+        ] {
+            let counted = counters.of(collective);
+            assert_eq!((counted.completed, counted.failed, counted.bytes), (calls, 0, bytes), "{collective}");
+            assert!(counted.time > Duration::ZERO, "{collective}");
+        }
+        assert_eq!(counters.plans_made + counters.plans_found, 202);
+        comm.abort_handle().abort("enough");
+        let failed = [comm.barrier(), comm.broadcast(&mut [1.0f32, 2.0], 0), comm.barrier()];
+        for failed in failed {
+            assert_eq!(failed.unwrap_err().kind(), ErrorKind::Aborted);
+        }
+        assert_eq!(comm.counters().of(Collective::Barrier).failed, 2);
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@ use super::super::program::{Action, Base, Operand, Program};
 use super::Exchange;
 use crate::collective::{Collective, Counts, Order, Request};
 use crate::plan::select::Table;
-use crate::plan::{Plan, Reach, Region};
+use crate::plan::{Plan, Reach, Region, Schedule};
 use crate::reduce::{ReduceOp, kernels};
 use crate::tensor::DType;
 
@@ -119,9 +119,12 @@ fn requests() -> Vec<Request> {
 }
 
 fn programs(request: &Request) -> Vec<Program> {
-    let schedule = Table::default().select_within(Reach::Slots, request).unwrap();
+    by(request, Table::default().select_within(Reach::Slots, request).unwrap())
+}
+
+fn by(request: &Request, schedule: Schedule) -> Vec<Program> {
     let plan = |rank| Plan::generate(request, rank, schedule).unwrap();
-    (0..request.world).map(|rank| Program::new(&plan(rank)).unwrap()).collect()
+    (0..request.world).map(|rank| Program::new(&plan(rank), schedule.slice).unwrap()).collect()
 }
 
 #[test]
@@ -166,6 +169,21 @@ fn all_agree_that_nothing_goes_in_line_where_a_block_is_cut() {
     let mut request = Request::new(Collective::Scatter, world, DType::U16, 0);
     request.counts = Counts::PerRank((0..world).map(|rank| if rank == 7 { 1000 } else { 0 }).collect());
     assert!(programs(&request).iter().all(|program| program.in_line.is_none()));
+}
+
+#[test]
+fn all_agree_where_slices_are_given_by_hand() {
+    for request in requests() {
+        let chosen = Table::default().select_within(Reach::Slots, &request).unwrap();
+        for slice in [0, 1, 2, 3, 10, 40, usize::MAX] {
+            let programs = by(&request, Schedule { slice, ..chosen });
+            let in_line = |program: &Program| (program.in_line, program.exchange.is_some());
+            assert!(
+                programs.iter().all(|one| in_line(one) == in_line(&programs[0])),
+                "{slice} of {request:?}"
+            );
+        }
+    }
 }
 
 #[test]

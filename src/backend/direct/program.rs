@@ -5,7 +5,7 @@ use super::exchange::Exchange;
 use crate::collective::{Collective, Order, Request};
 use crate::error::Result;
 use crate::plan::select::Table;
-use crate::plan::{Algorithm, Place, Plan, Region, SLOT, Span, Step};
+use crate::plan::{Place, Plan, Region, SLOT, Span, Step};
 use crate::reduce::{Kernels, kernels};
 use crate::transport::shm::HostMemory;
 
@@ -102,12 +102,12 @@ impl Operand {
 const STREAMED: usize = 8 << 20;
 
 impl Program {
-    /// The program of a plan.
+    /// The program of a plan that was made with portions of so many elements of a block.
     ///
     /// # Errors
     /// [`Unsupported`](crate::ErrorKind::Unsupported) where it sends messages, or needs more flags or a longer slot than there
     /// are.
-    pub(in crate::backend) fn new(plan: &Plan) -> Result<Program> {
+    pub(in crate::backend) fn new(plan: &Plan, slice: usize) -> Result<Program> {
         let request = &plan.request;
         let element = request.element_size();
         let mut actions = Vec::with_capacity(plan.steps.len());
@@ -157,7 +157,7 @@ impl Program {
             return Err(cannot("direct", &format!("show {slot_bytes} bytes at a time in slots of {SLOT}")));
         }
         let visits = actions.iter().any(|action| action.visits());
-        let in_line = if visits { None } else { in_line(plan, &actions) };
+        let in_line = if visits { None } else { in_line(plan, slice, &actions) };
         let exchange = in_line.and_then(|_| Exchange::of(&actions, plan.rank, request.world, element));
         Ok(Program {
             in_line,
@@ -226,20 +226,25 @@ impl Action {
 
 /// The most bytes that any rank shows, where slots go in line. Whether they do must be the same on all ranks, so that it is said by
 /// what all of them know.
-fn in_line(plan: &Plan, actions: &[Action]) -> Option<usize> {
+fn in_line(plan: &Plan, slice: usize, actions: &[Action]) -> Option<usize> {
     let shown = shown(&plan.request);
     let signals = actions.iter().filter(|action| matches!(action, Action::Signal { .. })).count();
     let little = HostMemory::goes_in_line(Table::agreed_bytes(&plan.request))
         && plan.slot * plan.request.element_size() <= shown;
-    (plan.algorithm == "flat" && little && signals <= 1 && !is_cut(&plan.request)).then_some(shown)
+    (plan.algorithm == "flat" && little && signals <= 1 && !is_cut(&plan.request, slice)).then_some(shown)
 }
 
-/// Whether one of many ranks has so much more than the others that its block goes in several turns: of which those who show nothing
-/// see nothing in their own plans.
-fn is_cut(request: &Request) -> bool {
-    let slice = Algorithm::named("flat").ok().and_then(|flat| flat.own_slice(request));
-    let blocks = if request.collective.has_blocks() { request.blocks() } else { Vec::new() };
-    slice.is_some_and(|slice| blocks.iter().any(|block| block.len() > slice))
+/// Whether a block goes in several turns, since one of many ranks has so much more than the others, or portions are small: those who show
+/// nothing see nothing of it in their own plans.
+fn is_cut(request: &Request, slice: usize) -> bool {
+    let longest = match request.collective {
+        Collective::AllToAll => request.send_block(0, 0).len(),
+        collective if collective.has_blocks() => {
+            request.blocks().iter().map(ExactSizeIterator::len).max().unwrap_or(0)
+        }
+        _ => request.whole(),
+    };
+    longest > slice.max(1)
 }
 
 /// The most bytes that any rank shows: all that it has for others.

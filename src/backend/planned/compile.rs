@@ -105,7 +105,7 @@ impl Compiled {
             lanes: Vec::new(),
             scratch_bytes: 0,
             fingerprint: fingerprint(&plan.request, Some(schedule)),
-            program: Some(Program::new(plan)?),
+            program: Some(Program::new(plan, schedule.slice)?),
         })
     }
 }

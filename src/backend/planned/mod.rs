@@ -8,11 +8,13 @@
 //! - [`compile`]: a lowered plan with byte addresses and link numbers, cached by request;
 //! - [`state`]: how far each task of the running operation is, and the lanes that move it;
 //! - [`knock`]: what arrives on links that the running operation expects nothing on;
+//! - [`alone`]: operations of a group of one that change nothing;
 //! - [`agree`]: the round in which a group agrees before anything moves (strict checks);
 //! - [`shared`]: operations in memory that the ranks see of each other, which [`direct`](super::direct) runs;
 //! - [`settle`]: from a fault that one rank has noticed to the cause that all ranks name.
 
 mod agree;
+mod alone;
 mod aside;
 mod compile;
 mod knock;
@@ -30,6 +32,7 @@ use crate::observe::{Time, Waker};
 use crate::plan::{Reach, Schedule, Topology};
 use crate::transport::{Channel, Direction, Interest, Transport};
 use agree::Agreement;
+use alone::Alone;
 use aside::Aside;
 use compile::{Compiled, Plans};
 use knock::Knocks;
@@ -56,6 +59,7 @@ pub struct Planned<T: Transport> {
     /// The same of what runs in shared memory.
     direct: Direct,
     reach: Reach,
+    alone: Alone,
     /// Operations that were run at once.
     runs: u32,
     /// How often to look again at once.
@@ -167,6 +171,7 @@ impl<T: Transport> Planned<T> {
             state: State::new(staging),
             direct: Direct::new(),
             reach,
+            alone: Alone::default(),
             runs: 0,
             patience: u32::MAX,
             next_ticket: 0,
@@ -635,7 +640,11 @@ impl<T: Transport> Backend for Planned<T> {
 
     #[inline]
     fn run(&mut self, operation: &mut Option<Operation>) -> Result<()> {
-        let quick = self.run_quickly(operation.as_ref().expect("an operation to run"));
+        let asked = operation.as_ref().expect("an operation to run");
+        if self.transport.world() == 1 {
+            return self.run_in_group_of_one(operation);
+        }
+        let quick = self.run_quickly(asked);
         if let Quick::Over = quick {
             *operation = None;
             return Ok(());

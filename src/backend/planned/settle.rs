@@ -8,7 +8,8 @@ use crate::observe::Time;
 use crate::transport::Transport;
 use std::time::Duration;
 
-/// How long a rank waits for the group's verdict: the store collects reports for 20 ms, and deadlines for 150 ms.
+/// How long a rank waits for the group's verdict: the store collects reports for 20 ms, deadlines for 150 ms, and for 300 ms where it is in doubt
+/// who differs.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A fault that has been reported and is being settled.

@@ -46,8 +46,8 @@ const TIMED: u32 = 16;
 /// How long a rank sleeps at most of which nobody knows that it waits.
 pub(super) const UNTOLD: Duration = Duration::from_millis(1);
 
-/// How long a rank waits for another, which does something else, to post what that is.
-const POSTED: Duration = Duration::from_millis(50);
+/// How long a rank waits for another, which does something else, to post what that is: at once, unless others have its CPU just then.
+const POSTED: Duration = Duration::from_millis(250);
 
 /// So many of the latest collectives are remembered, to be compared with what those post who are behind.
 const REMEMBERED: usize = 16;
@@ -133,10 +133,6 @@ impl<T: Transport> Planned<T> {
                 let fingerprint = self.group.fingerprint(before, plan, operation);
                 memory.post(&fingerprint);
                 remember(&mut self.recent, &fingerprint);
-                if !timed {
-                    // While others are waited for there is time, and none afterwards.
-                    self.transport.meter.ended(collective, program.bytes, Duration::ZERO, true);
-                }
             }
             match step {
                 Ok(Step::Over) => {
@@ -156,13 +152,15 @@ impl<T: Transport> Planned<T> {
                         }
                     }
                     count(&mut self.transport, self.direct.program(&programs));
+                    let mut time = Duration::ZERO;
                     if timed {
-                        let time = self.transport.inner.now().since(submitted);
-                        let time = if in_line { time * TIMED } else { time };
-                        let meter = &self.transport.meter;
-                        meter.ended(collective, program.bytes, time, true);
-                        meter.scratch_bytes.set((self.state.held() + self.direct.held()) as u64);
+                        time = self.transport.inner.now().since(submitted) * if in_line { TIMED } else { 1 };
+                        self.transport
+                            .meter
+                            .scratch_bytes
+                            .set((self.state.held() + self.direct.held()) as u64);
                     }
+                    self.transport.meter.ended(collective, program.bytes, time, true);
                     return Quick::Over;
                 }
                 Ok(Step::More) => {
@@ -189,9 +187,6 @@ impl<T: Transport> Planned<T> {
                 }
             }
         };
-        if !timed {
-            self.transport.meter.has_not_ended(collective, program.bytes);
-        }
         // Who has waited in vain may have a CPU that another needs.
         self.patience = self.patience.min(looks) / 2;
         let fingerprint = self.group.fingerprint(before, plan, operation);

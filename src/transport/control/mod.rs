@@ -70,6 +70,9 @@ pub const SETTLE_DEATH: Duration = Duration::from_millis(1);
 /// The same while nothing but deadlines is heard of: they pass on one rank after another.
 pub const SETTLE_DEADLINE: Duration = Duration::from_millis(150);
 
+/// The same, at most, where ranks ask for different things and it is in doubt which of more than two is the odd one.
+pub const SETTLE_DOUBT: Duration = Duration::from_millis(300);
+
 /// The oldest and the newest version of the protocol that this build speaks. Version 2 knows what a rank tells, version 3 ledgers,
 /// version 4 who is late; ranks and stores of older ones go without.
 pub const VERSIONS: (u16, u16) = (1, 4);

@@ -110,9 +110,7 @@ impl Engine {
             (0..self.config.world).for_each(|rank| self.read(rank, now));
         }
         // Nobody is left to be told of what the last ranks have said, but for the host.
-        if let Some(due) = self.judge.due()
-            && let Some(verdict) = self.judge.decide(due)
-        {
+        if let Some(verdict) = self.judge.conclude() {
             let _ = self.shared.verdict.set(verdict.clone());
         }
         tracing::debug!("the store ends");
