@@ -9,6 +9,7 @@
 //! - [`state`]: how far each task of the running operation is, and the lanes that move it;
 //! - [`knock`]: what arrives on links that the running operation expects nothing on;
 //! - [`alone`]: operations of a group of one that change nothing;
+//! - [`aside`]: when to look whether ranks have come to run on one CPU;
 //! - [`agree`]: the round in which a group agrees before anything moves (strict checks);
 //! - [`shared`]: operations in memory that the ranks see of each other, which [`direct`](super::direct) runs;
 //! - [`settle`]: from a fault that one rank has noticed to the cause that all ranks name.
