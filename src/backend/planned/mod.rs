@@ -22,13 +22,14 @@ mod watched;
 
 use super::direct::Direct;
 use super::{Backend, Meter, Operation, Pieces, Progress, Ticket, cannot};
-use crate::collective::{Collective, Counts, Fingerprint, Request};
+use crate::collective::{Collective, Counts, Difference, Fingerprint, Request};
 use crate::error::{Cause, CauseKind, Error, Result};
 use crate::observe::trace::Tracer;
 use crate::observe::{Time, Waker};
 use crate::plan::{Reach, Schedule, Topology};
 use crate::transport::{Channel, Direction, Interest, Transport};
 use agree::Agreement;
+pub(super) use compile::fingerprint;
 use compile::{Compiled, Plans};
 use knock::Knocks;
 use settle::Settling;
@@ -88,6 +89,9 @@ impl GroupId {
     /// What a rank is asked for, as ranks compare it.
     #[inline]
     fn fingerprint(self, history: u32, plan: &Compiled, operation: &Operation) -> Fingerprint {
+        if let Some(whole) = &operation.part_of {
+            return **whole;
+        }
         let is_message = operation.request().collective == Collective::SendRecv;
         Fingerprint {
             generation: self.generation,
@@ -364,9 +368,8 @@ impl<T: Transport> Planned<T> {
         // What the collectives' links bring is no business of a message between two.
         let is_message = running.queued.operation.request().collective == Collective::SendRecv;
         if !is_message {
-            self.look_at_boards()?;
+            shared::look_at_boards(&mut self.transport, &running.fingerprint, &self.recent)?;
         }
-        let running = self.running.as_ref().expect("an operation is running");
         let state = &self.state;
         let expects = |peer| match &running.agreement {
             Some(agreement) => agreement.expects(peer),
@@ -622,6 +625,25 @@ impl<T: Transport> Backend for Planned<T> {
 
     fn reach(&self) -> Reach {
         self.reach
+    }
+
+    fn announce(&mut self, collective: &Fingerprint) {
+        if let Some(memory) = self.transport.inner.host_memory() {
+            memory.post(collective);
+        }
+        shared::remember(&mut self.recent, collective);
+    }
+
+    fn overhear(&mut self, collective: &Fingerprint) -> Option<(usize, Difference)> {
+        if self.running.is_some() {
+            return None;
+        }
+        let looked = shared::look_at_boards(&mut self.transport, collective, &self.recent)
+            .and_then(|()| self.knocks.look(&mut self.transport, collective, |_| false));
+        match looked {
+            Err(Trouble::Mismatch { peer, difference }) => Some((self.number(peer), difference)),
+            _ => None,
+        }
     }
 
     #[inline]
