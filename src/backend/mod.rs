@@ -58,9 +58,18 @@ pub struct Operation {
     blocking: bool,
     timeout: Duration,
     buffers: Buffers,
-    /// What all ranks compare, where it is a part of an operation of another backend's.
-    part_of: Option<Arc<Fingerprint>>,
+    /// Where it is a part of an operation of another backend's: that one.
+    part_of: Option<Arc<Whole>>,
     extras: Option<Box<Extras>>,
+}
+
+/// What the parts of an operation have of it.
+#[derive(Debug, Clone)]
+struct Whole {
+    /// What ranks compare, in each of the parts; none of a message between two.
+    fingerprint: Option<Fingerprint>,
+    /// How long it may take.
+    timeout: Duration,
 }
 
 /// What few operations have. Kept apart, because operations are moved from hand to hand, and the others would carry the
@@ -145,8 +154,8 @@ impl Operation {
         }
     }
 
-    /// The same as a part of another operation: this is what ranks compare then, in each of the parts.
-    pub(crate) fn within(mut self, whole: Arc<Fingerprint>) -> Self {
+    /// The same as a part of another operation.
+    fn within(mut self, whole: Arc<Whole>) -> Self {
         self.part_of = Some(whole);
         self
     }

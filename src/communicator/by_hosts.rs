@@ -98,6 +98,7 @@ impl Neighbours {
                     world.backend("shm", transport, founding)
                 }
                 _ => {
+                    seats.inside.into_iter().for_each(ShmSeat::give_up);
                     let transport = self.sockets.transport(rank, communicator, seats.whole, places.whole)?;
                     world.backend("tcp", transport, founding)
                 }
@@ -111,7 +112,10 @@ impl Neighbours {
                 let transport = memory.transport(levels.place(), &names, seat, places)?;
                 Some(self.part("shm", transport, communicator, &names))
             }
-            _ => None,
+            (_, seat, _) => {
+                seat.into_iter().for_each(ShmSeat::give_up);
+                None
+            }
         };
         let across = match levels.across() {
             Some(ranks) => {

@@ -106,7 +106,8 @@ impl Sequencer {
     }
 
     fn select_within(&self, reach: Reach, request: &Request, is_batch: bool) -> Result<Schedule> {
-        if !is_batch && self.levels.as_ref().is_some_and(|levels| levels.takes(request)) {
+        let fits = !is_batch || Table::agreed_bytes(request) <= Levels::PACKED;
+        if fits && self.levels.as_ref().is_some_and(|levels| levels.takes(request)) {
             // Levels that take a request keep its order, whatever their algorithms do by messages.
             let free = Request { order: Order::Default, ..request.clone() };
             return Table::of_levels().select_within(Reach::Messages, &free);

@@ -29,6 +29,9 @@ pub struct Levels {
 }
 
 impl Levels {
+    /// Up to how many bytes a batch goes level by level: it is laid together for that, in memory of the backend's.
+    pub const PACKED: usize = 64 << 20;
+
     /// The levels of a group as `rank` sees them; none where there is one host only, or one rank on each.
     pub fn of(topology: &Topology, world: usize, rank: usize) -> Option<Levels> {
         if !topology.shares_hosts() {

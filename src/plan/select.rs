@@ -133,7 +133,7 @@ const RULES: &[(Collective, usize, usize, &str)] = &[
 
 /// The same of groups in [`Levels`](super::Levels), for what these [take](super::Levels::takes).
 const RULES_OF_LEVELS: &[(Collective, usize, usize, &str)] = &[
-    (Collective::AllReduce, 256 << 10, ANY, "hierarchical_tree"),
+    (Collective::AllReduce, 64 << 10, ANY, "hierarchical_tree"),
     (Collective::AllReduce, ANY, ANY, "hierarchical_ring"),
     (Collective::Barrier, ANY, ANY, "hierarchical_tree"),
     (Collective::Reduce, ANY, ANY, "hierarchical_tree"),
@@ -182,7 +182,7 @@ impl Table {
     ///
     /// ```
     /// use ringfold::plan::select::Table;
-    /// assert!(Table::of_levels().to_string().starts_with("all_reduce: ..256K hierarchical_tree, .. hierarchical_ring, "));
+    /// assert!(Table::of_levels().to_string().starts_with("all_reduce: ..64K hierarchical_tree, .. hierarchical_ring, "));
     /// ```
     pub fn of_levels() -> &'static Table {
         &OF_LEVELS

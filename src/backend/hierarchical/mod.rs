@@ -9,13 +9,13 @@
 mod score;
 
 use super::planned::fingerprint;
-use super::{Backend, Buffers, Meter, Operation, Pieces, Progress, Ticket};
+use super::{Backend, Buffers, Meter, Operation, Pieces, Progress, Ticket, Whole};
 use crate::collective::{Collective, Difference, Fingerprint, Request};
 use crate::error::{Cause, CauseKind, Error, Result};
 use crate::memory::Pages;
 use crate::observe::trace::{Record, Tracer};
 use crate::observe::{Poison, Time, Waker};
-use crate::plan::{Levels, Schedule};
+use crate::plan::{Levels, Reach, Schedule};
 use crate::reduce::{ReduceOp, kernels};
 use score::{Base, Lane, Part, Place, Score, messages};
 use std::collections::VecDeque;
@@ -68,6 +68,8 @@ struct Queued {
     ticket: Ticket,
     operation: Operation,
     score: Arc<Score>,
+    /// Whether it is a batch, whose tensors are laid together in the scratch memory for its time.
+    is_packed: bool,
     submitted: Time,
     deadline: Time,
 }
@@ -75,8 +77,8 @@ struct Queued {
 struct Running {
     queued: Queued,
     begun: Time,
-    /// What ranks compare; none of a message between two.
-    fingerprint: Option<Arc<Fingerprint>>,
+    /// What its parts have of it.
+    whole: Arc<Whole>,
     /// Which parts are complete.
     complete: Vec<bool>,
     /// What it has failed of; it ends when none of its parts is under way.
@@ -104,8 +106,8 @@ pub struct Hierarchical {
     running: Option<Running>,
     /// Partial sums, and blocks on their way.
     scratch: Option<Pages>,
-    /// The latest fingerprint, and lists, kept so that nothing is allocated anew.
-    spare: (Option<Arc<Fingerprint>>, Vec<bool>),
+    /// What the latest operation has left, so that nothing is allocated anew.
+    spare: (Option<Arc<Whole>>, Vec<bool>),
     history: u32,
     next_ticket: u64,
     failure: Option<Cause>,
@@ -123,7 +125,7 @@ pub struct Hierarchical {
 const KEPT: usize = 64;
 
 /// How long a rank is idle before it listens to the other backends; twice as long each time.
-const FIRST_LISTENING: Duration = Duration::from_millis(20);
+const FIRST_LISTENING: Duration = Duration::from_millis(10);
 const RAREST_LISTENING: Duration = Duration::from_secs(1);
 
 /// How long a rank waits for the group's verdict.
@@ -186,42 +188,63 @@ impl Hierarchical {
         &*self.levels[Lane::Whole as usize].as_ref().expect("all ranks have a backend").backend
     }
 
-    /// The score of an operation, made if it is not there.
-    fn score(&mut self, operation: &Operation) -> Result<Arc<Score>> {
+    /// The backend whose peers answer first.
+    fn nearest(&self) -> &dyn Backend {
+        let inside = self.levels[Lane::Inside as usize].as_ref();
+        inside.filter(|level| level.under_way.is_some()).map_or(self.whole(), |level| &*level.backend)
+    }
+
+    /// Whether an operation is carried out level by level, and then whether by shares.
+    fn by_levels(&self, operation: &Operation) -> Option<bool> {
+        let request = operation.request();
+        let by_shares = match operation.schedule().algorithm.name() {
+            "hierarchical_ring" => true,
+            "hierarchical_tree" => false,
+            _ => return None,
+        };
+        let fits = operation.pieces().is_none_or(|pieces| pieces.bytes() <= Levels::PACKED);
+        (fits && operation.custom().is_none() && self.shape.takes(request)).then_some(by_shares)
+    }
+
+    /// The score of an operation, made if it is not there; and whether it is of packed memory.
+    fn score(&mut self, operation: &Operation) -> Result<(Arc<Score>, bool)> {
         let (request, schedule, strict) = (operation.request(), operation.schedule(), operation.strict());
-        // A batch is not in one place.
-        if operation.pieces().is_some() || operation.custom().is_some() {
-            return Ok(Arc::new(Score::whole(request, schedule)));
+        let by_shares = self.by_levels(operation);
+        let is_packed = operation.pieces().is_some() && by_shares.is_some();
+        if (operation.pieces().is_some() && !is_packed) || operation.custom().is_some() {
+            return Ok((Arc::new(Score::whole(request, schedule)), false));
         }
+        // What is packed is one memory.
+        let in_place = request.in_place || is_packed;
         let is_known = |(known, by, agrees, _): &(Request, Schedule, bool, _)| {
-            *by == schedule && *agrees == strict && known == request
+            *by == schedule
+                && *agrees == strict
+                && known.in_place == in_place
+                && known.counts == request.counts
+                && (known == request || (is_packed && *known == Request { in_place, ..request.clone() }))
         };
         if let Some(place) = self.scores.iter().position(is_known) {
             self.scores[..=place].rotate_right(1);
         } else {
             let reaches = std::array::from_fn(|lane| {
-                self.levels[lane].as_ref().map_or(crate::plan::Reach::Messages, |level| level.backend.reach())
+                self.levels[lane].as_ref().map_or(Reach::Messages, |level| level.backend.reach())
             });
-            let levels = &*self.shape;
-            let score = match schedule.algorithm.name() {
-                _ if request.collective == Collective::SendRecv => messages(levels, request, schedule),
-                "hierarchical_ring" if levels.takes(request) => {
-                    Score::of(levels, reaches, request, true, strict)?
-                }
-                "hierarchical_tree" if levels.takes(request) => {
-                    Score::of(levels, reaches, request, false, strict)?
-                }
-                _ => Score::whole(request, schedule),
+            let (levels, request) = (&*self.shape, Request { in_place, ..request.clone() });
+            let score = match by_shares {
+                _ if request.collective == Collective::SendRecv => messages(levels, &request, schedule),
+                Some(by_shares) => Score::of(levels, reaches, &request, by_shares, strict)?,
+                None => Score::whole(&request, schedule),
             };
             let (rank, collective, parts) = (self.rank, request.collective.as_str(), score.parts.len());
             tracing::debug!(rank, collective, parts, scratch = score.scratch, "made a score");
             self.scores.truncate(KEPT - 1);
-            self.scores.insert(0, (request.clone(), schedule, strict, Arc::new(score)));
+            self.scores.insert(0, (request, schedule, strict, Arc::new(score)));
         }
-        Ok(Arc::clone(&self.scores[0].3))
+        Ok((Arc::clone(&self.scores[0].3), is_packed))
     }
 
-    fn fingerprint(&mut self, operation: &Operation) -> Option<Arc<Fingerprint>> {
+    /// What ranks compare of the next operation. The history goes on by it.
+    fn fingerprint(&mut self, operation: &Operation) -> Option<Fingerprint> {
         let request = operation.request();
         if request.collective == Collective::SendRecv {
             return None;
@@ -237,32 +260,32 @@ impl Hierarchical {
             ..of_request
         };
         self.history = new.history_after();
-        let mut shared = self.spare.0.take().unwrap_or_else(|| Arc::new(new));
+        Some(new)
+    }
+
+    /// What the parts of the next operation have of it.
+    fn next_whole(&mut self, operation: &Operation) -> Arc<Whole> {
+        let new = Whole { fingerprint: self.fingerprint(operation), timeout: operation.timeout() };
+        let Some(mut shared) = self.spare.0.take() else { return Arc::new(new) };
         match Arc::get_mut(&mut shared) {
             Some(old) => *old = new,
             None => shared = Arc::new(new),
         }
-        Some(shared)
+        shared
     }
 
     /// Takes the next operation from the queue.
     fn start_next(&mut self) {
         let Some(queued) = self.queue.pop_front() else { return };
-        let fingerprint = self.fingerprint(&queued.operation);
+        let whole = self.next_whole(&queued.operation);
         let mut complete = std::mem::take(&mut self.spare.1);
         complete.clear();
         complete.resize(queued.score.parts.len(), false);
         let begun = self.whole().now();
-        let needs = queued.score.scratch;
-        let mut running = Running {
-            queued,
-            begun,
-            fingerprint,
-            complete,
-            failed: None,
-            settling: None,
-            before: self.totals(),
-        };
+        let packed = if queued.is_packed { queued.operation.pieces().map_or(0, Pieces::bytes) } else { 0 };
+        let needs = queued.score.scratch + packed;
+        let mut running =
+            Running { queued, begun, whole, complete, failed: None, settling: None, before: self.totals() };
         self.levels.iter_mut().flatten().for_each(|level| level.next = 0);
         (self.listen_at, self.listen_after, self.nap) = (Time::NEVER, FIRST_LISTENING, NAP);
         if self.scratch.as_ref().map_or(0, Pages::len) < needs {
@@ -279,14 +302,44 @@ impl Hierarchical {
                 }
             }
         }
+        if running.queued.is_packed && running.failed.is_none() {
+            self.pack(&running.queued);
+        }
         // Of a group that has failed nobody is shown another call.
-        if let (Some(fingerprint), None) = (&running.fingerprint, self.failure()) {
+        if let (Some(fingerprint), None) = (&running.whole.fingerprint, self.failure()) {
             let inside = running.queued.score.parts.first().is_some_and(|part| part.lane == Lane::Inside);
             if let (false, Some(level)) = (inside, &mut self.levels[Lane::Inside as usize]) {
                 level.backend.announce(fingerprint);
             }
         }
         self.running = Some(running);
+    }
+
+    /// Lays the tensors of a batch together behind the rest of the scratch memory.
+    fn pack(&self, queued: &Queued) {
+        let operation = &queued.operation;
+        if operation.request().input_len(self.rank) > 0 {
+            let mut into = self.buffers(queued).output;
+            for piece in operation.pieces().into_iter().flat_map(Pieces::iter) {
+                // SAFETY: the operation's maker vouches for so many bytes of input; the scratch memory has room for all pieces.
+                unsafe { std::ptr::copy_nonoverlapping(piece.input, into, piece.bytes) };
+                into = into.wrapping_add(piece.bytes);
+            }
+        }
+    }
+
+    /// Puts the results of a batch where they belong.
+    fn unpack(&self, queued: &Queued) {
+        let operation = &queued.operation;
+        if operation.request().output_len(self.rank) == 0 {
+            return;
+        }
+        let mut from = self.buffers(queued).input;
+        for piece in operation.pieces().into_iter().flat_map(Pieces::iter) {
+            // SAFETY: the operation's maker vouches for so many bytes of output; all pieces were packed one after another.
+            unsafe { std::ptr::copy_nonoverlapping(from, piece.output, piece.bytes) };
+            from = from.wrapping_add(piece.bytes);
+        }
     }
 
     /// Tells the group of a failure that this rank has noticed.
@@ -296,6 +349,16 @@ impl Hierarchical {
             Cause { generation: self.generation, sequence, kind, culprit, reporter: self.me(), detail };
         (self.report)(&cause);
         cause
+    }
+
+    /// What the parts of an operation work on: its memory, or where that is packed.
+    fn buffers(&self, queued: &Queued) -> Buffers {
+        if !queued.is_packed {
+            return queued.operation.buffers();
+        }
+        let scratch = self.scratch.as_ref().map_or(dangling_mut(), Pages::address);
+        let output = scratch.wrapping_add(queued.score.scratch);
+        Buffers { input: output, output }
     }
 
     /// The address of an operand.
@@ -343,8 +406,8 @@ impl Hierarchical {
         let whole = &running.queued.operation;
         let left = running.queued.deadline.since(self.whole().now());
         let buffers = Buffers {
-            input: self.address(part.input, whole.buffers()).cast_const(),
-            output: self.address(part.output, whole.buffers()),
+            input: self.address(part.input, self.buffers(&running.queued)).cast_const(),
+            output: self.address(part.output, self.buffers(&running.queued)),
         };
         let strict = part.is_all && whole.strict();
         let sequence = whole.sequence();
@@ -365,10 +428,7 @@ impl Hierarchical {
                 }
             }
         }
-        match &running.fingerprint {
-            Some(fingerprint) => operation.within(Arc::clone(fingerprint)),
-            None => operation,
-        }
+        operation.within(Arc::clone(&running.whole))
     }
 
     /// Lets a lane move what it can. Tells whether anything has.
@@ -405,12 +465,11 @@ impl Hierarchical {
 
     /// What remains to be done to results that have come from across.
     fn finish_part(&self, part: &Part, running: &Running) {
-        let whole = &running.queued.operation;
-        let request = whole.request();
+        let request = running.queued.operation.request();
         if part.finish > 0
             && let Some(kernels) = kernels(ReduceOp::Mean, request.dtype)
         {
-            let data = self.address(part.output, whole.buffers());
+            let data = self.address(part.output, self.buffers(&running.queued));
             // SAFETY: the part is complete and was the only one that wrote there; those that read it come after it.
             unsafe { kernels.finish(data, part.finish, request.world) }
         }
@@ -424,7 +483,7 @@ impl Hierarchical {
         }
         self.listen_after = (self.listen_after * 2).min(RAREST_LISTENING);
         self.listen_at = now.after(self.listen_after);
-        let Some(fingerprint) = &running.fingerprint else { return };
+        let Some(fingerprint) = &running.whole.fingerprint else { return };
         let mut idle = self.levels.iter_mut().flatten().filter(|level| level.under_way.is_none());
         if let Some((culprit, difference)) = idle.find_map(|level| level.backend.overhear(fingerprint)) {
             let Difference { field, mine, theirs } = difference;
@@ -445,8 +504,8 @@ impl Hierarchical {
 
     /// Ends the running operation.
     fn finish(&mut self, running: Running) -> Progress {
-        let Running { queued, begun, fingerprint, complete, failed, before, .. } = running;
-        self.spare = (fingerprint, complete);
+        let Running { queued, begun, whole, complete, failed, before, .. } = running;
+        self.spare = (Some(whole), complete);
         let Queued { ticket, operation, submitted, .. } = queued;
         let request = operation.request();
         let result = match failed {
@@ -516,6 +575,9 @@ impl Hierarchical {
             if !over && running.failed.is_none() {
                 running.failed = self.failure();
             }
+            if over && running.failed.is_none() && running.queued.is_packed {
+                self.unpack(&running.queued);
+            }
             if over || running.failed.is_some() {
                 return self.finish(running);
             }
@@ -542,12 +604,12 @@ impl Backend for Hierarchical {
             return Err(Error::invalid(text).at_rank(self.rank));
         }
         operation.check(self.name()).map_err(|error| error.at_rank(self.rank))?;
-        let score = self.score(&operation)?;
+        let (score, is_packed) = self.score(&operation)?;
         let submitted = self.whole().now();
         let deadline = submitted.after(operation.timeout());
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        self.queue.push_back(Queued { ticket, operation, score, submitted, deadline });
+        self.queue.push_back(Queued { ticket, operation, score, is_packed, submitted, deadline });
         Ok(ticket)
     }
 
@@ -595,15 +657,11 @@ impl Backend for Hierarchical {
     }
 
     fn spins(&self) -> u32 {
-        let inside = self.levels[Lane::Inside as usize].as_ref();
-        match inside.filter(|level| level.under_way.is_some()) {
-            Some(level) => level.backend.spins(),
-            None => self.whole().spins(),
-        }
+        self.nearest().spins()
     }
 
     fn unyielding(&self) -> u32 {
-        self.whole().unyielding().min(self.whole().spins())
+        self.nearest().unyielding()
     }
 
     fn now(&self) -> Time {

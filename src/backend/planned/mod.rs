@@ -89,8 +89,8 @@ impl GroupId {
     /// What a rank is asked for, as ranks compare it.
     #[inline]
     fn fingerprint(self, history: u32, plan: &Compiled, operation: &Operation) -> Fingerprint {
-        if let Some(whole) = &operation.part_of {
-            return **whole;
+        if let Some(fingerprint) = operation.part_of.as_ref().and_then(|whole| whole.fingerprint) {
+            return fingerprint;
         }
         let is_message = operation.request().collective == Collective::SendRecv;
         Fingerprint {
@@ -399,7 +399,8 @@ impl<T: Transport> Planned<T> {
         let Some(now) = self.time_to_look() else { return otherwise };
         let queued = &self.running.as_ref().expect("an operation is running").queued;
         if now >= queued.deadline {
-            let timeout = queued.operation.timeout();
+            let operation = &queued.operation;
+            let timeout = operation.part_of.as_ref().map_or(operation.timeout, |whole| whole.timeout);
             let (culprit, whom) = self.waiting_for();
             let me = self.me();
             let detail = format!("rank {me} waited {timeout:?} {whom}, and the deadline passed");

@@ -141,10 +141,12 @@ fn can(choice: BackendChoice) -> Result<std::result::Result<String, String>> {
         return Ok(Err(why));
     }
     Ok(match choice {
-        BackendChoice::Shm | BackendChoice::Hierarchical => match Segment::create(64 << 20).and_then(|segment| segment.commit(0..PAGE)) {
-            Ok(()) => Ok("memory can be shared".to_owned()),
-            Err(error) => Err(error.to_string()),
-        },
+        BackendChoice::Shm | BackendChoice::Hierarchical => {
+            match Segment::create(64 << 20).and_then(|segment| segment.commit(0..PAGE)) {
+                Ok(()) => Ok("memory can be shared".to_owned()),
+                Err(error) => Err(error.to_string()),
+            }
+        }
         BackendChoice::Tcp => Ok(format!("interfaces: {}", interfaces()?)),
         BackendChoice::Mpi | BackendChoice::MpiP2p => Ok(mpi()),
         _ => Ok(String::new()),
