@@ -14,6 +14,9 @@ use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+/// What keeps watch over the processes of this host, where its ranks share memory.
+pub(super) type Watch = Option<Box<dyn Any + Send>>;
+
 /// Ranks of hosts, which share memory with those of their own.
 #[derive(Clone)]
 pub(super) struct Neighbours {
@@ -50,10 +53,10 @@ impl Neighbours {
         founding: &Founding<'_>,
         (shared, hosts): (Option<Shared>, Hosts),
         (whole, addresses): (Seat, Vec<SocketAddr>),
-    ) -> Result<(Box<dyn Backend>, Self, Option<Box<dyn Any + Send>>)> {
+    ) -> Result<(Box<dyn Backend>, Self, Watch)> {
         let Hosts { topology: sharing, listener, addresses: across } = hosts;
         let mut inside = vec![0; addresses.len()];
-        let (mut memory, mut seat, mut sentinel): (_, _, Option<Box<dyn Any + Send>>) = (None, None, None);
+        let (mut memory, mut seat, mut sentinel): (_, _, Watch) = (None, None, None);
         if let Some(shared) = shared {
             shared.ranks.iter().zip(&shared.seats).for_each(|(&rank, &place)| inside[rank] = place);
             let world = sockets.world.clone();

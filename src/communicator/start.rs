@@ -1,7 +1,7 @@
 //! How communicators come to be.
 
 use super::abort::AbortHandle;
-use super::by_hosts::Neighbours;
+use super::by_hosts::{Neighbours, Watch};
 use super::by_nccl::Accelerated;
 use super::kin::{Founding, Kind, Sharers, Sockets, Threads, World};
 use super::line::Line;
@@ -261,7 +261,6 @@ pub(super) fn formed(joined: Joined, terms: Terms<'_>) -> Result<Communicator> {
     let sockets = |facts: World| Sockets { world: facts, world_id, interface: peers[rank].address.ip() };
     let addresses = || peers.iter().map(|peer| peer.address).collect();
     let at_rank = |error: Error| error.at_rank(rank);
-    type Watch = Option<Box<dyn Any + Send>>;
     let (backend, kind, sentinel): (Box<dyn Backend>, Arc<dyn Kind>, Watch) = match (shared, hosts) {
         #[cfg(feature = "mpi")]
         _ if agreed.choice.is_mpi() => {

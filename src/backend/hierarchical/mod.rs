@@ -416,16 +416,13 @@ impl Hierarchical {
         // that are under way at once touch different ranges of what either writes (the score's dependencies).
         let mut operation =
             unsafe { Operation::new(part.request.clone(), part.schedule, sequence, strict, left, buffers) };
-        if part.is_all {
-            if let Some(extras) = whole.extras.as_deref() {
+        if let Some(extras) = whole.extras.as_deref().filter(|_| part.is_all) {
+            if let Some(pieces) = &extras.pieces {
                 // SAFETY: the pieces are those of the whole, of which its maker has promised as much.
-                operation = match &extras.pieces {
-                    Some(pieces) => unsafe { operation.in_pieces(Arc::clone(pieces)) },
-                    None => operation,
-                };
-                if let Some(custom) = &extras.custom {
-                    operation.reduce_by(custom.clone());
-                }
+                operation = unsafe { operation.in_pieces(Arc::clone(pieces)) };
+            }
+            if let Some(custom) = &extras.custom {
+                operation.reduce_by(custom.clone());
             }
         }
         operation.within(Arc::clone(&running.whole))
