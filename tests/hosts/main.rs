@@ -35,7 +35,7 @@ const PLACEMENTS: [fn(usize) -> usize; 4] =
 #[test]
 fn messages_of_several_slices_are_right_wherever_ranks_are() {
     // Three slices, of which the last is shorter, and two.
-    let lengths = [(9 << 20) / 4 + 1, (5 << 20) / 4 + 7];
+    let lengths = [(17 << 20) / 4 + 1, (9 << 20) / 4 + 7];
     for placement in PLACEMENTS {
         let mut group = on_hosts(6, placement);
         for (seed, len) in lengths.into_iter().enumerate() {
@@ -63,7 +63,8 @@ fn messages_between_two_go_the_shortest_way_and_keep_their_order() {
 #[test]
 fn the_fixed_order_is_that_of_every_backend() {
     let (mut calls, mut telling) = (0, 0);
-    let placed: [(&str, fn(usize) -> Box<dyn Group>); 4] = [
+    type Form = fn(usize) -> Box<dyn Group>;
+    let placed: [(&str, Form); 4] = [
         ("hosts of two", |world| Box::new(on_hosts(world, |rank| rank / 2))),
         ("hosts of four", |world| Box::new(on_hosts(world, |rank| rank / 4))),
         ("hosts of three", |world| Box::new(on_hosts(world, |rank| rank / 3))),
