@@ -65,7 +65,7 @@ pub(super) struct Score {
 pub(super) type Reaches = [Reach; 3];
 
 /// How many bytes of a message are a slice.
-pub(super) const SLICE: usize = 8 << 20;
+pub(super) const SLICE: usize = 4 << 20;
 
 /// What barriers reduce lies here in the scratch memory, and behind it whatever else does.
 const TOKENS: usize = 64;
