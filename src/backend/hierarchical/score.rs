@@ -97,6 +97,7 @@ impl Score {
             request,
             score: Score { parts: Vec::new(), scratch: TOKENS },
             floor: None,
+            readers: [None; 2],
         };
         if agrees || request.collective == Collective::Barrier {
             writer.barrier()?;
@@ -117,6 +118,8 @@ impl Score {
 /// What is written for one slice: its elements, and where its partial sums lie.
 struct Slice {
     range: Range<usize>,
+    /// Which window, and where it is.
+    turn: usize,
     window: Place,
 }
 
@@ -127,6 +130,8 @@ struct Writer<'a> {
     score: Score,
     /// What everything that depends on nothing else is after.
     floor: Option<usize>,
+    /// Of each window, the part that reads it last, where nothing else keeps the next slice from being summed before.
+    readers: [Option<usize>; 2],
 }
 
 impl Writer<'_> {
@@ -210,7 +215,11 @@ impl Writer<'_> {
         let ranges = split_evenly(count, number);
         let most = if has_sums { ranges[0].len().div_ceil(parts) } else { 0 };
         let windows: Vec<Place> = (0..number.min(2)).map(|_| self.scratch(most)).collect();
-        ranges.into_iter().enumerate().map(|(i, range)| Slice { range, window: windows[i % 2] }).collect()
+        ranges
+            .into_iter()
+            .enumerate()
+            .map(|(i, range)| Slice { range, turn: i % 2, window: windows[i % 2] })
+            .collect()
     }
 
     /// Writes what each slice needs: its way up to where it is summed and across from there, and its way down, which is the next one's
@@ -272,7 +281,7 @@ impl Writer<'_> {
         (shares, counts)
     }
 
-    fn up_by_shares(&mut self, Slice { range, window }: &Slice) -> Result<Option<usize>> {
+    fn up_by_shares(&mut self, Slice { range, window, .. }: &Slice) -> Result<Option<usize>> {
         let (shares, counts) = self.shares(range);
         let place = self.levels.place();
         let request = self.ask(Lane::Inside, Collective::ReduceScatter, 0, counts);
@@ -318,14 +327,18 @@ impl Writer<'_> {
     }
 
     /// The host's sum of a slice comes to a place: where it lies there, and after what.
-    fn up_to(&mut self, place: usize, Slice { range, window }: &Slice) -> Result<(Place, Option<usize>)> {
+    fn up_to(
+        &mut self,
+        place: usize,
+        Slice { range, turn, window }: &Slice,
+    ) -> Result<(Place, Option<usize>)> {
         let input = self.at(Base::Input, range.start);
         if !self.has_inside() {
             return Ok((input, None));
         }
         let request = self.ask(Lane::Inside, Collective::Reduce, place, Counts::Same(range.len()));
         let output = if self.levels.place() == place { *window } else { NOWHERE };
-        let summed = self.add(Lane::Inside, request, input, output, None)?;
+        let summed = self.add(Lane::Inside, request, input, output, self.readers[*turn])?;
         Ok((*window, Some(summed)))
     }
 
@@ -356,6 +369,8 @@ impl Writer<'_> {
                 if at_root {
                     w.finish(between, count);
                 }
+                // Nothing comes down here that the next sum would come after.
+                w.readers[slice.turn] = Some(between);
             }
             Ok(None)
         };
@@ -449,4 +464,90 @@ pub(super) fn messages(levels: &Levels, request: &Request, schedule: Schedule) -
         parts.push(part(Lane::Whole, rank, request.world, far, from_far));
     }
     Score { parts, scratch: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Topology;
+
+    /// What a part touches: a memory, its bytes there, and whether it writes them. In place, input and output are one memory.
+    fn touches(part: &Part, levels: &Levels, request: &Request, rank: usize) -> Vec<(Base, i64, i64, bool)> {
+        let own = if part.lane == Lane::Inside { levels.place() } else { levels.host() };
+        let size = request.element_size();
+        let shift = request.aliasing(rank).map(|shift| shift as i64 * size as i64);
+        let span = |Place(base, offset): Place, len: usize, writes| {
+            let (base, from) = match (base, shift) {
+                (Base::Input, Some(shift)) => (Base::Output, offset as i64 + shift),
+                _ => (base, offset as i64),
+            };
+            (base, from, from + (len * part.request.element_size()) as i64, writes)
+        };
+        let reads = span(part.input, part.request.input_len(own), false);
+        let writes = span(part.output, part.request.output_len(own), true);
+        let mut all = vec![reads, writes];
+        if part.request.in_place && part.request.collective == Collective::AllGather {
+            // What is there already is not written.
+            all = vec![reads, (writes.0, writes.1, reads.1, true), (writes.0, reads.2, writes.2, true)];
+        }
+        all.into_iter().filter(|(base, from, to, _)| *base != Base::Nothing && from < to).collect()
+    }
+
+    /// Two parts of which neither comes after the other, and one writes what the other touches.
+    fn race(score: &Score, levels: &Levels, request: &Request, rank: usize) -> Option<(usize, usize)> {
+        let mut before: Vec<Vec<bool>> = Vec::new();
+        for (index, part) in score.parts.iter().enumerate() {
+            let on_lane = score.parts[..index].iter().rposition(|other| other.lane == part.lane);
+            let mut earlier = vec![false; index];
+            for one in on_lane.into_iter().chain(part.after) {
+                earlier[one] = true;
+                before[one].iter().zip(&mut earlier).for_each(|(seen, earlier)| *earlier |= *seen);
+            }
+            before.push(earlier);
+        }
+        let meet = |a: &(Base, i64, i64, bool), b: &(Base, i64, i64, bool)| {
+            a.0 == b.0 && a.1 < b.2 && b.1 < a.2 && (a.3 || b.3)
+        };
+        for (second, part) in score.parts.iter().enumerate() {
+            let of_second = touches(part, levels, request, rank);
+            for first in (0..second).filter(|&first| !before[second][first]) {
+                let of_first = touches(&score.parts[first], levels, request, rank);
+                if of_first.iter().any(|a| of_second.iter().any(|b| meet(a, b))) {
+                    return Some((first, second));
+                }
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn parts_that_touch_the_same_memory_come_one_after_another() {
+        let (mut scores, mut would_race) = (0, 0);
+        for hosts in [&[0, 0, 1, 1][..], &[0, 1, 0, 1], &[0, 1, 1, 2, 2, 2], &[0, 0, 1], &[0, 0, 1, 1, 2, 2]]
+        {
+            let world = hosts.len();
+            for (rank, collective) in (0..world).flat_map(|rank| Collective::ALL.map(|c| (rank, c))) {
+                let levels = Levels::of(&Topology::of_hosts(hosts), world, rank).unwrap();
+                for (count, root) in [(1, 0), (7, 1), (5_000_000, 0), (5_000_000, world - 1)] {
+                    for flags in 0..8 {
+                        let [in_place, by_shares, agrees] = [flags & 1 > 0, flags & 2 > 0, flags & 4 > 0];
+                        let mut request = Request::new(collective, world, DType::F32, count);
+                        request.root = if collective.is_rooted() { root } else { 0 };
+                        request.in_place = in_place && request.in_place_shift(rank).is_some();
+                        if !levels.takes(&request) {
+                            continue;
+                        }
+                        let reaches = [Reach::Memory, Reach::Messages, Reach::Messages];
+                        let mut score = Score::of(&levels, reaches, &request, by_shares, agrees).unwrap();
+                        let found = race(&score, &levels, &request, rank);
+                        assert_eq!(found, None, "{request:?} on {hosts:?}, rank {rank}: {:?}", score.parts);
+                        scores += 1;
+                        score.parts.iter_mut().for_each(|part| part.after = None);
+                        would_race += usize::from(race(&score, &levels, &request, rank).is_some());
+                    }
+                }
+            }
+        }
+        assert!(scores > 500 && would_race > scores / 4, "{would_race} of {scores} would race without order");
+    }
 }
