@@ -1015,7 +1015,7 @@ int64_t rf_comm_generation(const rf_comm *comm);
 int64_t rf_comm_world_rank(const rf_comm *comm, int64_t rank);
 
 /**
- * By what bytes go between the ranks: "shm" or "tcp"; NULL for NULL. Lives as long as the communicator.
+ * By what bytes go between the ranks: "shm", "hierarchical" or "tcp"; NULL for NULL. Lives as long as the communicator.
  *
  * What the caller sees to:
  * `comm` is NULL or a communicator.

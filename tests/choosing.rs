@@ -135,8 +135,9 @@ fn agreed(name: &str, setup: &[&str]) -> (String, Vec<(String, String)>) {
 fn what_is_passed_over_has_a_reason_which_all_ranks_know() {
     let (taken, over) = agreed("free", &["true", "true", "true"]);
     assert_eq!(taken, "shm");
-    assert_eq!(over[0], ("tcp".to_owned(), "shm comes first, and can be had".to_owned()));
-    assert!(over[3].0 == "nccl" && over[3].1.contains("libnccl.so.2"), "{over:?}");
+    assert_eq!(over[0], ("hierarchical".to_owned(), "all ranks are on one host".to_owned()));
+    assert_eq!(over[1], ("tcp".to_owned(), "shm comes first, and can be had".to_owned()));
+    assert!(over[4].0 == "nccl" && over[4].1.contains("libnccl.so.2"), "{over:?}");
 
     let (taken, over) = agreed("limited", &["true", "ulimit -f 1024"]);
     assert_eq!((taken.as_str(), over[0].0.as_str()), ("tcp", "shm"));

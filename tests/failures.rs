@@ -9,7 +9,7 @@ use nix::unistd::{ForkResult, fork};
 use ringfold::config::environment;
 use ringfold::{Check, Communicator, Options, ReduceOp};
 use std::time::{Duration, Instant};
-use support::process::{Group, HANG, Process, hear, rank as rank_command, tell, tell_end};
+use support::process::{Group, HANG, Process, hear, own_address, rank as rank_command, tell, tell_end};
 use support::unused_address;
 
 const SCENE: &str = "RINGFOLD_TEST_SCENE";
@@ -44,6 +44,12 @@ fn everything_again_over_tcp() {
     support::everything_again(environment::BACKEND, "tcp", "everything_again_over_tcp");
 }
 
+/// And over the memory of each of two hosts and TCP between them.
+#[test]
+fn everything_again_on_two_hosts() {
+    support::process::everything_again_on_hosts(2);
+}
+
 /// A rank's part; a test of its own name, which does nothing unless it is started as a rank.
 #[test]
 fn rank() {
@@ -52,6 +58,8 @@ fn rank() {
         Ok(comm) => comm,
         Err(error) => return tell_end(Err(error)),
     };
+    let on_hosts = own_address().is_some() && comm.world_size() > 2;
+    assert!(!on_hosts || comm.backend() == "hierarchical", "it goes by {}", comm.backend());
     play(scene.to_str().unwrap(), comm);
 }
 
@@ -271,7 +279,10 @@ fn of_a_killed_rank_the_kernel_tells_where_its_link_does_not_end() {
 #[test]
 fn a_killed_host_of_the_store_is_named_too() {
     let mut group = Group::without_store();
-    let address = unused_address();
+    let mut address = unused_address();
+    if let Some(own) = own_address() {
+        address = address.replace("127.0.0.1", &own.to_string());
+    }
     for rank in 0..3 {
         let mut command = rank_command(rank, 3, &address);
         command.env(SCENE, "broadcast for ever").env(environment::STORE_HOST, "rank0");

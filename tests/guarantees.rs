@@ -55,7 +55,7 @@ fn faults(page: &str, is_test: &dyn Fn(&str, &str) -> bool) -> Vec<String> {
             }
         }
     }
-    for needed in ["channel", "shm", "tcp", "mpi-p2p", "mpi", "nccl"] {
+    for needed in ["channel", "shm", "hierarchical", "tcp", "mpi-p2p", "mpi", "nccl"] {
         if !seen.contains(needed) {
             faults.push(format!("{needed} has no row"));
         }

@@ -3,7 +3,7 @@
 //! Pure, so that ranks that have heard the same decide the same. What ranks say of themselves goes with the record that each of
 //! them gives the others anyway; only shared memory has to be tried by all of them together.
 //!
-//! `auto` takes shared memory where all ranks can have it, else TCP. It never takes MPI, which may be another one than the
+//! `auto` takes shared memory where all ranks can have it, else the memory of each host and TCP between hosts, else TCP. It never takes MPI, which may be another one than the
 //! program's, and never NCCL: nothing in a configuration tells whether the tensors to come are on devices, and those of the host
 //! would be refused there, or copied to a device and back.
 
@@ -31,11 +31,17 @@ const BUILD_WITH_MPI: &str =
     "build with `cargo build --features mpi`, and MPICC=the compiler of the MPI to use";
 
 /// The backends between processes, in the order in which they are preferred.
-pub const CANDIDATES: [Candidate; 5] = [
+pub const CANDIDATES: [Candidate; 6] = [
     Candidate {
         choice: BackendChoice::Shm,
         unasked: true,
         needs: "all ranks on one host, and memory that they may share",
+        remedy: "mend that, or let the backend be auto or tcp",
+    },
+    Candidate {
+        choice: BackendChoice::Hierarchical,
+        unasked: true,
+        needs: "several hosts, of which one has several ranks, and memory that the ranks of a host may share",
         remedy: "mend that, or let the backend be auto or tcp",
     },
     Candidate {
@@ -200,14 +206,17 @@ impl fmt::Debug for PassedOver {
 }
 
 /// Why a group that has agreed on so much, and has taken the backend of this word, has not taken the others: in the order of preference.
-/// `no_memory` is why there is no shared memory, where that was found out.
-pub fn passed_over(agreed: Agreed, taken: &str, no_memory: Option<&str>) -> Vec<PassedOver> {
+/// `found` is why some cannot be had, as far as that was found out.
+pub fn passed_over(agreed: Agreed, taken: &str, found: &[(BackendChoice, &str)]) -> Vec<PassedOver> {
     let others = CANDIDATES.iter().filter(|candidate| candidate.choice.as_str() != taken);
-    let reason = |candidate: &Candidate| match (agreed.by, no_memory) {
-        (Some(rank), _) => format!("rank {rank} asks for {}", agreed.choice),
-        (None, Some(why)) if candidate.choice == BackendChoice::Shm => why.to_owned(),
-        (None, _) if candidate.unasked => format!("{taken} comes first, and can be had"),
-        (None, _) => format!("it is taken where all ranks ask for it, and needs {}", candidate.needs),
+    let reason = |candidate: &Candidate| {
+        let known = found.iter().find(|(choice, _)| *choice == candidate.choice);
+        match (agreed.by, known) {
+            (Some(rank), _) => format!("rank {rank} asks for {}", agreed.choice),
+            (None, Some((_, why))) => (*why).to_owned(),
+            (None, _) if candidate.unasked => format!("{taken} comes first, and can be had"),
+            (None, _) => format!("it is taken where all ranks ask for it, and needs {}", candidate.needs),
+        }
     };
     others
         .map(|candidate| PassedOver { backend: candidate.choice.as_str(), why: reason(candidate) })
@@ -217,7 +226,7 @@ pub fn passed_over(agreed: Agreed, taken: &str, no_memory: Option<&str>) -> Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use BackendChoice::{Auto, Mpi, MpiP2p, Nccl, Shm, Tcp};
+    use BackendChoice::{Auto, Hierarchical, Mpi, MpiP2p, Nccl, Shm, Tcp};
 
     fn asks(choices: &[BackendChoice]) -> Vec<Ask> {
         choices.iter().map(|&choice| Ask { choice, obstacle: None }).collect()
@@ -237,6 +246,7 @@ mod tests {
             ([Auto, Auto, Auto], Auto, None),
             ([Auto, Shm, Auto], Shm, Some(1)),
             ([Auto, Auto, Tcp], Tcp, Some(2)),
+            ([Auto, Hierarchical, Auto], Hierarchical, Some(1)),
             ([Tcp, Auto, Tcp], Tcp, Some(0)),
             ([MpiP2p, MpiP2p, MpiP2p], MpiP2p, Some(0)),
         ] {
@@ -274,13 +284,13 @@ mod tests {
     #[test]
     fn each_other_backend_has_its_reason() {
         let free = Agreed { choice: Auto, by: None };
-        let over = passed_over(free, "tcp", Some("rank 1 is elsewhere"));
+        let over = passed_over(free, "tcp", &[(Shm, "rank 1 is elsewhere"), (Hierarchical, "each is alone")]);
         let said: Vec<_> = over.iter().map(|one| (one.backend, one.why.as_str())).collect();
-        assert_eq!(said[0], ("shm", "rank 1 is elsewhere"));
+        assert_eq!(said[..2], [("shm", "rank 1 is elsewhere"), ("hierarchical", "each is alone")]);
         assert!(said.iter().all(|(backend, _)| *backend != "tcp") && said.len() == CANDIDATES.len() - 1);
-        assert!(said[3].1.contains("libnccl.so.2"), "{said:?}");
-        assert_eq!(passed_over(free, "shm", None)[0].to_string(), "tcp: shm comes first, and can be had");
+        assert!(said[4].1.contains("libnccl.so.2"), "{said:?}");
+        assert_eq!(passed_over(free, "shm", &[])[1].to_string(), "tcp: shm comes first, and can be had");
         let asked = Agreed { choice: Tcp, by: Some(2) };
-        assert!(passed_over(asked, "tcp", None).iter().all(|one| one.why == "rank 2 asks for tcp"));
+        assert!(passed_over(asked, "tcp", &[]).iter().all(|one| one.why == "rank 2 asks for tcp"));
     }
 }

@@ -201,6 +201,41 @@ impl Meter {
         self.peers[from].received.add(bytes as u64);
     }
 
+    /// Takes over what a part of the communicator has counted since the last time, of which `seen` is kept between: its ranks are these.
+    pub(crate) fn take(&self, part: &Meter, ranks: &[usize], seen: &mut Vec<u64>) {
+        let fields = |meter: &Meter| -> [u64; 8] {
+            [
+                meter.messages_sent.get(),
+                meter.messages_received.get(),
+                meter.waits.get(),
+                meter.waiting_nanos.get(),
+                meter.plans_made.get(),
+                meter.plans_found.get(),
+                meter.connections_made.get(),
+                meter.connections_lost.get(),
+            ]
+        };
+        let own = [
+            &self.messages_sent,
+            &self.messages_received,
+            &self.waits,
+            &self.waiting_nanos,
+            &self.plans_made,
+            &self.plans_found,
+            &self.connections_made,
+            &self.connections_lost,
+        ];
+        let to_peers = ranks.iter().flat_map(|&rank| [&self.peers[rank].sent, &self.peers[rank].received]);
+        let of_peers = part.peers.iter().flat_map(|peer| [peer.sent.get(), peer.received.get()]);
+        let numbers = fields(part).into_iter().chain(of_peers);
+        seen.resize(own.len() + 2 * ranks.len(), 0);
+        for ((count, number), seen) in own.into_iter().chain(to_peers).zip(numbers).zip(seen) {
+            if number != *seen {
+                count.add(number.wrapping_sub(std::mem::replace(seen, number)));
+            }
+        }
+    }
+
     /// What is counted so far.
     pub fn snapshot(&self) -> Counters {
         let kinds = Collective::ALL.into_iter().chain([Collective::SendRecv]).map(|collective| {

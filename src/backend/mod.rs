@@ -7,6 +7,7 @@
 pub mod choose;
 mod combiner;
 mod direct;
+pub mod hierarchical;
 mod meter;
 #[cfg(feature = "mpi")]
 pub mod mpi;
@@ -18,10 +19,10 @@ pub use meter::{Count, Counters, Meter, OperationCounters, PeerCounters};
 pub use pieces::{Piece, Pieces};
 pub use planned::{Planned, STAGING};
 
-use crate::collective::{Collective, Request};
+use crate::collective::{Collective, Difference, Fingerprint, Request};
 use crate::error::{Cause, Error, Result};
 use crate::observe::{Time, Waker};
-use crate::plan::{Reach, Schedule};
+use crate::plan::{Levels, Reach, Schedule};
 use crate::reduce::CustomOp;
 use crate::tensor::{Device, Stream};
 use std::sync::Arc;
@@ -57,7 +58,18 @@ pub struct Operation {
     blocking: bool,
     timeout: Duration,
     buffers: Buffers,
+    /// Where it is a part of an operation of another backend's: that one.
+    part_of: Option<Arc<Whole>>,
     extras: Option<Box<Extras>>,
+}
+
+/// What the parts of an operation have of it.
+#[derive(Debug, Clone)]
+struct Whole {
+    /// What ranks compare, in each of the parts; none of a message between two.
+    fingerprint: Option<Fingerprint>,
+    /// How long it may take.
+    timeout: Duration,
 }
 
 /// What few operations have. Kept apart, because operations are moved from hand to hand, and the others would carry the
@@ -137,8 +149,15 @@ impl Operation {
             blocking: false,
             timeout,
             buffers,
+            part_of: None,
             extras: None,
         }
+    }
+
+    /// The same as a part of another operation.
+    fn within(mut self, whole: Arc<Whole>) -> Self {
+        self.part_of = Some(whole);
+        self
     }
 
     /// The same over the tensors of a batch instead of its buffers: of an all_reduce, reduce or broadcast, whose input
@@ -480,6 +499,20 @@ pub trait Backend: Send {
     /// What the ranks can reach of each other.
     fn reach(&self) -> Reach {
         Reach::Messages
+    }
+
+    /// The group in two levels, where collectives are carried out level by level.
+    fn levels(&self) -> Option<&Arc<Levels>> {
+        None
+    }
+
+    /// Shows the ranks that see each other's memory which collective this rank is at, where another backend carries it out.
+    fn announce(&mut self, _collective: &Fingerprint) {}
+
+    /// While nothing is under way: which rank of the group, by its number in the world, is seen to be at another collective than this one
+    /// of another backend's, and how that differs.
+    fn overhear(&mut self, _collective: &Fingerprint) -> Option<(usize, Difference)> {
+        None
     }
 }
 

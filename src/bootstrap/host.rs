@@ -1,14 +1,16 @@
 //! One segment for the ranks of a host.
 //!
-//! In rounds that the store gathers, so that all ranks know at each step how it stands with everybody:
+//! In rounds that the store gathers, so that all ranks know at each step how it stands with everybody, and all hosts at once:
 //!
-//! 1. the lowest rank has made the segment, listens on an abstract socket, and says where;
+//! 1. the lowest rank of the host has made the segment, listens on an abstract socket, and says where; where there are several hosts
+//!    every rank listens for those that stand across from it, too, and says where;
 //! 2. everybody has connected, or says why not, and where a number lies in its memory;
 //! 3. the lowest rank has handed over the descriptor, everybody has mapped it and taken a seat, and says where, and whether
 //!    it can read all the numbers where they lie.
 //!
 //! Either side looks at who the other is: the descriptor goes to processes of the same user only. Where anything fails
-//! on any rank, all ranks know it by the end of the round and what it was, and go by TCP.
+//! on any rank, all ranks know it by the end of the round and what it was. The ranks of that host then go without; the world goes
+//! by TCP where no host is left that shares memory.
 
 use super::Peer;
 use super::reading::{Landmark, Sight};
@@ -16,6 +18,7 @@ use crate::backend::choose::{Agreed, cannot};
 use crate::config::BackendChoice;
 use crate::error::{Cause, CauseKind, Error, ErrorKind, Result};
 use crate::memory::{Arena, Block, Segment};
+use crate::plan::Topology;
 use crate::transport::control::ControlLink;
 use crate::transport::shm::{Ground, Sentinel, SentinelSetup, ShmSeat};
 use nix::sys::resource::{Resource, getrlimit};
@@ -26,36 +29,44 @@ use nix::sys::socket::{
 };
 use serde::{Deserialize, Serialize};
 use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr as UnixName, UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Memory that all ranks share, as one of them holds it.
+/// Memory that the ranks of a host share, as one of them holds it.
 #[derive(Debug)]
 pub struct Shared {
     /// This process's part.
     pub ground: Arc<Ground>,
     /// This rank's seat in the world's first group.
     pub seat: ShmSeat,
-    /// Everybody's, in rank order.
+    /// Everybody's on this host, in rank order.
     pub seats: Vec<u64>,
+    /// Who they are.
+    pub ranks: Arc<[usize]>,
     /// Tells the group at once of processes that die; where the system has no such thing, their connections to the store tell
     /// of them later.
     pub sentinel: Option<Sentinel>,
-    /// The ranks' processes, where each of them may read the memory of all.
+    /// The processes of the world's ranks, where each of this host may read the memory of all of them.
     pub processes: Option<Arc<[i32]>>,
 }
 
-/// What a rank says in the first round: the lowest one, since others have nothing to say.
+/// What a rank says in the first round.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Opening {
-    /// Where it listens, and how long the segment is.
+    /// Of the lowest rank of a host: where it listens, and how long the segment is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     segment: Option<(String, usize)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     why_not: Option<String>,
+    /// Where it listens for those across, where there are several hosts; or why it cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    across: Option<SocketAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    deaf: Option<String>,
 }
 
 /// What a rank says in the other rounds.
@@ -79,11 +90,37 @@ struct Step {
 /// Why there is no shared memory, and which rank's reason it is.
 type WhyNot = (usize, String);
 
-/// Shares memory among all ranks of the world, unless something else is agreed on. `Ok(Err(why))` where they go without, all of
-/// them alike.
+/// A world of several hosts, of which one at least shares memory among its ranks, as one rank holds it.
+#[derive(Debug)]
+pub struct Hosts {
+    /// Which ranks share memory: all of a host, or each is alone.
+    pub topology: Topology,
+    /// Where this rank listens for those that stand across from it.
+    pub listener: TcpListener,
+    /// Where each rank does.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// What has become of sharing memory.
+#[derive(Debug)]
+pub(super) struct Sharing {
+    /// The memory of this host's ranks, or why they have none.
+    pub(super) shared: std::result::Result<Shared, String>,
+    /// The hosts, or why the group does not go by them.
+    pub(super) hosts: std::result::Result<Hosts, String>,
+}
+
+impl Sharing {
+    fn none(shared: String, hosts: String) -> Sharing {
+        Sharing { shared: Err(shared), hosts: Err(hosts) }
+    }
+}
+
+/// Shares memory among the ranks of each host, unless something else is agreed on. Where one host of several cannot, its ranks go
+/// alone and the others share theirs; all ranks know of it.
 ///
 /// # Errors
-/// [`Unsupported`](ErrorKind::Unsupported) on every rank where one insists on shared memory, and as
+/// [`Unsupported`](ErrorKind::Unsupported) on every rank where one insists on what cannot be had, and as
 /// [`ControlLink::all_gather`].
 pub(super) fn share(
     link: &ControlLink,
@@ -91,107 +128,212 @@ pub(super) fn share(
     peers: &[Peer],
     agreed: Agreed,
     until: Instant,
-) -> Result<std::result::Result<Shared, String>> {
-    let several = peers.iter().find(|peer| peer.host_id != peers[0].host_id);
-    let ended = match (agreed.choice, agreed.by, several) {
-        (BackendChoice::Auto | BackendChoice::Shm, _, Some(other)) => {
-            let why = format!("rank {} is on {} and rank 0 on {}", other.rank, other.host, peers[0].host);
-            Err((other.rank, why))
-        }
-        (BackendChoice::Auto, ..) if peers.len() == 1 => {
-            Err((rank, "a group of one has nobody to share with".to_owned()))
-        }
-        (BackendChoice::Auto | BackendChoice::Shm, ..) => negotiate(link, rank, peers, until)?,
-        (other, by, _) => {
-            let why = format!("rank {} asks for {other}", by.unwrap_or_default());
-            tracing::info!(rank, %why, "no shared memory is tried");
-            return Ok(Err(why));
-        }
-    };
-    match ended {
-        // Where one of them refuses, none of them begins.
-        Err((culprit, why)) if agreed.choice == BackendChoice::Shm => {
-            Err(cannot(BackendChoice::Shm, &why).blame(culprit))
-        }
-        Err((_, why)) => {
-            tracing::info!(rank, %why, "no shared memory: bytes go by TCP");
-            Ok(Err(why))
-        }
-        Ok(shared) => Ok(Ok(shared)),
+) -> Result<Sharing> {
+    let (choice, world) = (agreed.choice, peers.len());
+    if !matches!(choice, BackendChoice::Auto | BackendChoice::Shm | BackendChoice::Hierarchical) {
+        let why = format!("rank {} asks for {choice}", agreed.by.unwrap_or_default());
+        tracing::info!(rank, %why, "no shared memory is tried");
+        return Ok(Sharing::none(why.clone(), why));
     }
+    let by_host = Topology::of_hosts(peers.iter().map(|peer| &peer.host_id));
+    let hosts = by_host.hosts(world);
+    let elsewhere = peers.iter().find(|peer| peer.host_id != peers[0].host_id).map(|other| {
+        (other.rank, format!("rank {} is on {} and rank 0 on {}", other.rank, other.host, peers[0].host))
+    });
+    let one_level = match (hosts.len(), world) {
+        (1, _) => Some("all ranks are on one host".to_owned()),
+        (hosts, ranks) if hosts == ranks => Some("no host has several ranks".to_owned()),
+        _ => None,
+    };
+    if let (BackendChoice::Shm, Some((culprit, why))) = (choice, &elsewhere) {
+        return Err(cannot(choice, why).blame(*culprit));
+    }
+    if let (BackendChoice::Hierarchical, Some(why)) = (choice, &one_level) {
+        return Err(cannot(choice, why));
+    }
+    let alone = (world == 1 && choice == BackendChoice::Auto)
+        .then(|| (rank, "a group of one has nobody to share with".to_owned()));
+    let without = match (alone, elsewhere, one_level) {
+        (Some((_, why)), _, Some(levels)) | (_, Some((_, why)), Some(levels)) => {
+            tracing::info!(rank, %why, "no shared memory: bytes go by TCP");
+            return Ok(Sharing::none(why, levels));
+        }
+        (_, elsewhere, one_level) => (elsewhere, one_level),
+    };
+    let Tried { whys, shared, across } = negotiate(link, rank, peers, &hosts, until)?;
+    let refusal = whys.iter().flatten().next().cloned();
+    if let (BackendChoice::Shm | BackendChoice::Hierarchical, Some((culprit, why))) = (choice, &refusal) {
+        // Where one of them refuses, none of them begins.
+        return Err(cannot(choice, why).blame(*culprit));
+    }
+    let sharing = |host: usize| hosts[host].len() > 1 && whys[host].is_none();
+    let any = (0..hosts.len()).any(sharing);
+    Ok(match (without, shared, across) {
+        ((None, one_level), Some(shared), _) => {
+            Sharing { shared: Ok(shared), hosts: Err(one_level.unwrap_or_default()) }
+        }
+        ((Some((_, elsewhere)), _), shared, Some((listener, addresses))) if any => {
+            if let Some((_, why)) = &refusal {
+                tracing::warn!(rank, %why, "the ranks of that host share no memory: each goes alone");
+            }
+            // Who shares none is a host of its own.
+            let places = (0..world).map(|one| {
+                let host = by_host.host(one);
+                (host, if sharing(host) { 0 } else { one + 1 })
+            });
+            let topology = Topology::of_hosts(places);
+            Sharing { shared: shared.ok_or(elsewhere), hosts: Ok(Hosts { topology, listener, addresses }) }
+        }
+        ((elsewhere, one_level), ..) => {
+            let why = refusal.map_or_else(|| "it was not tried".to_owned(), |(_, why)| why);
+            tracing::info!(rank, %why, "no shared memory: bytes go by TCP");
+            let shared = elsewhere.map_or_else(|| why.clone(), |(_, elsewhere)| elsewhere);
+            Sharing::none(shared, one_level.unwrap_or(why))
+        }
+    })
+}
+
+/// What has come of trying.
+struct Tried {
+    /// Of each host, why its ranks share no memory, where they have tried.
+    whys: Vec<Option<WhyNot>>,
+    /// The memory of this host's ranks.
+    shared: Option<Shared>,
+    /// Where this rank listens for those across, and where everybody does; where there are several hosts.
+    across: Option<(TcpListener, Vec<SocketAddr>)>,
 }
 
 fn negotiate(
     link: &ControlLink,
     rank: usize,
     peers: &[Peer],
+    hosts: &[Vec<usize>],
     until: Instant,
-) -> Result<std::result::Result<Shared, WhyNot>> {
-    let world = peers.len();
-    let host = if rank == 0 { Some(Host::open(world)) } else { None };
+) -> Result<Tried> {
+    let several = hosts.len() > 1;
+    let own = hosts.iter().position(|ranks| ranks.contains(&rank)).unwrap_or_default();
+    let mine = &hosts[own];
+    let (first, tries) = (mine[0], mine.len() > 1 || !several);
+    let host = (rank == first && tries).then(|| Host::open(mine.len()));
+    let listener = several.then(|| {
+        let ip = peers[rank].address.ip();
+        let doing = |error| Error::io(format!("listening on {ip} for those across"), error);
+        let listener = TcpListener::bind((ip, 0)).map_err(doing)?;
+        let address = listener.local_addr().map_err(doing)?;
+        Ok((listener, address))
+    });
+    let (listener, deaf): (Option<(TcpListener, SocketAddr)>, Option<Error>) = match listener.transpose() {
+        Ok(listener) => (listener, None),
+        Err(error) => (None, Some(error)),
+    };
+    let across = listener.as_ref().map(|(_, address)| *address);
+    let deaf = deaf.map(|error| error.to_string());
     let opening = match &host {
         Some(Ok(host)) => {
-            Opening { segment: Some((host.name.clone(), host.segment.len())), ..Opening::default() }
+            let segment = Some((host.name.clone(), host.segment.len()));
+            Opening { segment, across, deaf, ..Opening::default() }
         }
-        Some(Err(error)) => Opening { why_not: Some(error.to_string()), ..Opening::default() },
-        None => Opening::default(),
+        Some(Err(error)) => Opening { why_not: Some(error.to_string()), across, deaf, ..Opening::default() },
+        None => Opening { across, deaf, ..Opening::default() },
     };
     let openings: Vec<Opening> = gather(link, &opening, until)?;
-    let Some((name, len)) = &openings[0].segment else {
-        let why = openings[0].why_not.as_deref().unwrap_or("it says nothing");
-        return Ok(Err((0, format!("on rank 0: {why}"))));
+    let opened = |ranks: &Vec<usize>| {
+        if ranks.len() < 2 && several {
+            return None;
+        }
+        let deaf =
+            openings.iter().enumerate().find_map(|(one, opening)| Some((one, opening.deaf.as_deref()?)));
+        let first = ranks[0];
+        match (deaf, &openings[first]) {
+            (Some((one, why)), _) => Some((one, format!("on rank {one}: {why}"))),
+            (None, Opening { segment: Some(_), .. }) => None,
+            (None, Opening { why_not, .. }) => {
+                let why = why_not.as_deref().unwrap_or("it says nothing");
+                Some((first, format!("on rank {first}: {why}")))
+            }
+        }
     };
+    let mut whys: Vec<Option<WhyNot>> = hosts.iter().map(opened).collect();
+    let addresses: Option<Vec<SocketAddr>> = openings.iter().map(|opening| opening.across).collect();
+    let across = listener.map(|(listener, _)| listener).zip(addresses);
+    let hopeless = |whys: &[Option<WhyNot>]| {
+        hosts.iter().zip(whys).all(|(ranks, why)| why.is_some() || (several && ranks.len() < 2))
+    };
+    let none = |whys, across| Ok(Tried { whys, shared: None, across });
+    if hopeless(&whys) {
+        return none(whys, across);
+    }
 
-    let connected = if rank == 0 { Ok(None) } else { connect(name, rank, until).map(Some) };
+    let joins = tries && whys[own].is_none();
+    let connected = match &openings[first].segment {
+        Some((name, len)) if joins && rank != first => {
+            connect(name, first, rank, until).map(|stream| Some((stream, *len)))
+        }
+        _ => Ok(None),
+    };
     let why_not = connected.as_ref().err().map(Error::to_string);
     let landmark = Landmark::default();
     let step = Step { sight: Some(landmark.sight()), why_not, ..Step::default() };
     let steps: Vec<Step> = gather(link, &step, until)?;
-    if let Some(why) = first_reason(&steps) {
-        return Ok(Err(why));
+    take_reasons(&mut whys, hosts, &steps);
+    if hopeless(&whys) {
+        return none(whys, across);
     }
+    let joins = tries && whys[own].is_none();
     let processes: Arc<[i32]> = peers.iter().map(|peer| peer.pid.cast_signed()).collect();
-    let cannot_read = steps.iter().zip(peers).find_map(|(step, peer)| {
-        let read = step.sight.map_or(Err("it tells of no place".to_owned()), |sight| sight.read(peer.pid));
-        read.err().map(|why| format!("rank {rank} cannot read the memory of rank {}: {why}", peer.rank))
+    let cannot_read = mine.iter().filter(|_| joins).find_map(|&peer| {
+        let Step { sight, .. } = &steps[peer];
+        let read = sight.map_or(Err("it tells of no place".to_owned()), |sight| sight.read(peers[peer].pid));
+        read.err().map(|why| format!("rank {rank} cannot read the memory of rank {peer}: {why}"))
     });
 
-    let segment = match (host, connected) {
-        (Some(Ok(host)), _) => host.hand_over(world, until).map(|()| host.segment),
-        (_, Ok(Some(stream))) => receive(&stream, *len, until),
-        _ => Err(Error::invalid("neither host nor guest")),
-    };
-    let shared = segment.and_then(|segment| {
-        let ground = Arc::new(Ground::new(Arena::new(Arc::new(segment), rank, world)));
-        let life = ground.arena().take(Sentinel::WORD)?;
-        ShmSeat::new(&ground, world).map(|seat| (ground, seat, life))
+    let place = mine.iter().position(|&one| one == rank).unwrap_or_default();
+    let shared = joins.then(|| {
+        let segment = match (host, connected) {
+            (Some(Ok(host)), _) => host.hand_over(mine, until).map(|()| host.segment),
+            (_, Ok(Some((stream, len)))) => receive(&stream, first, len, until),
+            _ => Err(Error::invalid("neither host nor guest")),
+        };
+        segment.and_then(|segment| {
+            let ground = Arc::new(Ground::new(Arena::new(Arc::new(segment), place, mine.len())));
+            let life = ground.arena().take(Sentinel::WORD)?;
+            ShmSeat::new(&ground, mine.len()).map(|seat| (ground, seat, life))
+        })
     });
     let step = match &shared {
-        Ok((_, seat, life)) => {
+        Some(Ok((_, seat, life))) => {
             Step { seat: seat.offset(), life: life.offset() as u64, cannot_read, ..Step::default() }
         }
-        Err(error) => Step { why_not: Some(error.to_string()), ..Step::default() },
+        Some(Err(error)) => Step { why_not: Some(error.to_string()), ..Step::default() },
+        None => Step::default(),
     };
     let steps: Vec<Step> = gather(link, &step, until)?;
     // Until here others have read it.
     drop(landmark);
-    let processes = match steps.iter().find_map(|step| step.cannot_read.as_ref()) {
+    take_reasons(&mut whys, hosts, &steps);
+    let Some(Ok((ground, seat, life))) = shared.filter(|_| whys[own].is_none()) else {
+        return none(whys, across);
+    };
+    let processes = match mine.iter().find_map(|&one| steps[one].cannot_read.as_ref()) {
         None => Some(processes),
         Some(why) => {
             tracing::info!(rank, %why, "ranks cannot read each other's memory: large blocks are copied twice");
             None
         }
     };
-    let seats = steps.iter().map(|step| step.seat).collect();
-    Ok(match (first_reason(&steps), shared) {
-        (None, Ok((ground, seat, life))) => {
-            let lives = steps.iter().map(|step| step.life).enumerate();
-            let sentinel = watch(link, rank, peers, life, lives.filter(|(peer, _)| *peer != rank).collect());
-            Ok(Shared { ground, seat, seats, sentinel, processes })
-        }
-        (Some(why), _) => Err(why),
-        (None, Err(error)) => Err((rank, error.to_string())),
-    })
+    let seats = mine.iter().map(|&one| steps[one].seat).collect();
+    let lives = mine.iter().filter(|&&one| one != rank).map(|&one| (one, steps[one].life)).collect();
+    let sentinel = watch(link, rank, peers, life, lives);
+    let shared = Shared { ground, seat, seats, ranks: mine.as_slice().into(), sentinel, processes };
+    Ok(Tried { whys, shared: Some(shared), across })
+}
+
+/// Of each host that has no reason yet, the first that one of its ranks gives.
+fn take_reasons(whys: &mut [Option<WhyNot>], hosts: &[Vec<usize>], steps: &[Step]) {
+    for (why, ranks) in whys.iter_mut().zip(hosts).filter(|(why, _)| why.is_none()) {
+        let reason = |&one: &usize| Some((one, format!("on rank {one}: {}", steps[one].why_not.as_ref()?)));
+        *why = ranks.iter().find_map(reason);
+    }
 }
 
 /// Watches over the processes of the other ranks, by their life words.
@@ -233,12 +375,6 @@ fn watch(
     }
 }
 
-fn first_reason(steps: &[Step]) -> Option<WhyNot> {
-    let reason =
-        |(rank, step): (usize, &Step)| Some((rank, format!("on rank {rank}: {}", step.why_not.as_ref()?)));
-    steps.iter().enumerate().find_map(reason)
-}
-
 /// Gathers what everybody says, in rank order.
 fn gather<T: Serialize + for<'a> Deserialize<'a>>(
     link: &ControlLink,
@@ -266,7 +402,7 @@ struct Host {
     name: String,
 }
 
-/// What a guest says of itself to whoever hands out the segment: its rank.
+/// What a guest says of itself to whoever hands out the segment: its rank in the world.
 type Greeting = [u8; 4];
 
 /// How long a stranger may keep the others waiting.
@@ -279,20 +415,19 @@ impl Host {
     fn open(world: usize) -> Result<Host> {
         let segment = segment_for(world)?;
         let name = format!("ringfold-{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-        let listener = SocketAddr::from_abstract_name(&name)
+        let listener = UnixName::from_abstract_name(&name)
             .and_then(|address| UnixListener::bind_addr(&address))
             .map_err(|error| Error::io("listening for the ranks of this host", error))?;
         Ok(Host { segment, listener, name })
     }
 
-    /// Gives the descriptor to every other rank, all of which have connected.
-    fn hand_over(&self, world: usize, until: Instant) -> Result<()> {
+    /// Gives the descriptor to every other rank of the host, all of which have connected.
+    fn hand_over(&self, ranks: &[usize], until: Instant) -> Result<()> {
         let doing = |error| Error::io("handing over shared memory", error);
         self.listener.set_nonblocking(true).map_err(doing)?;
-        let mut served = vec![false; world];
-        served[0] = true;
+        let mut waiting = ranks[1..].to_vec();
         // A world of strangers would have to come first; each costs one look.
-        while let Some(missing) = served.iter().position(|served| !served) {
+        while let Some(missing) = waiting.first() {
             let (stream, _) = self.listener.accept().map_err(|error| {
                 Error::io(format!("handing over shared memory: rank {missing} is not there"), error)
             })?;
@@ -304,9 +439,7 @@ impl Host {
                 continue;
             }
             let rank = u32::from_le_bytes(greeting) as usize;
-            if served.get(rank) != Some(&false) {
-                continue;
-            }
+            let Some(place) = waiting.iter().position(|&one| one == rank) else { continue };
             let descriptors = [self.segment.descriptor().as_raw_fd()];
             let control = [ControlMessage::ScmRights(&descriptors)];
             sendmsg::<UnixAddr>(
@@ -317,7 +450,7 @@ impl Host {
                 None,
             )
             .map_err(|error| doing(error.into()))?;
-            served[rank] = true;
+            waiting.remove(place);
         }
         Ok(())
     }
@@ -343,8 +476,8 @@ fn segment_for(world: usize) -> Result<Segment> {
 }
 
 /// Connects to the lowest rank, which listens already.
-fn connect(name: &str, rank: usize, until: Instant) -> Result<UnixStream> {
-    let doing = |error: std::io::Error| Error::io("reaching rank 0 on this host", error);
+fn connect(name: &str, first: usize, rank: usize, until: Instant) -> Result<UnixStream> {
+    let doing = |error: std::io::Error| Error::io(format!("reaching rank {first} on this host"), error);
     let address = UnixAddr::new_abstract(name.as_bytes()).map_err(|error| doing(error.into()))?;
     let stream = reach(&address).map_err(|error| doing(error.into()))?;
     same_user(&stream)?;
@@ -365,8 +498,9 @@ fn reach(address: &UnixAddr) -> nix::Result<UnixStream> {
 }
 
 /// Receives the descriptor, and maps it.
-fn receive(stream: &UnixStream, len: usize, until: Instant) -> Result<Segment> {
-    let doing = |error: nix::errno::Errno| Error::io("receiving shared memory from rank 0", error);
+fn receive(stream: &UnixStream, first: usize, len: usize, until: Instant) -> Result<Segment> {
+    let receiving = format!("receiving shared memory from rank {first}");
+    let doing = |error: nix::errno::Errno| Error::io(&*receiving, error);
     let mut token = [0; TOKEN.len()];
     let mut parts = [IoSliceMut::new(&mut token)];
     let mut space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
@@ -387,7 +521,7 @@ fn receive(stream: &UnixStream, len: usize, until: Instant) -> Result<Segment> {
     }
     match (descriptors.pop(), message.bytes) {
         (Some(descriptor), bytes) if bytes == TOKEN.len() => Segment::open(descriptor, len),
-        _ => Err(Error::io("receiving shared memory from rank 0", "it gave none")),
+        _ => Err(Error::io(receiving, "it gave none")),
     }
 }
 

@@ -17,7 +17,7 @@ mod store;
 
 pub use callback::{CallbackExchange, Gathered};
 pub use cpus::CpuSet;
-pub use host::Shared;
+pub use host::{Hosts, Shared};
 pub use reading::{Landmark, Sight};
 pub use record::Peer;
 pub use store::{StoreExchange, host_and_hear, host_for_launch};
@@ -32,6 +32,7 @@ use crate::plan::select::Table;
 use crate::transport::Exchange;
 use crate::transport::control::{ControlLink, Hello, LinkConfig, Server, ServerConfig, after};
 use directory::{Note, Place};
+use host::Sharing;
 use record::Record;
 use rendezvous::Announcement;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -49,9 +50,11 @@ pub struct Joined {
     pub generation: u32,
     /// The launch.
     pub world_id: u64,
-    /// The memory that all ranks share, or why there is none. Declared before the connection to the store, and so
+    /// The memory that the ranks of this host share, or why there is none. Declared before the connection to the store, and so
     /// dropped before it: who leaves in good order has left when it says goodbye.
     pub shared: std::result::Result<Shared, String>,
+    /// The hosts, where there are several of which one shares memory at least; or why the group does not go by them.
+    pub hosts: std::result::Result<Hosts, String>,
     /// What the ranks have agreed on.
     pub agreed: Agreed,
     /// The connection to the store. Declared before the store, and so dropped before it: its goodbye is heard.
@@ -322,7 +325,7 @@ impl<'a> Form<'a> {
         listener: TcpListener,
         world_id: u64,
     ) -> Result<Joined> {
-        let shared = host::share(&link, self.rank, &peers, agreed, self.until)?;
+        let Sharing { shared, hosts } = host::share(&link, self.rank, &peers, agreed, self.until)?;
         tracing::info!(rank = self.rank, world = self.world, "the group has formed");
         let poison = Arc::clone(link.poison());
         Ok(Joined {
@@ -337,6 +340,7 @@ impl<'a> Form<'a> {
             poison,
             table: self.table.clone(),
             shared,
+            hosts,
             agreed,
         })
     }

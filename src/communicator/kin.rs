@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 
 /// What one rank brings to a new group, and tells the others of in so many bytes.
-pub(super) const OFFER: usize = 24;
+pub(super) const OFFER: usize = 40;
 
 /// A group to be made, as its members agree on it.
 pub(super) struct Founding<'a> {
@@ -164,12 +164,20 @@ impl Sockets {
     }
 }
 
-impl Kind for Sockets {
-    fn offer(&self, _: usize) -> Result<(Box<dyn Any>, [u8; OFFER])> {
+impl Sockets {
+    /// Listens for a new group: where.
+    pub(super) fn listen(&self) -> Result<(Seat, SocketAddr)> {
         let doing = "listening for a new group";
         let listener = TcpListener::bind((self.interface, 0)).map_err(|error| Error::io(doing, error))?;
         let address = listener.local_addr().map_err(|error| Error::io(doing, error))?;
-        Ok((Box::new(Seat::new(listener)?), encode(address)))
+        Ok((Seat::new(listener)?, address))
+    }
+}
+
+impl Kind for Sockets {
+    fn offer(&self, _: usize) -> Result<(Box<dyn Any>, [u8; OFFER])> {
+        let (seat, address) = self.listen()?;
+        Ok((Box::new(seat), encode(address)))
     }
 
     fn found(
@@ -263,7 +271,7 @@ impl Kind for Sharers {
     }
 }
 
-fn encode(address: SocketAddr) -> [u8; OFFER] {
+pub(super) fn encode(address: SocketAddr) -> [u8; OFFER] {
     let mut bytes = [0; OFFER];
     bytes[0] = u8::from(address.is_ipv4());
     let (ip, scope) = match address {
@@ -276,7 +284,7 @@ fn encode(address: SocketAddr) -> [u8; OFFER] {
     bytes
 }
 
-fn decode(bytes: &[u8; OFFER]) -> SocketAddr {
+pub(super) fn decode(bytes: &[u8; OFFER]) -> SocketAddr {
     let array = |from: usize| -> [u8; 4] { std::array::from_fn(|i| bytes[from + i]) };
     let ip = Ipv6Addr::from(std::array::from_fn::<u8, 16, _>(|i| bytes[1 + i]));
     let port = u16::from_le_bytes([bytes[17], bytes[18]]);

@@ -17,6 +17,7 @@ mod above_arrow;
 mod batch;
 mod bucket;
 mod buffer;
+mod by_hosts;
 #[cfg(feature = "mpi")]
 mod by_mpi;
 mod by_nccl;

@@ -8,7 +8,7 @@ use crate::backend::{Buffers, Operation, Piece, Pieces};
 use crate::collective::{Collective, Order, Request};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::select::Table;
-use crate::plan::{Algorithm, Reach, Schedule, Topology};
+use crate::plan::{Algorithm, Levels, Reach, Schedule, Topology};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +32,8 @@ pub(super) struct Sequencer {
     reach: Reach,
     /// Whether rings know hosts: there are several, one with several ranks, and nobody has written a table.
     host_rings: bool,
+    /// The group's levels, where collectives are carried out level by level and nobody has written a table.
+    levels: Option<Arc<Levels>>,
     /// Whether schedules are made by a library, and none of ringfold's is looked at.
     of_library: bool,
     defaults: Options,
@@ -53,6 +55,7 @@ impl Sequencer {
             table,
             reach: Reach::Messages,
             host_rings: false,
+            levels: None,
             of_library: false,
             defaults,
             deadline,
@@ -74,6 +77,12 @@ impl Sequencer {
         Sequencer { of_library, ..self }
     }
 
+    /// The same of a group that is carried out by levels, where so. Where the default table counts they have rules of their own.
+    pub(super) fn in_levels(self, levels: Option<&Arc<Levels>>) -> Self {
+        let levels = levels.filter(|_| self.table == *Table::standard()).cloned();
+        Sequencer { levels, ..self }
+    }
+
     /// The same of a group whose ranks are on these hosts. Where the default table says `ring`, the ring goes from host to host, so that
     /// neighbours are near each other in whatever order ranks are placed.
     pub(super) fn on(self, topology: &Topology) -> Self {
@@ -88,15 +97,21 @@ impl Sequencer {
 
     /// The table by which algorithms are chosen.
     pub(super) fn table(&self) -> &Table {
-        &self.table
+        if self.levels.is_some() { Table::of_levels() } else { &self.table }
     }
 
     /// The schedule for a request for which nobody asks for another.
     pub(super) fn select(&self, request: &Request) -> Result<Schedule> {
-        self.select_within(self.reach, request)
+        self.select_within(self.reach, request, false)
     }
 
-    fn select_within(&self, reach: Reach, request: &Request) -> Result<Schedule> {
+    fn select_within(&self, reach: Reach, request: &Request, is_batch: bool) -> Result<Schedule> {
+        let fits = !is_batch || Table::agreed_bytes(request) <= Levels::PACKED;
+        if fits && self.levels.as_ref().is_some_and(|levels| levels.takes(request)) {
+            // Levels that take a request keep its order, whatever their algorithms do by messages.
+            let free = Request { order: Order::Default, ..request.clone() };
+            return Table::of_levels().select_within(Reach::Messages, &free);
+        }
         let schedule = self.table.select_within(reach, request)?;
         if !self.host_rings || schedule.algorithm.name() != "ring" {
             return Ok(schedule);
@@ -118,15 +133,21 @@ impl Sequencer {
     /// # Errors
     /// [`Unsupported`](ErrorKind::Unsupported) where no algorithm does it, or the one that is asked for does not.
     pub(super) fn course(&self, request: &mut Request, options: &Options) -> Result<Course> {
-        self.course_within(self.reach, request, options)
+        self.course_within(self.reach, request, options, false)
     }
 
     /// The same of a batch, of which ranks see slots at most: where its tensors are is not told.
     pub(super) fn course_of_pieces(&self, request: &mut Request, options: &Options) -> Result<Course> {
-        self.course_within(self.reach.min(Reach::Slots), request, options)
+        self.course_within(self.reach.min(Reach::Slots), request, options, true)
     }
 
-    fn course_within(&self, reach: Reach, request: &mut Request, options: &Options) -> Result<Course> {
+    fn course_within(
+        &self,
+        reach: Reach,
+        request: &mut Request,
+        options: &Options,
+        is_batch: bool,
+    ) -> Result<Course> {
         let is_message = request.collective == Collective::SendRecv;
         // Order and checks mean nothing to a message between two, and rank order is the one of some reductions.
         request.order = match request.order {
@@ -150,7 +171,7 @@ impl Sequencer {
                 }
                 self.table.schedule(request, algorithm)
             }
-            None => self.select_within(reach, request)?,
+            None => self.select_within(reach, request, is_batch)?,
         };
         let strict = match options.check.unwrap_or_default() {
             _ if is_message => false,

@@ -158,7 +158,8 @@ impl Communicator {
             .sibling()
             .within(backend.reach())
             .on(&hosts)
-            .of_library(backend.owns_schedules());
+            .of_library(backend.owns_schedules())
+            .in_levels(backend.levels());
         let line =
             Line::new(self.numbers[self.rank], Arc::clone(&self.line.hosts), backend, self.line.held());
         Ok(Communicator {

@@ -1,8 +1,9 @@
 //! How communicators come to be.
 
 use super::abort::AbortHandle;
+use super::by_hosts::{Neighbours, Watch};
 use super::by_nccl::Accelerated;
-use super::kin::{Kind, Sharers, Sockets, Threads, World};
+use super::kin::{Founding, Kind, Sharers, Sockets, Threads, World};
 use super::line::Line;
 use super::sequencer::Sequencer;
 use super::{Check, Communicator, Options};
@@ -45,7 +46,7 @@ impl Communicator {
     }
 
     /// Joins the group that a configuration describes, over shared memory where all ranks are on one host and it can be
-    /// had ([`Config::backend`]), else over TCP. Blocks until all ranks are there, at most for the
+    /// had ([`Config::backend`]), over shared memory within hosts and TCP between them where there are several, else over TCP. Blocks until all ranks are there, at most for the
     /// configuration's `init_deadline`.
     ///
     /// # Errors
@@ -152,7 +153,10 @@ impl Place {
         sequencer: Sequencer,
         held: Box<dyn Any + Send>,
     ) -> Communicator {
-        let sequencer = sequencer.within(backend.reach()).of_library(backend.owns_schedules());
+        let sequencer = sequencer
+            .within(backend.reach())
+            .of_library(backend.owns_schedules())
+            .in_levels(backend.levels());
         let line = Line::new(self.rank, self.hosts, backend, Arc::new(Mutex::new(held)));
         Communicator {
             rank: self.rank,
@@ -213,7 +217,8 @@ impl<'a> Terms<'a> {
     }
 }
 
-/// A group that has formed: over MPI or NCCL where that is asked for, over shared memory where there is some, else over TCP.
+/// A group that has formed: over MPI or NCCL where that is asked for, over shared memory where there is some, by hosts where some of several
+/// share memory, else over TCP.
 pub(super) fn formed(joined: Joined, terms: Terms<'_>) -> Result<Communicator> {
     let config = terms.config;
     let Joined {
@@ -228,9 +233,13 @@ pub(super) fn formed(joined: Joined, terms: Terms<'_>) -> Result<Communicator> {
         poison,
         table,
         shared,
+        hosts,
         agreed,
     } = joined;
-    let no_memory = shared.as_ref().err().cloned();
+    let found = [
+        (BackendChoice::Shm, shared.as_ref().err().cloned()),
+        (BackendChoice::Hierarchical, hosts.as_ref().err().cloned()),
+    ];
     let tracer = match &config.trace {
         Some(directory) => {
             let host = &peers[rank].host;
@@ -249,7 +258,10 @@ pub(super) fn formed(joined: Joined, terms: Terms<'_>) -> Result<Communicator> {
     let abort = facts.abort_handle(rank);
     let topology = facts.topology.clone();
     let sequencer = Sequencer::new(table, terms.defaults, config.deadline).on(&topology);
-    let (backend, kind, sentinel): (Box<dyn Backend>, Arc<dyn Kind>, _) = match shared {
+    let sockets = |facts: World| Sockets { world: facts, world_id, interface: peers[rank].address.ip() };
+    let addresses = || peers.iter().map(|peer| peer.address).collect();
+    let at_rank = |error: Error| error.at_rank(rank);
+    let (backend, kind, sentinel): (Box<dyn Backend>, Arc<dyn Kind>, Watch) = match (shared, hosts) {
         #[cfg(feature = "mpi")]
         _ if agreed.choice.is_mpi() => {
             let met = super::by_mpi::meet(facts, &link, terms.mpi, config);
@@ -261,26 +273,33 @@ pub(super) fn formed(joined: Joined, terms: Terms<'_>) -> Result<Communicator> {
                 Accelerated::meet(facts, &link, config).map_err(|error| error.at_rank(rank))?;
             (Box::new(backend), Arc::new(kind), None)
         }
-        Ok(Shared { ground, seat, seats, sentinel, processes }) => {
+        (shared, Ok(hosts)) => {
+            let numbers: Arc<[usize]> = (0..world).collect();
+            let (members, offers) = (&*numbers, Vec::new());
+            let founding = Founding { rank, members, numbers: &numbers, key: 0, communicator: 0, offers };
+            let seat = Seat::new(listener).map_err(at_rank)?;
+            let met = Neighbours::meet(sockets(facts), &founding, (shared.ok(), hosts), (seat, addresses()));
+            let (backend, kind, sentinel) = met.map_err(at_rank)?;
+            (backend, Arc::new(kind), sentinel)
+        }
+        (Ok(Shared { ground, seat, seats, sentinel, processes, .. }), _) => {
             let kind = Sharers { world: facts, ground, processes };
             let numbers: Vec<usize> = (0..world).collect();
-            let transport =
-                kind.transport(rank, &numbers, seat, seats).map_err(|error| error.at_rank(rank))?;
+            let transport = kind.transport(rank, &numbers, seat, seats).map_err(at_rank)?;
             let backend = Planned::new("shm", transport, generation, 0, STAGING);
-            (Box::new(backend.on(topology).traced(tracer)), Arc::new(kind), sentinel)
+            (Box::new(backend.on(topology).traced(tracer)), Arc::new(kind), Some(Box::new(sentinel)))
         }
-        Err(_) => {
-            let kind = Sockets { world: facts, world_id, interface: peers[rank].address.ip() };
-            let addresses = peers.iter().map(|peer| peer.address).collect();
-            let transport = Seat::new(listener).and_then(|seat| kind.transport(rank, 0, seat, addresses));
-            let transport = transport.map_err(|error| error.at_rank(rank))?;
-            let backend = Planned::new("tcp", transport, generation, 0, STAGING);
+        (Err(_), _) => {
+            let kind = sockets(facts);
+            let transport = Seat::new(listener).and_then(|seat| kind.transport(rank, 0, seat, addresses()));
+            let backend = Planned::new("tcp", transport.map_err(at_rank)?, generation, 0, STAGING);
             (Box::new(backend.on(topology).traced(tracer)), Arc::new(kind), None)
         }
     };
     let driver = config.cuda.clone();
     let hosts = peers.into_iter().map(|peer| peer.host).collect();
-    let passed_over: Arc<[PassedOver]> = passed_over(agreed, backend.name(), no_memory.as_deref()).into();
+    let found: Vec<_> = found.iter().filter_map(|(choice, why)| Some((*choice, why.as_deref()?))).collect();
+    let passed_over: Arc<[PassedOver]> = passed_over(agreed, backend.name(), &found).into();
     tracing::info!(rank, backend = backend.name(), ?passed_over, "the backend has been chosen");
     let place = Place { rank, world, generation, hosts, kind, abort, passed_over };
     let comm = place.assemble(backend, sequencer, Box::new((sentinel, link, server)));

@@ -7,12 +7,15 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 #[non_exhaustive]
 pub enum BackendChoice {
-    /// Whatever is fastest and can be had, agreed among all ranks: shared memory where all are on one host, else TCP. Never MPI
-    /// or NCCL, which are asked for by name.
+    /// Whatever is fastest and can be had, agreed among all ranks: shared memory where all are on one host, shared memory within hosts
+    /// and TCP between them where there are several, else TCP. Never MPI or NCCL, which are asked for by name.
     #[default]
     Auto,
     /// Shared memory, or an error that says why not.
     Shm,
+    /// Shared memory among the ranks of each host and TCP between hosts, of which one has several ranks; or an error that says why
+    /// not.
+    Hierarchical,
     /// TCP, on one host too.
     Tcp,
     /// The system's MPI, point to point: ringfold's own schedules on any network that it knows. Where the program was built
@@ -26,9 +29,10 @@ pub enum BackendChoice {
 
 impl BackendChoice {
     /// Every choice.
-    pub const ALL: [BackendChoice; 6] = [
+    pub const ALL: [BackendChoice; 7] = [
         BackendChoice::Auto,
         BackendChoice::Shm,
+        BackendChoice::Hierarchical,
         BackendChoice::Tcp,
         BackendChoice::MpiP2p,
         BackendChoice::Mpi,
@@ -40,6 +44,7 @@ impl BackendChoice {
         match self {
             BackendChoice::Auto => "auto",
             BackendChoice::Shm => "shm",
+            BackendChoice::Hierarchical => "hierarchical",
             BackendChoice::Tcp => "tcp",
             BackendChoice::MpiP2p => "mpi-p2p",
             BackendChoice::Mpi => "mpi",
@@ -66,7 +71,7 @@ impl FromStr for BackendChoice {
     fn from_str(word: &str) -> Result<Self, Self::Err> {
         BackendChoice::ALL.into_iter().find(|choice| choice.as_str() == word).ok_or_else(|| {
             crate::error::Error::invalid(format!("no backend is called {word:?}"))
-                .remedy("use auto, shm, tcp, mpi-p2p, mpi or nccl")
+                .remedy("use auto, shm, hierarchical, tcp, mpi-p2p, mpi or nccl")
         })
     }
 }

@@ -301,9 +301,11 @@ pub const KEYS: &[Key] = &[
         builder: "with_backend",
         call: None,
         default: "auto",
-        meaning: "By what bytes go between ranks: auto (shared memory where all are on one host and it can be had, else TCP), shm, tcp, mpi-p2p (MPI between two) or mpi (its own collectives), both in builds with the feature mpi, or nccl. What a rank cannot have is an error on all.",
+        meaning: "By what bytes go between ranks: auto (shared memory where all are on one host and it can be had, within hosts and TCP between them where there are several, else TCP), shm, hierarchical (the second of these), tcp, mpi-p2p (MPI between two) or mpi (its own collectives), both in builds with the feature mpi, or nccl. What a rank cannot have is an error on all.",
         set: |c, name, text| {
-            c.backend = text.parse().map_err(|_| bad(name, text, "auto, shm, tcp, mpi-p2p, mpi or nccl"))?;
+            c.backend = text
+                .parse()
+                .map_err(|_| bad(name, text, "auto, shm, hierarchical, tcp, mpi-p2p, mpi or nccl"))?;
             Ok(())
         },
         show: |c| Some(c.backend.to_string()),

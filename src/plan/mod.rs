@@ -16,6 +16,7 @@ pub mod algorithm;
 mod build;
 pub mod cost;
 pub mod footprint;
+mod levels;
 pub mod lower;
 pub mod select;
 pub mod simulate;
@@ -25,6 +26,8 @@ pub mod verify;
 
 pub use algorithm::{Algorithm, Reach, SLOT};
 pub use build::Builder;
+pub(crate) use build::split_evenly;
+pub use levels::Levels;
 pub use step::{Place, Region, Span, Step};
 pub use topology::Topology;
 

@@ -128,18 +128,37 @@ const RULES: &[(Collective, usize, usize, &str)] = &[
     (Collective::AllToAll, ANY, ANY, "pairwise"),
 ];
 
+/// The same of groups in [`Levels`](super::Levels), for what these [take](super::Levels::takes).
+const RULES_OF_LEVELS: &[(Collective, usize, usize, &str)] = &[
+    (Collective::AllReduce, 64 << 10, ANY, "hierarchical_tree"),
+    (Collective::AllReduce, ANY, ANY, "hierarchical_ring"),
+    (Collective::Barrier, ANY, ANY, "hierarchical_tree"),
+    (Collective::Reduce, ANY, ANY, "hierarchical_tree"),
+    (Collective::Broadcast, ANY, ANY, "hierarchical_tree"),
+    (Collective::ReduceScatter, ANY, ANY, "hierarchical_ring"),
+    (Collective::AllGather, ANY, ANY, "hierarchical_ring"),
+];
+
+fn rules(of: &[(Collective, usize, usize, &str)]) -> impl Iterator<Item = Rule> {
+    of.iter().map(|&(collective, bytes, world, name)| Rule {
+        collective,
+        bytes,
+        world,
+        algorithm: Algorithm::named(name).expect("the table names algorithms that exist"),
+    })
+}
+
 /// What counts where a table says nothing.
 static DEFAULT: LazyLock<Table> = LazyLock::new(|| {
-    let rules = RULES
-        .iter()
-        .map(|&(collective, bytes, world, name)| Rule {
-            collective,
-            bytes,
-            world,
-            algorithm: Algorithm::named(name).expect("the table names algorithms that exist"),
-        })
-        .collect();
-    let mut table = Table { rules, slice_bytes: 1 << 20 };
+    let mut table = Table { rules: rules(RULES).collect(), slice_bytes: 1 << 20 };
+    table.sort();
+    table
+});
+
+/// The default table with the rules of levels ahead of all others.
+static OF_LEVELS: LazyLock<Table> = LazyLock::new(|| {
+    let rules = rules(RULES_OF_LEVELS).chain(DEFAULT.rules.iter().cloned()).collect();
+    let mut table = Table { rules, ..DEFAULT.clone() };
     table.sort();
     table
 });
@@ -151,6 +170,21 @@ impl Default for Table {
 }
 
 impl Table {
+    /// The default table, where it is.
+    pub(crate) fn standard() -> &'static Table {
+        &DEFAULT
+    }
+
+    /// The default table of groups in [`Levels`](super::Levels): its first rules are for what is carried out level by level.
+    ///
+    /// ```
+    /// use ringfold::plan::select::Table;
+    /// assert!(Table::of_levels().to_string().starts_with("all_reduce: ..64K hierarchical_tree, .. hierarchical_ring, "));
+    /// ```
+    pub fn of_levels() -> &'static Table {
+        &OF_LEVELS
+    }
+
     /// The schedule for a request among ranks that send each other messages.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use super::address::unused_address;
 use super::call::{Call, DEADLINE, Job, Shape, Tensors};
+use super::hosts::communicators_on;
 use super::memory::Memory;
 use super::started::Starting;
 use super::value::with_type;
@@ -70,8 +71,16 @@ pub const SHM_STARTED: Way = Way {
     form: |world| Box::new(starting(connected(world, BackendChoice::Shm))),
 };
 
+pub const HOSTS: Way =
+    over_messages("hierarchical, hosts of two", |world| Box::new(on_hosts(world, |rank| rank / 2)));
+pub const DEALT: Way =
+    over_messages("hierarchical, dealt to two hosts", |world| Box::new(on_hosts(world, |rank| rank % 2)));
+pub const HOSTS_STARTED: Way = over_messages("hierarchical, started, hosts of three", |world| {
+    Box::new(starting(on_hosts(world, |rank| rank / 3)))
+});
+
 /// Every backend there is, in the ways in which it can be had.
-pub const WAYS: &[Way] = &[THREADS, TINY, SHM, SHM_STARTED, TCP, SMALL_TCP, STARTED];
+pub const WAYS: &[Way] = &[THREADS, TINY, SHM, SHM_STARTED, TCP, SMALL_TCP, STARTED, HOSTS];
 
 /// Runs one call on all ranks.
 pub fn run_one(group: &mut dyn Group, jobs: Vec<Job>) -> Vec<Done> {
@@ -412,6 +421,14 @@ pub fn connected(world: usize, backend: BackendChoice) -> Vec<Communicator> {
         let threads: Vec<_> = (0..world).map(join).collect();
         threads.into_iter().map(|thread| thread.join().expect("no rank panics")).collect()
     })
+}
+
+/// Communicators as processes of several hosts would have them.
+pub fn on_hosts(world: usize, host: fn(usize) -> usize) -> Vec<Communicator> {
+    let hosts: Vec<usize> = (0..world).map(host).collect();
+    let config = |_| Config::default().with_init_deadline(DEADLINE).with_heartbeat_deadline(DEADLINE);
+    let ranks = communicators_on(&hosts, BackendChoice::Auto, config);
+    ranks.into_iter().map(|comm| comm.expect("all ranks are there")).collect()
 }
 
 /// The planned backend over loopback sockets, with a thread for each rank and two ranks a host.

@@ -7,6 +7,8 @@
 mod address;
 pub mod call;
 pub mod group;
+#[path = "../support/hosts.rs"]
+pub mod hosts;
 pub mod memory;
 pub mod messages;
 pub mod odd;

@@ -42,7 +42,7 @@ fn rings_go_from_host_to_host_whatever_the_partitions() {
     let own = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     for (task, note) in notes.iter().enumerate() {
         let host = if task % 2 == 0 { own.trim() } else { "other" };
-        let expected = format!("{task} on {host} of 2 hosts: tcp, hierarchical_ring, true");
+        let expected = format!("{task} on {host} of 2 hosts: hierarchical, hierarchical_ring, true");
         assert_eq!(*note, expected);
     }
 }

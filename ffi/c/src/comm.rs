@@ -283,7 +283,7 @@ pub unsafe extern "C" fn rf_comm_world_rank(comm: *const rf_comm, rank: i64) -> 
     }
 }
 
-/// By what bytes go between the ranks: "shm" or "tcp"; NULL for NULL. Lives as long as the communicator.
+/// By what bytes go between the ranks: "shm", "hierarchical" or "tcp"; NULL for NULL. Lives as long as the communicator.
 ///
 /// # Safety
 /// `comm` is NULL or a communicator.

@@ -110,7 +110,8 @@ impl Compiled {
     }
 }
 
-fn fingerprint(request: &Request, schedule: Option<Schedule>) -> Fingerprint {
+/// What ranks compare of a request and its schedule.
+pub(in crate::backend) fn fingerprint(request: &Request, schedule: Option<Schedule>) -> Fingerprint {
     let slice = |schedule: Schedule| u32::try_from(schedule.slice).unwrap_or(u32::MAX);
     Fingerprint {
         algorithm: schedule.map_or(0, |schedule| schedule.algorithm.to_wire()),

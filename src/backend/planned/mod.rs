@@ -26,7 +26,7 @@ mod watched;
 
 use super::direct::Direct;
 use super::{Backend, Meter, Operation, Pieces, Progress, Ticket, cannot};
-use crate::collective::{Collective, Counts, Fingerprint, Request};
+use crate::collective::{Collective, Counts, Difference, Fingerprint, Request};
 use crate::error::{Cause, CauseKind, Error, Result};
 use crate::observe::trace::Tracer;
 use crate::observe::{Time, Waker};
@@ -35,6 +35,7 @@ use crate::transport::{Channel, Direction, Interest, Transport};
 use agree::Agreement;
 use alone::Alone;
 use aside::Aside;
+pub(super) use compile::fingerprint;
 use compile::{Compiled, Plans};
 use knock::Knocks;
 use settle::Settling;
@@ -98,6 +99,9 @@ impl GroupId {
     /// What a rank is asked for, as ranks compare it.
     #[inline]
     fn fingerprint(self, history: u32, plan: &Compiled, operation: &Operation) -> Fingerprint {
+        if let Some(fingerprint) = operation.part_of.as_ref().and_then(|whole| whole.fingerprint) {
+            return fingerprint;
+        }
         let is_message = operation.request().collective == Collective::SendRecv;
         Fingerprint {
             generation: self.generation,
@@ -377,9 +381,8 @@ impl<T: Transport> Planned<T> {
         // What the collectives' links bring is no business of a message between two.
         let is_message = running.queued.operation.request().collective == Collective::SendRecv;
         if !is_message {
-            self.look_at_boards()?;
+            shared::look_at_boards(&mut self.transport, &running.fingerprint, &self.recent)?;
         }
-        let running = self.running.as_ref().expect("an operation is running");
         let state = &self.state;
         let expects = |peer| match &running.agreement {
             Some(agreement) => agreement.expects(peer),
@@ -409,7 +412,8 @@ impl<T: Transport> Planned<T> {
         let Some(now) = self.time_to_look() else { return otherwise };
         let queued = &self.running.as_ref().expect("an operation is running").queued;
         if now >= queued.deadline {
-            let timeout = queued.operation.timeout();
+            let operation = &queued.operation;
+            let timeout = operation.part_of.as_ref().map_or(operation.timeout, |whole| whole.timeout);
             let (culprit, whom) = self.waiting_for();
             let me = self.me();
             let detail = format!("rank {me} waited {timeout:?} {whom}, and the deadline passed");
@@ -637,6 +641,25 @@ impl<T: Transport> Backend for Planned<T> {
 
     fn reach(&self) -> Reach {
         self.reach
+    }
+
+    fn announce(&mut self, collective: &Fingerprint) {
+        if let Some(memory) = self.transport.inner.host_memory() {
+            memory.post(collective);
+        }
+        shared::remember(&mut self.recent, collective);
+    }
+
+    fn overhear(&mut self, collective: &Fingerprint) -> Option<(usize, Difference)> {
+        if self.running.is_some() {
+            return None;
+        }
+        let looked = shared::look_at_boards(&mut self.transport, collective, &self.recent)
+            .and_then(|()| self.knocks.look(&mut self.transport, collective, |_| false));
+        match looked {
+            Err(Trouble::Mismatch { peer, difference }) => Some((self.number(peer), difference)),
+            _ => None,
+        }
     }
 
     #[inline]

@@ -200,6 +200,7 @@ impl<T: Transport> Planned<T> {
         if schedule.algorithm.needs() == Reach::Messages
             || self.reach == Reach::Messages
             || *strict
+            || operation.part_of.is_some()
             || request.world < 2
             || request.collective == Collective::SendRecv
             || self.transport.meter.tracer.is_some()
@@ -294,22 +295,25 @@ impl<T: Transport> Planned<T> {
         // then, says the contract of all verbs. The group has failed.
         unsafe { memory.isolate(queued.operation.buffers().output, bytes) };
     }
+}
 
-    /// Finds whoever has posted that it is at a place in the order where this rank is or was lately, and does something else
-    /// there.
-    pub(super) fn look_at_boards(&mut self) -> std::result::Result<(), Trouble> {
-        let Some(running) = &self.running else { return Ok(()) };
-        let Some(memory) = self.transport.inner.host_memory() else { return Ok(()) };
-        let own = memory.rank();
-        for peer in (0..memory.world()).filter(|&peer| peer != own) {
-            let here = posted_difference(&running.fingerprint, peer, memory);
-            let before = || self.recent.iter().find_map(|mine| posted_difference(mine, peer, memory));
-            if let Some(difference) = here.or_else(before) {
-                return Err(Trouble::Mismatch { peer, difference });
-            }
+/// Finds whoever has posted that it is at a place in the order where this rank is or was lately, and does something else
+/// there.
+pub(super) fn look_at_boards(
+    transport: &mut impl Transport,
+    mine: &Fingerprint,
+    recent: &[Fingerprint],
+) -> std::result::Result<(), Trouble> {
+    let Some(memory) = transport.host_memory() else { return Ok(()) };
+    let own = memory.rank();
+    for peer in (0..memory.world()).filter(|&peer| peer != own) {
+        let here = posted_difference(mine, peer, memory);
+        let before = || recent.iter().find_map(|mine| posted_difference(mine, peer, memory));
+        if let Some(difference) = here.or_else(before) {
+            return Err(Trouble::Mismatch { peer, difference });
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// What has become of an operation that was tried at once.
@@ -345,7 +349,7 @@ impl Queued {
 
 /// Keeps a collective, to be compared with what others post.
 #[inline]
-fn remember(recent: &mut Vec<Fingerprint>, fingerprint: &Fingerprint) {
+pub(super) fn remember(recent: &mut Vec<Fingerprint>, fingerprint: &Fingerprint) {
     let place = fingerprint.sequence as usize % REMEMBERED;
     match recent.get_mut(place) {
         Some(recent) => *recent = *fingerprint,

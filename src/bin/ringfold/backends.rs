@@ -57,7 +57,7 @@ pub(crate) fn here() -> Result<Vec<Row>> {
         asked => can_be(asked).then_some(asked),
     };
     let agreed = Agreed { choice: asked, by: None };
-    let over = passed_over(agreed, taken.unwrap_or(asked).as_str(), None);
+    let over = passed_over(agreed, taken.unwrap_or(asked).as_str(), &[]);
     let mut rows = vec![Row {
         backend: "channel",
         state: State::Possible,
@@ -141,10 +141,12 @@ fn can(choice: BackendChoice) -> Result<std::result::Result<String, String>> {
         return Ok(Err(why));
     }
     Ok(match choice {
-        BackendChoice::Shm => match Segment::create(64 << 20).and_then(|segment| segment.commit(0..PAGE)) {
-            Ok(()) => Ok("memory can be shared".to_owned()),
-            Err(error) => Err(error.to_string()),
-        },
+        BackendChoice::Shm | BackendChoice::Hierarchical => {
+            match Segment::create(64 << 20).and_then(|segment| segment.commit(0..PAGE)) {
+                Ok(()) => Ok("memory can be shared".to_owned()),
+                Err(error) => Err(error.to_string()),
+            }
+        }
         BackendChoice::Tcp => Ok(format!("interfaces: {}", interfaces()?)),
         BackendChoice::Mpi | BackendChoice::MpiP2p => Ok(mpi()),
         _ => Ok(String::new()),

@@ -105,7 +105,7 @@ impl Tree {
 }
 
 /// The reduction of everybody's input comes to the top and, where that is rank 0 and not the root, from there to the root.
-fn reduce(b: &mut Builder<'_>, tree: &Links, root: usize) {
+pub(super) fn reduce(b: &mut Builder<'_>, tree: &Links, root: usize) {
     let portions = b.portions();
     let (at_top, at_root) = (tree.parent.is_none(), b.rank() == root);
     let mut up = Up::new(b, tree, &portions, at_top && at_root);

@@ -84,6 +84,7 @@ algorithms![
     kary_tree,
     bruck,
     hierarchical_ring,
+    hierarchical_tree,
     flat,
     pull,
     sliced,

@@ -73,6 +73,11 @@ impl ShmSeat {
         Ok(ShmSeat { ground: Arc::clone(ground), block: Some(block), offset, world: world.max(1) })
     }
 
+    /// Gives it up where no group is founded by it, and nobody ever looks at it.
+    pub fn give_up(mut self) {
+        drop(self.block.take());
+    }
+
     /// Where it is in the segment: what the other ranks have to know.
     pub fn offset(&self) -> u64 {
         self.offset
