@@ -55,7 +55,8 @@ impl InstructionSet {
             InstructionSet::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c"),
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Avx512 => {
-                is_x86_feature_detected!("avx512f")
+                InstructionSet::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
@@ -79,11 +80,12 @@ impl InstructionSet {
 
     /// The table of this set, where the processor has it.
     fn table(self) -> Option<&'static Table> {
-        static BASELINE: Table = Table::of::<sets::Baseline>();
+        static BASELINE: Table = Table::of::<sets::Baseline, sets::Baseline>();
         #[cfg(target_arch = "x86_64")]
-        static AVX2: Table = Table::of::<sets::Avx2>();
+        static AVX2: Table = Table::of::<sets::Avx2, sets::Avx2>();
+        // Whatever does not fit the nearest cache waits for memory with both, and the loops of integers alone are 130 KB.
         #[cfg(target_arch = "x86_64")]
-        static AVX512: Table = Table::of::<sets::Avx512>();
+        static AVX512: Table = Table::of::<sets::Avx512, sets::Avx2>();
 
         let table = match self {
             #[cfg(target_arch = "x86_64")]

@@ -10,8 +10,8 @@ use crate::tensor::DType;
 pub(super) struct Table([[Option<Kernels>; DType::ALL.len()]; ReduceOp::ALL.len()]);
 
 impl Table {
-    /// The kernels compiled for `S`, to be run only where the processor has it.
-    pub(super) const fn of<S: Set>() -> Self {
+    /// The kernels compiled for `S`, and those of integers for `I`, to be run only where the processor has both.
+    pub(super) const fn of<S: Set, I: Set>() -> Self {
         let mut table = [[None; DType::ALL.len()]; ReduceOp::ALL.len()];
         let mut i = 0;
         while i < ReduceOp::ALL.len() {
@@ -19,7 +19,7 @@ impl Table {
             let mut j = 0;
             while j < DType::ALL.len() {
                 let dtype = DType::ALL[j];
-                table[row(op)][column(dtype)] = entry::<S>(op, dtype);
+                table[row(op)][column(dtype)] = entry::<S, I>(op, dtype);
                 j += 1;
             }
             i += 1;
@@ -41,19 +41,19 @@ const fn column(dtype: DType) -> usize {
     dtype as usize - 1
 }
 
-const fn entry<S: Set>(op: ReduceOp, dtype: DType) -> Option<Kernels> {
-    /// The kernels of a rule for the types listed, `None` for the others.
+const fn entry<S: Set, I: Set>(op: ReduceOp, dtype: DType) -> Option<Kernels> {
+    /// The kernels of a rule for the types listed, of a set, `None` for the others.
     macro_rules! of {
-        ($rule:ident: $($name:ident = $t:ty),*) => {
+        ($set:ident, $rule:ident: $($name:ident = $t:ty),*) => {
             match dtype {
                 $(DType::$name => Some(Kernels {
                     size: size_of::<$t>(),
-                    combine: S::combine::<$t, rules::$rule>,
-                    fold: S::fold::<$t, rules::$rule>,
+                    combine: $set::combine::<$t, rules::$rule>,
+                    fold: $set::fold::<$t, rules::$rule>,
                     finish: None,
                     rounds: rounds(op, dtype),
-                    fold_four: if has_fold_four::<S>(op, dtype) {
-                        Some(S::fold_four::<$t, rules::$rule>)
+                    fold_four: if has_fold_four::<$set>(op, dtype) {
+                        Some($set::fold_four::<$t, rules::$rule>)
                     } else {
                         None
                     },
@@ -64,12 +64,12 @@ const fn entry<S: Set>(op: ReduceOp, dtype: DType) -> Option<Kernels> {
     }
     macro_rules! integers {
         ($rule:ident) => {
-            of!($rule: I8 = i8, I16 = i16, I32 = i32, I64 = i64, U8 = u8, U16 = u16, U32 = u32, U64 = u64)
+            of!(I, $rule: I8 = i8, I16 = i16, I32 = i32, I64 = i64, U8 = u8, U16 = u16, U32 = u32, U64 = u64)
         };
     }
     macro_rules! numbers {
         ($rule:ident) => {
-            match of!($rule: F16 = half::f16, BF16 = half::bf16, F32 = f32, F64 = f64) {
+            match of!(S, $rule: F16 = half::f16, BF16 = half::bf16, F32 = f32, F64 = f64) {
                 None => integers!($rule),
                 floats => floats,
             }
@@ -80,7 +80,7 @@ const fn entry<S: Set>(op: ReduceOp, dtype: DType) -> Option<Kernels> {
         ReduceOp::Prod => numbers!(Prod),
         ReduceOp::Min => numbers!(Min),
         ReduceOp::Max => numbers!(Max),
-        ReduceOp::Mean => match (entry::<S>(ReduceOp::Sum, dtype), finish::<S>(dtype)) {
+        ReduceOp::Mean => match (entry::<S, I>(ReduceOp::Sum, dtype), finish::<S>(dtype)) {
             (Some(sum), Some(finish)) => Some(Kernels { finish: Some(finish), ..sum }),
             _ => None,
         },
