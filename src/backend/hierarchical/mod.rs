@@ -298,11 +298,12 @@ impl Hierarchical {
                 }
                 Err(error) => {
                     let detail = format!("rank {} has no memory for partial sums: {error}", self.me());
-                    running.failed = Some(self.tell(&running, CauseKind::Unreachable, self.me(), detail));
+                    let cause = self.tell(&running, CauseKind::Unreachable, self.me(), detail);
+                    running.settling = Some((cause, begun.after(SETTLING)));
                 }
             }
         }
-        if running.queued.is_packed && running.failed.is_none() {
+        if running.queued.is_packed && running.settling.is_none() {
             self.pack(&running.queued);
         }
         // Of a group that has failed nobody is shown another call.
@@ -395,7 +396,8 @@ impl Hierarchical {
             Ok(ticket) => level.under_way = Some((ticket, index)),
             Err(error) => {
                 let detail = format!("rank {} cannot do its part: {error}", self.me());
-                running.failed = Some(self.tell(running, CauseKind::Internal, self.me(), detail));
+                let cause = self.tell(running, CauseKind::Internal, self.me(), detail);
+                running.settling = Some((cause, self.whole().now().after(SETTLING)));
             }
         }
         true
@@ -568,7 +570,8 @@ impl Hierarchical {
             moved |= self.step(lane, &mut running);
         }
         if self.levels.iter().flatten().all(|level| level.under_way.is_none()) {
-            let over = running.complete.iter().all(|complete| *complete);
+            // Who has reported something waits for what the group calls it, however its own parts have ended.
+            let over = running.settling.is_none() && running.complete.iter().all(|complete| *complete);
             if !over && running.failed.is_none() {
                 running.failed = self.failure();
             }
@@ -631,7 +634,13 @@ impl Backend for Hierarchical {
             until = until.min(*settled);
         }
         let mut busy = self.levels.iter_mut().flatten().filter(|level| level.under_way.is_some());
-        let (Some(first), second) = (busy.next(), busy.next()) else { return };
+        let (Some(first), second) = (busy.next(), busy.next()) else {
+            if running.settling.is_some() {
+                // Nothing is left to be woken by but the verdict, which is looked at.
+                std::thread::sleep(LONGEST_NAP.min(until.since(now)));
+            }
+            return;
+        };
         let level = match second {
             None => first,
             Some(second) => {
