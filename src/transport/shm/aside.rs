@@ -20,14 +20,9 @@ pub(super) fn step(seats: &[Seat], own: usize) -> bool {
     }
     let this = Pid::from_raw(0);
     let Ok(allowed) = sched_getaffinity(this) else { return true };
-    let cpus = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false));
-    let seen: Vec<Option<usize>> = seats.iter().map(seen).collect();
-    let mut better = CpuSet::new();
-    let mut any = false;
-    for cpu in emptier(cpus, &seen, own, here) {
-        any |= better.set(cpu).is_ok();
-    }
-    if any && sched_setaffinity(this, &better).is_ok() {
+    if let Some(better) = emptier(&allowed, seats.iter().map(seen), own, here)
+        && sched_setaffinity(this, &better).is_ok()
+    {
         if let Err(error) = sched_setaffinity(this, &allowed) {
             tracing::warn!(%error, "a thread that went to another CPU has to stay there");
         }
@@ -52,21 +47,23 @@ fn seen(seat: &Seat) -> Option<usize> {
 
 /// Those of these CPUs on which the fewest ranks were seen, where with this rank they would still have no more than are here before it: so
 /// ranks that all look at the same spread evenly, and then none has anywhere to go.
-fn emptier(cpus: impl Iterator<Item = usize>, seen: &[Option<usize>], own: usize, here: usize) -> Vec<usize> {
-    let before = seen[..own].iter().filter(|seen| **seen == Some(here)).count();
-    let mut fewest = before;
-    let mut emptier = Vec::new();
-    for cpu in cpus.filter(|&cpu| cpu != here) {
-        let there = seen.iter().filter(|seen| **seen == Some(cpu)).count();
-        if there < fewest {
-            fewest = there;
-            emptier.clear();
-        }
-        if there < before && there == fewest {
-            emptier.push(cpu);
-        }
-    }
-    emptier
+fn emptier(
+    cpus: &CpuSet,
+    seen: impl Iterator<Item = Option<usize>> + Clone,
+    own: usize,
+    here: usize,
+) -> Option<CpuSet> {
+    let before = seen.clone().take(own).filter(|seen| *seen == Some(here)).count();
+    let there = |cpu| seen.clone().filter(|seen| *seen == Some(cpu)).count();
+    let others = || numbers(cpus).filter(|&cpu| cpu != here);
+    let fewest = others().map(there).min().filter(|&fewest| fewest < before)?;
+    let mut emptier = CpuSet::new();
+    others().filter(|&cpu| there(cpu) == fewest).try_for_each(|cpu| emptier.set(cpu)).ok()?;
+    Some(emptier)
+}
+
+fn numbers(cpus: &CpuSet) -> impl Iterator<Item = usize> {
+    (0..CpuSet::count()).filter(|&cpu| cpus.is_set(cpu).unwrap_or(false))
 }
 
 #[cfg(all(test, not(miri)))]
@@ -75,24 +72,31 @@ mod tests {
     use crate::memory::Segment;
     use std::sync::Arc;
 
+    fn set(cpus: impl IntoIterator<Item = usize>) -> CpuSet {
+        let mut set = CpuSet::new();
+        cpus.into_iter().for_each(|cpu| set.set(cpu).unwrap());
+        set
+    }
+
     #[test]
     fn ranks_spread_evenly_whatever_they_began_with() {
         for (cpus, ranks) in [(1, 3), (2, 2), (2, 4), (2, 8), (3, 4), (4, 3), (8, 3)] {
+            let all = set(0..cpus);
             for begun in 0..cpus {
                 let mut seen = vec![Some(begun); ranks];
                 // Each looks several times, one after another.
                 for own in (0..ranks).cycle().take(5 * ranks) {
                     let here = seen[own].unwrap();
-                    if let Some(&cpu) = emptier(0..cpus, &seen, own, here).first() {
-                        seen[own] = Some(cpu);
+                    if let Some(better) = emptier(&all, seen.iter().copied(), own, here) {
+                        seen[own] = numbers(&better).next();
                     }
                 }
                 for cpu in 0..cpus {
                     let there = seen.iter().filter(|seen| **seen == Some(cpu)).count();
                     assert!(there <= ranks.div_ceil(cpus), "{ranks} ranks on {cpus} CPUs: {seen:?}");
                 }
-                let stay = (0..ranks).all(|own| emptier(0..cpus, &seen, own, seen[own].unwrap()).is_empty());
-                assert!(stay, "{seen:?}");
+                let better = |own: usize| emptier(&all, seen.iter().copied(), own, seen[own].unwrap());
+                assert!((0..ranks).all(|own| better(own).is_none()), "{seen:?}");
             }
         }
     }
@@ -100,11 +104,13 @@ mod tests {
     #[test]
     fn the_emptiest_cpus_are_chosen_among_those_where_a_rank_may_run() {
         let seen = [Some(0), Some(0), Some(0), Some(1), None, Some(usize::MAX)];
-        assert_eq!(emptier(0..4, &seen, 2, 0), [2, 3]);
-        assert_eq!(emptier(0..2, &seen, 2, 0), [1]);
-        assert_eq!(emptier(0..2, &seen, 1, 0), [0; 0], "one there and one here is as good");
-        assert_eq!(emptier(0..4, &seen, 0, 0), [0; 0], "the first one stays");
-        assert_eq!(emptier([0, 3].into_iter(), &seen, 1, 0), [3]);
+        let better = |cpus: CpuSet, own| emptier(&cpus, seen.iter().copied(), own, 0);
+        assert_eq!(better(set(0..4), 2), Some(set([2, 3])));
+        assert_eq!(better(set(0..2), 2), Some(set([1])));
+        assert_eq!(better(set(0..2), 1), None, "one there and one here is as good");
+        assert_eq!(better(set(0..4), 0), None, "the first one stays");
+        assert_eq!(better(set([0, 3]), 1), Some(set([3])));
+        assert_eq!(better(set([0]), 2), None);
     }
 
     #[test]
@@ -114,7 +120,7 @@ mod tests {
         let seats: Vec<Seat> = (0..2).map(|rank| Seat::at(&segment, rank * room, 2).unwrap()).collect();
         let allowed = || sched_getaffinity(Pid::from_raw(0)).unwrap();
         let before = allowed();
-        let cpus = (0..CpuSet::count()).filter(|&cpu| before.is_set(cpu).unwrap()).count();
+        let cpus = numbers(&before).count();
         // The system may move it at any time; mostly it does not.
         let went = (0..1000).any(|_| {
             let here = sched_getcpu().unwrap();
