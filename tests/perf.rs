@@ -163,7 +163,7 @@ fn what_cannot_be_measured_is_refused_before_anything_starts() {
             &["all_reduce", "-n", "2", "--backend", "mpi"],
             if cfg!(feature = "mpi") { "MPI" } else { "--features mpi" },
         ),
-        (&["all_reduce", "-n", "2", "--backend", "pigeon"], "[possible values: auto, shm, tcp"),
+        (&["all_reduce", "-n", "2", "--backend", "pigeon"], "[possible values: auto, shm, hierarchical, tcp"),
         (
             &["all_reduce", "-n", "2", "--backend", "mpi-p2p"],
             if cfg!(feature = "mpi") { "MPI does not know" } else { "--features mpi" },
