@@ -1,7 +1,7 @@
 //! Groups of several hosts: collectives level by level, in memory within each host and by messages between them.
 //!
 //! It composes other backends: one of the ranks of this host, one of those that stand [across](crate::plan::Levels) from this rank, and one of
-//! all ranks, which does whatever gains nothing. A collective becomes a [`score`]: operations of these, each after those
+//! all ranks, which does whatever gains nothing. A collective becomes a *score*: operations of these, each after those
 //! that it needs. All of them compare the fingerprint of the collective that they are parts of, so that ranks
 //! that disagree on anything are told as everywhere, and in terms of what was called; and since all that a score depends on is in that
 //! fingerprint, or in the topology, whose hash begins its history, ranks that agree on it have scores that fit.
