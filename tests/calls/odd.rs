@@ -2,6 +2,7 @@
 
 use super::call::{Call, Job, Placement, Shape, prepare};
 use super::group::{Done, Way};
+use super::suite::algorithms;
 use fastrand::Rng;
 use ringfold::plan::{Algorithm, Reach};
 use ringfold::{Check, Collective, DType, Error, ErrorKind, Order, ReduceOp};
@@ -131,4 +132,34 @@ pub fn check_told_to_all(done: &[Vec<Done>], odd: usize, name: &str) -> Result<(
         return Err(format!("{first}, which does not name {name:?} and rank {odd}"));
     }
     Ok(())
+}
+
+/// One rank asks for something else, in each field and by each algorithm: everybody is told what differs.
+pub fn told_to_all(way: &Way, collectives: &[Collective], check: Check, worlds: &[usize]) {
+    let mut random = Rng::with_seed(7);
+    let (mut cases, mut faults) = (0, Vec::new());
+    for &collective in collectives {
+        for algorithm in algorithms(way.reach, collective) {
+            for &world in worlds {
+                for (field, name) in FIELDS {
+                    let common =
+                        base(collective, field, world, &mut random).algorithm(algorithm).check(check);
+                    let Some(odd_call) = other(&common, field, world) else { continue };
+                    // A rank that leaves out the strict round may be through before anyone can know.
+                    if field == Field::Check && !ALWAYS.contains(&collective) {
+                        continue;
+                    }
+                    let odd = random.usize(..world);
+                    let done = meet(way, world, odd, &common, &odd_call);
+                    cases += 1;
+                    if let Err(fault) = check_told_to_all(&done, odd, name) {
+                        faults.push(format!("{fault}\n  odd rank {odd} of {world}, {field:?}: {common:?}"));
+                    }
+                }
+            }
+        }
+    }
+    let shown = faults.iter().take(5).cloned().collect::<Vec<_>>().join("\n");
+    assert!(faults.is_empty(), "{}: {} of {cases} fail:\n{shown}", way.name, faults.len());
+    assert!(cases > 10);
 }

@@ -4,7 +4,7 @@
 use crate::algorithms;
 use crate::calls::call::{Call, Job, Shape, prepare};
 use crate::calls::group::{PlannedRank, SHM, TCP, THREADS, TINY, Way, run_one};
-use crate::calls::odd::{ALWAYS, FIELDS, Field, SOON, base, check_told_to_all, meet, other};
+use crate::calls::odd::{ALWAYS, FIELDS, Field, SOON, base, meet, other, told_to_all};
 use fastrand::Rng;
 use ringfold::plan::select::Table;
 use ringfold::plan::{Reach, Topology};
@@ -15,35 +15,6 @@ use std::time::Duration;
 
 /// Where nobody may be left to tell, since everybody waits for somebody else.
 const IN_A_CIRCLE: Duration = Duration::from_millis(500);
-
-fn told_to_all(way: &Way, collectives: &[Collective], check: Check, worlds: &[usize]) {
-    let mut random = Rng::with_seed(7);
-    let (mut cases, mut faults) = (0, Vec::new());
-    for &collective in collectives {
-        for algorithm in algorithms(way.reach, collective) {
-            for &world in worlds {
-                for (field, name) in FIELDS {
-                    let common =
-                        base(collective, field, world, &mut random).algorithm(algorithm).check(check);
-                    let Some(odd_call) = other(&common, field, world) else { continue };
-                    // A rank that leaves out the strict round may be through before anyone can know.
-                    if field == Field::Check && !ALWAYS.contains(&collective) {
-                        continue;
-                    }
-                    let odd = random.usize(..world);
-                    let done = meet(way, world, odd, &common, &odd_call);
-                    cases += 1;
-                    if let Err(fault) = check_told_to_all(&done, odd, name) {
-                        faults.push(format!("{fault}\n  odd rank {odd} of {world}, {field:?}: {common:?}"));
-                    }
-                }
-            }
-        }
-    }
-    let shown = faults.iter().take(5).cloned().collect::<Vec<_>>().join("\n");
-    assert!(faults.is_empty(), "{}: {} of {cases} fail:\n{shown}", way.name, faults.len());
-    assert!(cases > 10);
-}
 
 #[test]
 fn reductions_and_barriers_tell_everyone_over_threads() {

@@ -1,39 +1,10 @@
 //! Ranks that ask for different things, on one host and on several, of which some go by levels and others do not.
 
 use crate::calls::call::{Call, Job, prepare};
-use crate::calls::group::{DEALT, HOSTS, Way};
-use crate::calls::odd::{ALWAYS, FIELDS, Field, SOON, base, check_told_to_all, meet, other};
-use crate::calls::suite::algorithms;
-use fastrand::Rng;
+use crate::calls::group::{DEALT, HOSTS};
+use crate::calls::odd::{ALWAYS, SOON, told_to_all};
 use ringfold::{Check, Collective, DType, ErrorKind};
 use std::time::Duration;
-
-fn told_to_all(way: &Way, collectives: &[Collective], check: Check, worlds: &[usize]) {
-    let (mut random, mut cases, mut faults) = (Rng::with_seed(7), 0, Vec::new());
-    for &collective in collectives {
-        for algorithm in algorithms(way.reach, collective) {
-            for &world in worlds {
-                for (field, name) in FIELDS {
-                    let common =
-                        base(collective, field, world, &mut random).algorithm(algorithm).check(check);
-                    let Some(odd_call) = other(&common, field, world) else { continue };
-                    if field == Field::Check && !ALWAYS.contains(&collective) {
-                        continue;
-                    }
-                    let odd = random.usize(..world);
-                    let done = meet(way, world, odd, &common, &odd_call);
-                    cases += 1;
-                    if let Err(fault) = check_told_to_all(&done, odd, name) {
-                        faults.push(format!("{fault}\n  odd rank {odd} of {world}, {field:?}: {common:?}"));
-                    }
-                }
-            }
-        }
-    }
-    let shown = faults.iter().take(5).cloned().collect::<Vec<_>>().join("\n");
-    assert!(faults.is_empty(), "{}: {} of {cases} fail:\n{shown}", way.name, faults.len());
-    assert!(cases > 10);
-}
 
 #[test]
 fn reductions_and_barriers_tell_everyone() {
