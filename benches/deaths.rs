@@ -3,7 +3,8 @@
 //!
 //! `cargo bench --bench deaths` prints the figures, and those of one backend alone where it is named (`-- tcp`). Ranks are processes, this program started again, that reduce without a
 //! pause; what is measured is the time from just before the kill, or the abort, to the moment when the last of the
-//! survivors' calls has returned its error, by the clock that all processes of a machine share.
+//! survivors' calls has returned its error, by the clock that all processes of a machine share. Survivors stay until all of them
+//! are told, as those do that go on with what is left; where each ends at once, its end takes a CPU that the others need to hear of theirs.
 
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
@@ -17,6 +18,8 @@ use std::time::Duration;
 
 const SCENE: &str = "RINGFOLD_TEST_SCENE";
 const VICTIM: usize = 1;
+/// A kill, after which the survivors end as soon as they are told.
+const ENDS: &str = "kill, all end";
 
 /// Microseconds of a clock that is the same in all processes.
 fn now() -> f64 {
@@ -47,6 +50,8 @@ fn rank(scene: &str) {
         }
     };
     println!("{}", now());
+    // Until the other end is closed.
+    std::io::stdin().read_line(&mut String::new()).unwrap();
     assert!([ErrorKind::PeerDead, ErrorKind::Aborted].contains(&error.kind()), "{error}");
     drop(held);
 }
@@ -70,6 +75,7 @@ fn once(scene: &str, world: usize, backend: &str) -> f64 {
             .env(environment::STORE_HOST, "launcher")
             .env(environment::WORLD_ID, "7")
             .env(environment::HEARTBEAT, "30s")
+            .stdin(if scene == ENDS { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -92,6 +98,7 @@ fn once(scene: &str, world: usize, backend: &str) -> f64 {
     let told = survivors.map(|(_, (_, out))| line(out).parse::<f64>().unwrap());
     let last = told.fold(begun, f64::max) - begun;
     for (child, _) in &mut ranks {
+        drop(child.stdin.take());
         child.wait().unwrap();
     }
     last
@@ -117,7 +124,7 @@ fn main() {
     }
     for backend in backends {
         for (scene, world, times) in
-            [("kill", 2, 300), ("kill", 8, 300), ("much memory", 8, 20), ("abort", 8, 100)]
+            [("kill", 2, 300), ("kill", 8, 300), (ENDS, 8, 300), ("much memory", 8, 20), ("abort", 8, 100)]
         {
             let mut all: Vec<f64> = (0..times).map(|_| once(scene, world, backend) / 1e3).collect();
             all.sort_by(f64::total_cmp);

@@ -8,6 +8,7 @@ pub mod control;
 mod exchange;
 #[cfg(feature = "mpi")]
 pub mod mpi;
+pub(crate) mod prompt;
 pub mod shm;
 pub mod sim;
 pub mod tcp;

@@ -11,6 +11,7 @@ use super::tell::Source;
 use super::watch::Watch;
 use crate::error::{Cause, Error, ErrorKind, Result};
 use crate::observe::{self, Poison};
+use crate::transport::prompt;
 use std::collections::VecDeque;
 use std::fmt::{self, Display};
 use std::io::Write;
@@ -247,7 +248,11 @@ impl ControlLink {
             heartbeat,
             host_rank,
         );
-        observe::thread::spawn("ringfold-watch", move || watch.run())
+        let run = move || {
+            prompt::ask();
+            watch.run();
+        };
+        observe::thread::spawn("ringfold-watch", run)
             .map_err(|e| Error::io("starting the watch thread", e))?;
         Ok(ControlLink { shared, hello, pid: std::process::id(), local, host_rank, round: Mutex::new(0) })
     }

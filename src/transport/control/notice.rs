@@ -2,8 +2,9 @@
 
 use crate::error::{Error, Result};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::time::TimeSpec;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -37,16 +38,10 @@ impl AsFd for Bell {
 
 /// Polls until something is ready or `until` has come; `None` waits for ever. Interruptions count as "ready".
 pub(crate) fn wait(fds: &mut [PollFd<'_>], until: Option<Instant>) {
-    let timeout = match until {
-        None => PollTimeout::NONE,
-        Some(until) => {
-            let left = until.saturating_duration_since(Instant::now());
-            // Rounded up, so that the time has come when the call returns.
-            let millis = left.as_micros().div_ceil(1000).min(60_000);
-            PollTimeout::from(millis as u16)
-        }
-    };
-    match poll(fds, timeout) {
+    const LONGEST: Duration = Duration::from_secs(60);
+    // Not in whole milliseconds: how long causes of a death are collected is one.
+    let left = until.map(|until| until.saturating_duration_since(Instant::now()).min(LONGEST));
+    match ppoll(fds, left.map(TimeSpec::from_duration), None) {
         Ok(_) | Err(Errno::EINTR) => {}
         // Out of memory for the kernel's table: try again a little later instead of spinning.
         Err(_) => std::thread::sleep(Duration::from_millis(10)),

@@ -5,6 +5,7 @@ use super::notice::Bell;
 use super::server_loop::Engine;
 use crate::error::{Cause, Error, Result};
 use crate::observe;
+use crate::transport::prompt;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -79,7 +80,11 @@ impl Server {
         });
         let hosted_by_rank = config.host_rank.is_some();
         let engine = Engine::new(listener, config, Arc::clone(&shared));
-        let thread = observe::thread::spawn("ringfold-store", move || engine.run())
+        let run = move || {
+            prompt::ask();
+            engine.run();
+        };
+        let thread = observe::thread::spawn("ringfold-store", run)
             .map_err(|e| Error::io("starting the store's thread", e))?;
         Ok(Server { shared, address, thread: Some(thread), hosted_by_rank, pid: std::process::id() })
     }

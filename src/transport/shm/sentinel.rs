@@ -32,6 +32,7 @@ use super::sync::{AtomicU32, Ordering, futex};
 use crate::error::{Error, Result};
 use crate::memory::Block;
 use crate::observe;
+use crate::transport::prompt;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -114,9 +115,11 @@ impl Sentinel {
         let shared = Arc::new(Shared { own, stop: AtomicU32::new(0), ended: AtomicU32::new(0) });
         let of_thread = Arc::clone(&shared);
         let (begun, ready) = channel();
-        let thread =
-            observe::thread::spawn("ringfold-sentinel", move || run(&of_thread, peers, &*died, &begun))
-                .map_err(|error| Error::io("starting the thread that watches for deaths", error))?;
+        let thread = observe::thread::spawn("ringfold-sentinel", move || {
+            prompt::ask();
+            run(&of_thread, peers, &*died, &begun);
+        })
+        .map_err(|error| Error::io("starting the thread that watches for deaths", error))?;
         // Where the thread does not begin, the drop ends it.
         let sentinel = Sentinel { shared, thread: Some(thread), pid: std::process::id() };
         match ready.recv_timeout(PATIENCE) {
