@@ -74,6 +74,12 @@ impl Neighbours {
         &self.sockets.world
     }
 
+    /// The most ranks of the world that share one host's memory.
+    fn together(&self) -> usize {
+        let of_hosts = |world| self.sharing.hosts(world).iter().map(Vec::len).max();
+        self.sharing.world().and_then(of_hosts).unwrap_or(usize::MAX)
+    }
+
     /// A backend for some ranks of a group.
     fn part<T: Transport + 'static>(
         &self,
@@ -153,7 +159,9 @@ impl Kind for Neighbours {
     fn offer(&self, world: usize) -> Result<(Box<dyn Any>, [u8; OFFER])> {
         let (whole, address) = self.sockets.listen()?;
         let (across, other) = self.sockets.listen()?;
-        let inside = self.memory.as_ref().map(|memory| ShmSeat::new(&memory.ground, world)).transpose()?;
+        let inside =
+            self.memory.as_ref().map(|memory| ShmSeat::new(&memory.ground, world.min(self.together())));
+        let inside = inside.transpose()?;
         let mut offer = encode(address);
         offer[PORT].copy_from_slice(&other.port().to_le_bytes());
         offer[MEMORY].copy_from_slice(&inside.as_ref().map_or(0, ShmSeat::offset).to_le_bytes());
