@@ -1,6 +1,6 @@
 //! The part of `ringfold info` that is about backends: which can be had here, which is taken, and why not the others.
 
-use comfy_table::{Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 use ringfold::backend::choose::{Agreed, CANDIDATES, obstacle, passed_over};
 use ringfold::backend::nccl::Library;
 use ringfold::bootstrap::{Landmark, Sight};
@@ -111,6 +111,8 @@ pub(crate) fn of_group(comm: &Communicator) -> Vec<Row> {
 pub(crate) fn table(rows: &[Row], tries_reading: bool) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    // As wide as the terminal; lines stay whole where there is none.
+    table.set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(["backend", "here", "how, or why not", "choice"]);
     for row in rows {
         let yes = match row.state {

@@ -2,7 +2,7 @@
 
 use crate::{backends, devices};
 use clap::Args;
-use comfy_table::{Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 use ringfold::bootstrap::Sight;
 use ringfold::config::{Launcher, environment};
 use ringfold::{Algorithm, Communicator, Config, Error, Result};
@@ -61,6 +61,7 @@ pub(crate) fn command(arguments: &InfoArgs) -> Result<bool> {
 
     let mut algorithms = Table::new();
     algorithms.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    algorithms.set_content_arrangement(ContentArrangement::Dynamic);
     algorithms.set_header(["algorithm", "idea, and what it does"]);
     for algorithm in Algorithm::all() {
         let collectives: Vec<_> =
@@ -124,6 +125,7 @@ fn print_json(told: &impl Serialize) -> Result<()> {
 fn plain() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
+    table.set_content_arrangement(ContentArrangement::Dynamic);
     table
 }
 
