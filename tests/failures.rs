@@ -7,12 +7,15 @@ mod support;
 use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, fork};
 use ringfold::config::environment;
-use ringfold::{Check, Communicator, Options, ReduceOp};
+use ringfold::{Check, Communicator, Error, Options, ReduceOp};
 use std::time::{Duration, Instant};
 use support::process::{Group, HANG, Process, hear, own_address, rank as rank_command, tell, tell_end};
 use support::unused_address;
 
 const SCENE: &str = "RINGFOLD_TEST_SCENE";
+
+/// How late somebody is whom others wait for with next to no use of a CPU.
+const LATE: Duration = Duration::from_secs(1);
 
 /// A group that plays a scene. The store lives in this process, as under a launcher.
 fn start(scene: &str, world: usize, heartbeat: Duration) -> Group {
@@ -181,6 +184,29 @@ fn play(scene: &str, comm: Communicator) {
                     rank,
                 ));
             }
+        }
+        "one comes late to every call" => {
+            let mut tensor = comm.allocate::<f32>(300_000).unwrap();
+            let wait = |name: &str, call: &mut dyn FnMut() -> Result<(), Error>| {
+                if odd {
+                    std::thread::sleep(LATE);
+                }
+                let before = cpu_time();
+                call().unwrap();
+                let used = cpu_time() - before;
+                if !odd && used > LATE / 10 {
+                    tell(format!("busy||{name}: {used:?}"));
+                }
+            };
+            wait("barrier", &mut || comm.barrier());
+            wait("all_reduce of little", &mut || comm.all_reduce(&mut [1u64], ReduceOp::Sum));
+            wait("all_reduce of much", &mut || comm.all_reduce(&mut data, ReduceOp::Max));
+            wait("broadcast", &mut || comm.broadcast(&mut data, 2));
+            wait("all_reduce of shared tensors", &mut || comm.all_reduce(&mut tensor, ReduceOp::Max));
+            wait("a started all_reduce", &mut || {
+                comm.start_all_reduce(vec![1f32; 300_000], ReduceOp::Max)?.wait().map(|_| ())
+            });
+            tell("fine||");
         }
         "one leaves before it has met anybody" => {
             if !odd {
@@ -449,6 +475,16 @@ fn a_rank_that_waits_for_a_message_sleeps() {
     let group = start("one waits for a message", 4, PATIENT);
     for rank in 0..4 {
         assert_eq!(group.ranks[rank].end().kind, "fine", "rank {rank}");
+    }
+}
+
+/// The same in every kind of call.
+#[test]
+fn ranks_that_wait_for_a_late_one_sleep() {
+    let group = start("one comes late to every call", 4, PATIENT);
+    for rank in 0..4 {
+        let told = group.ranks[rank].end();
+        assert_eq!(told.kind, "fine", "rank {rank}: {}", told.text);
     }
 }
 
