@@ -548,3 +548,127 @@ fn limit(stream: &UnixStream, until: Instant) -> Result<()> {
         .and_then(|()| stream.set_write_timeout(Some(left)))
         .map_err(|error| Error::io("setting a time limit", error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, ChildStdout, Command, Stdio};
+
+    /// Set where this binary is started again as another user's process: what it is to play, and by which name they meet.
+    const STRANGER: &str = "RINGFOLD_TEST_STRANGER";
+    /// A user who is nobody's.
+    const NOBODY: u32 = 65534;
+    /// Only detects a hang.
+    const HANG: Duration = Duration::from_secs(60);
+    /// What a line begins with that the stranger says, among whatever the harness prints.
+    const MARK: &str = "stranger: ";
+
+    /// A process of another user, which is killed where it has not ended when this is dropped.
+    struct Stranger {
+        child: Child,
+        says: BufReader<ChildStdout>,
+    }
+
+    impl Stranger {
+        /// None where this process cannot become another user, which is said.
+        fn start(role: &str, name: &str) -> Option<Stranger> {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", "bootstrap::host::tests::stranger", "--nocapture"]);
+            command.env(STRANGER, format!("{role} {name}")).stdin(Stdio::null()).stdout(Stdio::piped());
+            let mut child = command.spawn().unwrap();
+            let says = BufReader::new(child.stdout.take().unwrap());
+            let mut stranger = Stranger { child, says };
+            let first = stranger.line();
+            if first == "here" {
+                return Some(stranger);
+            }
+            // Past the harness, which keeps what tests print that pass.
+            writeln!(std::io::stderr(), "NOT TRIED: no process of another user can be had: {first}").unwrap();
+            None
+        }
+
+        fn line(&mut self) -> String {
+            let mut lines = (&mut self.says).lines().map_while(std::io::Result::ok);
+            let said = lines.find_map(|line| Some(line.split_once(MARK)?.1.to_owned()));
+            said.expect("the stranger ended without a word")
+        }
+    }
+
+    impl Drop for Stranger {
+        fn drop(&mut self) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+
+    /// Another user's part; a test of its own name, which does nothing unless it is started as such.
+    #[test]
+    fn stranger() {
+        let Ok(told) = std::env::var(STRANGER) else { return };
+        let (role, name) = told.split_once(' ').unwrap();
+        let (user, group) = (nix::unistd::Uid::from_raw(NOBODY), nix::unistd::Gid::from_raw(NOBODY));
+        if let Err(error) = nix::unistd::setgid(group).and_then(|()| nix::unistd::setuid(user)) {
+            return println!("{MARK}{error}");
+        }
+        assert_eq!(nix::unistd::geteuid(), user);
+        println!("{MARK}here");
+        let address = UnixName::from_abstract_name(name).unwrap();
+        if role == "guest" {
+            let stream = UnixStream::connect_addr(&address).unwrap();
+            limit(&stream, Instant::now() + HANG).unwrap();
+            (&stream).write_all(&1u32.to_le_bytes()).unwrap();
+            println!("{MARK}greeted as rank 1");
+            println!("{MARK}{}", what_comes(&stream));
+        } else {
+            let listener = UnixListener::bind_addr(&address).unwrap();
+            println!("{MARK}listens");
+            let (stream, _) = listener.accept().unwrap();
+            limit(&stream, Instant::now() + HANG).unwrap();
+            let mut heard = Vec::new();
+            (&stream).read_to_end(&mut heard).unwrap();
+            println!("{MARK}heard {heard:?}");
+        }
+    }
+
+    /// What a host sends before it hangs up.
+    fn what_comes(stream: &UnixStream) -> String {
+        let mut bytes = [0; 64];
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let mut space = nix::cmsg_space!([std::os::fd::RawFd; 4]);
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        match recvmsg::<UnixAddr>(stream.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+            // So does a connection end whose other end has left the greeting unread.
+            Err(nix::errno::Errno::ECONNRESET) => "nothing".to_owned(),
+            Ok(message) if message.bytes == 0 && message.cmsgs().unwrap().count() == 0 => {
+                "nothing".to_owned()
+            }
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_guest_of_another_user_gets_nothing_and_the_right_one_is_served() {
+        let host = Host::open(2).unwrap();
+        let Some(mut stranger) = Stranger::start("guest", &host.name) else { return };
+        // It is before the right guest, and says that it is that.
+        assert_eq!(stranger.line(), "greeted as rank 1");
+        let until = Instant::now() + HANG;
+        let guest = connect(&host.name, 0, 1, until).unwrap();
+        let handed_over = host.hand_over(&[0, 1], until);
+        assert_eq!(stranger.line(), "nothing");
+        handed_over.unwrap();
+        let segment = receive(&guest, 0, host.segment.len(), until).unwrap();
+        assert_eq!(segment.len(), host.segment.len());
+    }
+
+    #[test]
+    fn a_host_of_another_user_is_told_nothing() {
+        let name = format!("ringfold-test-{:016x}", fastrand::u64(..));
+        let Some(mut stranger) = Stranger::start("host", &name) else { return };
+        assert_eq!(stranger.line(), "listens");
+        let error = connect(&name, 0, 1, Instant::now() + HANG).unwrap_err().to_string();
+        assert!(error.contains("belongs to user 65534"), "{error}");
+        assert_eq!(stranger.line(), "heard []");
+    }
+}
