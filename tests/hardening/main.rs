@@ -11,6 +11,7 @@ use group::{PATIENT, add, alone, as_rank, behind_proxies};
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use proxy::Weather;
+use ringfold::config::environment;
 use ringfold::{Communicator, Options, ReduceOp};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,6 +24,12 @@ fn rank() {
     if let Some((scene, comm)) = as_rank() {
         play(&scene, comm);
     }
+}
+
+/// Ranks of one host share memory unless they are told otherwise.
+#[test]
+fn everything_again_over_tcp() {
+    support::everything_again(environment::BACKEND, "tcp", "everything_again_over_tcp");
 }
 
 static INTERRUPTIONS: AtomicU64 = AtomicU64::new(0);

@@ -186,3 +186,30 @@ fn in_progress(error: &io::Error) -> bool {
     error.raw_os_error() == Some(nix::libc::EINPROGRESS)
         || matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+
+    #[test]
+    fn within_a_host_both_ends_do_without_pacing() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let calling = Socket::from(TcpStream::connect(address).unwrap());
+        let accepting = Socket::from(listener.accept().unwrap().0);
+        let plain = Socket::from(TcpStream::connect(address).unwrap());
+        let first = WITHIN_A_HOST.iter().find(|name| plain.set_tcp_congestion(name).is_ok());
+        let expected = plain.tcp_congestion().unwrap();
+        for socket in [calling, accepting] {
+            prepare(&socket, &End { peer: 1, address }).unwrap();
+            assert!(socket.tcp_nodelay().unwrap());
+            assert_eq!(socket.tcp_congestion().unwrap(), expected, "{first:?} is to be had");
+        }
+        let far = Socket::from(TcpStream::connect(address).unwrap());
+        let before = far.tcp_congestion().unwrap();
+        let elsewhere = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 1));
+        prepare(&far, &End { peer: 1, address: elsewhere }).unwrap();
+        assert_eq!(far.tcp_congestion().unwrap(), before, "what a network needs is the system's to say");
+    }
+}
