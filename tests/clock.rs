@@ -41,8 +41,8 @@ fn run_over(backend: &str) {
             .env(SCENE, backend)
             .env("LD_PRELOAD", &library)
             .env(environment::BACKEND, backend)
-            .env(environment::HEARTBEAT, "500ms")
-            .env(environment::DEADLINE, "5s")
+            .env(environment::HEARTBEAT, "1s")
+            .env(environment::DEADLINE, "10s")
             .stderr(Stdio::inherit());
         group.ranks.push(Process::start(&mut command));
     }
